@@ -1,0 +1,429 @@
+"""Every option, its default and its allowed range; strict loading from YAML.
+
+A config file holds only what differs from the defaults below. A resolved config, with
+every default filled in, is kept in the run folder, and replays the run.
+
+Before: a YAML file. After: every other module.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the training images come from.
+
+    Attributes:
+        kind: `digits` (embedded, 8x8 grey), `folder` (PNG, JPEG, WebP) or `shards`
+            (WebDataset tar files).
+        path: The folder; or the shards: a path, a brace range, or `pipe:command`.
+        size: Side length in pixels to resize to; null keeps the images as they are.
+        channels: 1 grey, 3 RGB; null keeps the images as they are.
+        source: What one source is: `image`, or a column of the metadata.
+        label: Column of the metadata that conditional members are told; null: `label`
+            where the data has one.
+        n_images: Keep only the first so many images; null keeps all.
+    """
+
+    kind: str = "digits"
+    path: str | None = None
+    size: int | None = None
+    channels: int | None = None
+    source: str = "image"
+    label: str | None = None
+    n_images: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("data.kind", self.kind, ("digits", "folder", "shards"))
+        if self.kind != "digits" and not self.path:
+            raise BadInput(
+                f"data.path is missing: data.kind {self.kind!r} reads images from "
+                "there. Set it to a folder, or to shards."
+            )
+        _one_of("data.channels", self.channels, (None, 1, 3))
+        _at_least("data.size", self.size, 1)
+        _at_least("data.n_images", self.n_images, 1)
+
+
+@dataclass(frozen=True)
+class SplitsConfig:
+    """Who trains on what.
+
+    Attributes:
+        design: A name in `splits.designs.DESIGNS`.
+        n_members: Members of the ensemble.
+        weight: Members that train on each source; null: the design's own choice.
+        seed: Draws the code book.
+    """
+
+    design: str = "balanced"
+    n_members: int = 16
+    weight: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("splits.n_members", self.n_members, 1)
+        _at_least("splits.weight", self.weight, 1)
+        _at_least("splits.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One member: a diffusers `UNet2DModel` and its noise schedule.
+
+    Keys from `block_out_channels` to `resnet_time_scale_shift` are UNet2DModel's own.
+
+    Attributes:
+        prediction_type: What the network predicts: `epsilon` or `v_prediction`.
+        schedule: Noise over timesteps: `linear` or `cosine`.
+        n_timesteps: Noise levels between a clean image and pure noise.
+        class_conditional: Tell the members each image's label.
+        block_out_channels: Channels at each resolution; halves the side each time.
+        layers_per_block: Residual layers at each resolution.
+        down_block_types: One per resolution; null: plain convolution blocks.
+        up_block_types: One per resolution; null: plain convolution blocks.
+        norm_num_groups: Groups of the group normalisation.
+        add_attention: Self-attention at the lowest resolution.
+        attention_head_dim: Channels of an attention head; null: one head.
+        dropout: Share of activations dropped while training.
+        act_fn: Activation function.
+        resnet_time_scale_shift: How the timestep enters: `default` or `scale_shift`.
+    """
+
+    prediction_type: str = "epsilon"
+    schedule: str = "linear"
+    n_timesteps: int = 1000
+    class_conditional: bool = False
+    block_out_channels: list[int] = field(default_factory=lambda: [16, 32])
+    layers_per_block: int = 1
+    down_block_types: list[str] | None = None
+    up_block_types: list[str] | None = None
+    norm_num_groups: int = 8
+    add_attention: bool = True
+    attention_head_dim: int | None = 8
+    dropout: float = 0.0
+    act_fn: str = "silu"
+    resnet_time_scale_shift: str = "default"
+
+    def __post_init__(self) -> None:
+        _one_of(
+            "model.prediction_type",
+            self.prediction_type,
+            ("epsilon", "v_prediction"),
+        )
+        _one_of("model.schedule", self.schedule, ("linear", "cosine"))
+        _at_least("model.n_timesteps", self.n_timesteps, 2)
+        _at_least("model.layers_per_block", self.layers_per_block, 1)
+        _at_least("model.norm_num_groups", self.norm_num_groups, 1)
+        _within("model.dropout", self.dropout, 0.0, 1.0)
+        if not self.block_out_channels:
+            raise BadInput("model.block_out_channels is empty: name at least one.")
+        for channels in self.block_out_channels:
+            if channels < 1 or channels % self.norm_num_groups:
+                raise BadInput(
+                    f"model.block_out_channels has {channels}, which is no multiple of "
+                    f"model.norm_num_groups ({self.norm_num_groups}). Change either."
+                )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How every member is trained.
+
+    Attributes:
+        steps: Optimiser steps of each member.
+        batch_size: Images a step.
+        learning_rate: Peak of AdamW's learning rate.
+        warmup_steps: Steps over which the learning rate rises from zero.
+        lr_schedule: After the warm-up: `cosine` (down to zero) or `constant`.
+        weight_decay: AdamW's weight decay.
+        max_grad_norm: Gradients longer than this are scaled down to it.
+        ema_decay: Keep an exponential moving average of the weights, and generate with
+            it; null keeps the last weights.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        shared_noise: All members start from the same weights and see the same stream of
+            timesteps and noise, so that they differ by their data and nothing else.
+        flip: Mirror half of the images left to right.
+        label_dropout: Share of labels hidden from conditional members, for guidance.
+        seed: Draws initial weights, order, timesteps, noise and augmentation.
+        processes: Processes that train members side by side; null: one per device,
+            without devices one per core.
+        threads: Threads of each process on a CPU. The last bits of the weights depend
+            on it; members of this size gain nothing from more than one.
+        checkpoint_every_steps: Steps between two checkpoints.
+        log_every_steps: Steps between two points of the loss curve.
+        tensorboard: Also write TensorBoard logs (needs the extra `tensorboard`).
+    """
+
+    steps: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 2.0e-3
+    warmup_steps: int = 50
+    lr_schedule: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = None
+    mixed_precision: str = "no"
+    shared_noise: bool = True
+    flip: bool = False
+    label_dropout: float = 0.1
+    seed: int = 0
+    processes: int | None = None
+    threads: int = 1
+    checkpoint_every_steps: int = 500
+    log_every_steps: int = 20
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "processes",
+            "threads",
+            "checkpoint_every_steps",
+            "log_every_steps",
+        ):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        _at_least("training.warmup_steps", self.warmup_steps, 0)
+        _at_least("training.seed", self.seed, 0)
+        _at_least("training.weight_decay", self.weight_decay, 0.0)
+        _above("training.learning_rate", self.learning_rate, 0.0)
+        _above("training.max_grad_norm", self.max_grad_norm, 0.0)
+        _within("training.ema_decay", self.ema_decay, 0.0, 1.0)
+        _within("training.label_dropout", self.label_dropout, 0.0, 1.0)
+        _one_of(
+            "training.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16")
+        )
+        _one_of("training.lr_schedule", self.lr_schedule, ("cosine", "constant"))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How pictures are generated unless a call says otherwise.
+
+    Attributes:
+        scheduler: `ddim`, `ddpm`, `dpmsolver++` or `euler`.
+        n_steps: Denoising steps.
+        guidance_scale: Strength of classifier-free guidance; 1 is none.
+    """
+
+    scheduler: str = "ddim"
+    n_steps: int = 50
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of(
+            "sampling.scheduler",
+            self.scheduler,
+            ("ddim", "ddpm", "dpmsolver++", "euler"),
+        )
+        _at_least("sampling.n_steps", self.n_steps, 1)
+        _at_least("sampling.guidance_scale", self.guidance_scale, 0.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is made from.
+
+    Attributes:
+        run: The run folder.
+        data: Where the training images come from.
+        splits: Who trains on what.
+        model: One member.
+        training: How every member is trained.
+        sampling: How pictures are generated.
+    """
+
+    run: str
+    data: DataConfig = field(default_factory=DataConfig)
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a YAML file, with `section.key=value` overrides applied.
+
+    Raises:
+        BadInput: If the file cannot be read, or a key, type or value is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"Cannot read the config {path}: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise BadInput(f"{path} holds no options. Write `run: runs/NAME` at least.")
+    for override in overrides:
+        _apply(tree, override)
+    return from_dict(tree)
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """A checked config from nested dictionaries.
+
+    Raises:
+        BadInput: If a key, type or value is wrong, or `run` is missing.
+    """
+    if "run" not in tree:
+        raise BadInput("The config has no `run`: write the run folder's path there.")
+    return _build(Config, tree, "")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionaries with every default filled in."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """The text of a config file with every default filled in."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line `key: old -> new` for every option in which two configs differ."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise BadInput(
+            f"Override {override!r} has no '='. Write section.key=value, such as "
+            "training.steps=500."
+        )
+    *sections, key = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise BadInput(f"Override {override!r}: {section!r} is not a section.")
+    try:
+        tree[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"Override {override!r}: {text!r} is not valid YAML.") from None
+
+
+def _build(cls: type, tree: Any, prefix: str) -> Any:
+    """An instance of a config dataclass; unknown keys and wrong types are refused."""
+    if not isinstance(tree, dict):
+        raise BadInput(
+            f"{prefix.rstrip('.')} is {tree!r}: a section with keys is wanted."
+        )
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise BadInput(_unknown(str(key), list(hints), prefix))
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            values[key] = _build(typing.cast(type, hint), value, f"{prefix}{key}.")
+        else:
+            values[key] = _typed(f"{prefix}{key}", value, hint)
+    return cls(**values)
+
+
+def _unknown(key: str, known: list[str], prefix: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    advice = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+    place = f"Section {prefix.rstrip('.')!r}" if prefix else "The config"
+    return f"{place} has no key {key!r}. {advice}"
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value, as the type that the field declares."""
+    alternatives = (
+        typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    )
+    for alternative in alternatives:
+        if _matches(value, alternative):
+            return float(value) if alternative is float else value
+    wanted = " or ".join(_spelled(alternative) for alternative in alternatives)
+    raise BadInput(f"{name} is {value!r}: {wanted} is wanted.{_number_hint(value)}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is list:
+        (item,) = typing.get_args(hint)
+        return isinstance(value, list) and all(_matches(entry, item) for entry in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _spelled(hint: Any) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        types.NoneType: "null",
+    }
+    if typing.get_origin(hint) is list:
+        return f"a list, each entry {_spelled(typing.get_args(hint)[0])},"
+    return names[hint]
+
+
+def _number_hint(value: Any) -> str:
+    """YAML 1.1 reads `1e-4` as text: the trap deserves its own sentence."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    mantissa, exponent = f"{number:e}".split("e")
+    digits = mantissa.rstrip("0")
+    shown = f"{digits}0" if digits.endswith(".") else digits
+    return (
+        f" YAML reads {value} as text; with a decimal point it is a number: "
+        f"{shown}e{exponent}."
+    )
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(
+            str(value), [str(item) for item in allowed], n=1
+        )
+        advice = f" Did you mean {near[0]!r}?" if near else ""
+        known = ", ".join("null" if item is None else str(item) for item in allowed)
+        raise BadInput(f"{name} is {value!r}; allowed: {known}.{advice}")
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise BadInput(f"{name} is {value}; it must be at least {least}.")
+
+
+def _above(name: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise BadInput(f"{name} is {value}; it must be greater than {bound}.")
+
+
+def _within(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value < high:
+        raise BadInput(f"{name} is {value}; allowed: {low} up to, not with, {high}.")

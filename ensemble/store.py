@@ -1,0 +1,436 @@
+"""The run folder: every path in it, what proves it whole, and how it is written.
+
+Whatever is written appears whole or not at all: it is written under a temporary name,
+flushed to the disk, then renamed. Every JSON file carries its own digest, and the
+digests of the arrays and weights that it speaks for, so that damage is found on load.
+Nothing is pickled, in or out.
+
+Before: config.py (what the run is made from). After: everything that reads or writes.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from ensemble import config as configs
+from ensemble.config import Config
+from splits.errors import BadInput
+
+PACKAGES = ("torch", "diffusers", "accelerate", "webdataset", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the config that it was made from.
+
+    Attributes:
+        path: The folder.
+        config: Every option of the run.
+    """
+
+    path: Path
+    config: Config
+
+    @property
+    def codes(self) -> Path:
+        """The code book, bool (sources, members)."""
+        return self.path / "codes.npy"
+
+    @property
+    def source_of(self) -> Path:
+        """The source of each training image, int64 (images,)."""
+        return self.path / "source_of.npy"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, seeds, digests and the stages done."""
+        return self.path / "manifest.json"
+
+    @property
+    def members(self) -> Path:
+        """One folder a trained member."""
+        return self.path / "members"
+
+    def member(self, member: int) -> Path:
+        """The folder of one member; it exists once the member is trained."""
+        return self.members / f"{member:03d}"
+
+    def queries(self, name: str) -> Path:
+        """Seeds, conditions and pictures of a set of queries."""
+        return self.path / "queries" / name
+
+    def influence(self, name: str) -> Path:
+        """What ablation measured on a set of queries."""
+        return self.path / "influence" / name
+
+    def scores(self, name: str) -> Path:
+        """What scorers predict for a set of queries."""
+        return self.path / "scores" / name
+
+    @property
+    def evaluation(self) -> Path:
+        """What evaluation measured."""
+        return self.path / "evaluation"
+
+
+def create(config: Config) -> Run:
+    """The run folder of a config, made if it is not there.
+
+    Raises:
+        BadInput: If the folder belongs to another config or cannot be written.
+    """
+    path = Path(config.run)
+    kept = path / "config.yaml"
+    if kept.exists():
+        old = configs.to_dict(configs.load(kept))
+        new = configs.to_dict(config)
+        # How many processes share the work decides nothing about the result; where the
+        # folder stands does not either.
+        for tree in (old, new):
+            tree["run"] = None
+            tree["training"]["processes"] = None
+        different = configs.differences(old, new)
+        if different:
+            raise BadInput(
+                f"{path} belongs to a run with another config:\n  "
+                + "\n  ".join(different)
+                + "\nUse another `run` folder, or delete this one."
+            )
+        return Run(path, config)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(kept, configs.to_yaml(config))
+    except OSError as error:
+        raise BadInput(
+            f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
+            "another folder, or make room."
+        ) from None
+    return Run(path, config)
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run folder.
+
+    Raises:
+        BadInput: If there is no run, or its config was changed by hand.
+    """
+    path = Path(path)
+    if not (path / "config.yaml").exists():
+        raise BadInput(
+            f"{path} is not a run folder: it has no config.yaml. Make one with "
+            "`python train.py CONFIG`."
+        )
+    return Run(path, configs.load(path / "config.yaml"))
+
+
+def start_manifest(run: Run, facts: dict[str, Any]) -> None:
+    """Write what the run is made from, once; a later call checks it instead.
+
+    Args:
+        run: The run folder.
+        facts: Digests and counts that may never change, by name.
+
+    Raises:
+        BadInput: If the run was made from something else.
+    """
+    if run.manifest.exists():
+        check_manifest(run, facts)
+        return
+    settings = run.config
+    write_json(
+        run.manifest,
+        {
+            "created": now(),
+            "versions": versions(),
+            "commit": commit(),
+            "machine": {
+                "python": platform.python_version(),
+                "processor": processor(),
+                "cores": os.cpu_count(),
+                "system": platform.platform(),
+            },
+            "seeds": {
+                "splits": settings.splits.seed,
+                "training": settings.training.seed,
+            },
+            **facts,
+            "stages": {},
+        },
+    )
+
+
+def check_manifest(run: Run, facts: dict[str, Any]) -> None:
+    """Compare facts with the manifest.
+
+    Raises:
+        BadInput: If one differs, with its name, what was expected and what was found.
+    """
+    manifest = read_json(run.manifest)
+    for name, found in facts.items():
+        if manifest.get(name) != found:
+            raise BadInput(
+                f"{name} of {run.path} has changed: the run was made with "
+                f"{manifest.get(name)}, now there is {found}. Restore what was there, "
+                "or start another run."
+            )
+
+
+@contextlib.contextmanager
+def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Record a stage in the manifest once it is done, with seconds and peak memory.
+
+    Yields:
+        A dictionary for further facts about the stage.
+    """
+    began = time.perf_counter()
+    facts: dict[str, Any] = {}
+    yield facts
+    with filelock.FileLock(run.path / ".manifest.lock"):
+        manifest = read_json(run.manifest)
+        manifest["stages"][name] = {
+            "done": now(),
+            "seconds": round(time.perf_counter() - began, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "commit": commit(),
+            **facts,
+        }
+        write_json(run.manifest, manifest)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    _write(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole, with a digest of its own content."""
+    sealed = {**content, "digest": _digest_of(content)}
+    _write(path, (json.dumps(sealed, indent=1) + "\n").encode("utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that `write_json` wrote.
+
+    Raises:
+        BadInput: If it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        expected = content.pop("digest")
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{path} cannot be read as JSON with a digest ({error}). It is damaged: "
+            "delete it, and run the stage that wrote it again."
+        ) from None
+    found = _digest_of(content)
+    if found != expected:
+        raise damaged(path, expected, found)
+    return content
+
+
+def write_array(path: Path, array: np.ndarray) -> str:
+    """Write a .npy file whole; returns its sha256."""
+    with _replacing(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    return sha256(path)
+
+
+def read_array(path: Path, expected: str | None = None) -> np.ndarray:
+    """The array in a .npy file, checked against its sha256 if that is given.
+
+    Raises:
+        BadInput: If it is missing or damaged.
+    """
+    if not path.exists():
+        raise missing(path)
+    if expected is not None:
+        check(path, expected)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(
+            f"{path} is not a readable array ({error}). Delete it, and run the stage "
+            "that wrote it again."
+        ) from None
+
+
+def check(path: Path, expected: str) -> None:
+    """Compare a file with the sha256 on record.
+
+    Raises:
+        BadInput: If it is missing, or its bytes are not those that were written.
+    """
+    if not path.exists():
+        raise missing(path)
+    found = sha256(path)
+    if found != expected:
+        raise damaged(path, expected, found)
+
+
+def seal(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write the done mark of a folder: facts, and the sha256 of every file in it."""
+    files = {
+        str(path.relative_to(folder)): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != name and not path.name.startswith(".")
+    }
+    write_json(folder / name, {**facts, "files": files})
+
+
+def sealed_array(folder: Path, name: str, file: str) -> np.ndarray:
+    """An array of a sealed folder, checked against the folder's done mark.
+
+    Raises:
+        BadInput: If the array or the done mark is missing or damaged.
+    """
+    files = read_json(folder / name)["files"]
+    if file not in files:
+        raise missing(folder / file)
+    return read_array(folder / file, files[file])
+
+
+@contextlib.contextmanager
+def folder_in_the_making(final: Path) -> Iterator[Path]:
+    """A folder that gets its final name when the block ends without an error."""
+    partial = final.with_name(final.name + ".part")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    yield partial
+    publish(partial, final)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a finished folder its name; what had that name is gone afterwards."""
+    for path in sorted(partial.rglob("*")):
+        if path.is_file():
+            _flush(path)
+    _flush(partial)
+    if final.exists():
+        outdated = final.with_name(final.name + ".old")
+        shutil.rmtree(outdated, ignore_errors=True)
+        final.rename(outdated)
+        partial.rename(final)
+        shutil.rmtree(outdated)
+    else:
+        partial.rename(final)
+    _flush(final.parent)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def array_digest(array: np.ndarray) -> str:
+    """The sha256 of an array's type, shape and content, in hexadecimal."""
+    array = np.ascontiguousarray(array)
+    head = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(head + little.tobytes()).hexdigest()
+
+
+def missing(path: Path) -> BadInput:
+    """The error for a file that is not there."""
+    return BadInput(
+        f"{path} is missing. Run the stage that writes it again, or restore it."
+    )
+
+
+def damaged(path: Path, expected: str, found: str) -> BadInput:
+    """The error for a file whose bytes are not those that were written."""
+    return BadInput(
+        f"{path} is damaged: expected sha256 {expected}, found {found}. Delete it and "
+        "run the stage that wrote it again, or restore it from a copy."
+    )
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that the numbers depend on."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def commit() -> str | None:
+    """The git commit of this project's checkout; None outside of one."""
+    finished = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return finished.stdout.strip() or None
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _replacing(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
