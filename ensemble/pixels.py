@@ -1,0 +1,188 @@
+"""Pixels: one image file decoded to floats in [-1, 1], and encoded again.
+
+Grey images have one channel, all others three. Palettes are looked up, 16 bits become
+8, the camera's orientation is applied, transparency is laid over white, and of an
+animation the first picture counts. Sizes change only when the config asks for it.
+
+Before: config.py (which size and channels). After: data_folder.py, data_shards.py.
+"""
+
+import struct
+import warnings
+from collections.abc import Iterable
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ensemble.config import DataConfig
+from splits.errors import BadInput
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode(
+    content: bytes, name: str, config: DataConfig
+) -> Float32[np.ndarray, "channels height width"]:
+    """The pixels of a PNG, JPEG or WebP file, in [-1, 1].
+
+    With `config.size`, the largest square in the middle is cut out and scaled to that
+    side (Lanczos).
+
+    Args:
+        content: The file.
+        name: What to call it in a message.
+        config: Wanted size and channels.
+
+    Raises:
+        BadInput: If it is damaged, of another format, or beyond Pillow's size limit.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(content), formats=tuple(FORMATS.values())) as image:
+                picture = _plain(ImageOps.exif_transpose(image), config.channels)
+    except _UNREADABLE as error:
+        raise BadInput(
+            f"{name} cannot be read as a PNG, JPEG or WebP image ({error}). Replace or "
+            "remove it."
+        ) from None
+    if config.size is not None:
+        picture = _square(picture, config.size)
+    u8 = np.asarray(picture)
+    channels_last = u8.reshape(*u8.shape[:2], -1)
+    return from_u8(channels_last.transpose(2, 0, 1))
+
+
+def decode_array(
+    content: bytes, name: str, config: DataConfig
+) -> Float32[np.ndarray, "channels height width"]:
+    """The pixels in a .npy file, which holds them as floats in [-1, 1].
+
+    Args:
+        content: The file.
+        name: What to call it in a message.
+        config: Wanted size and channels; such an image is never converted.
+
+    Raises:
+        BadInput: If it is damaged, pickled, of another type or shape, has another size
+            or number of channels than the config wants, or values beyond [-1, 1].
+    """
+    try:
+        image = np.load(BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(
+            f"{name} cannot be read as a .npy array ({error}). Write it with np.save "
+            "and without pickled objects."
+        ) from None
+    floats = np.issubdtype(image.dtype, np.floating)
+    if image.ndim != 3 or not image.size or not floats:
+        raise BadInput(
+            f"{name} is an array {image.shape} of {image.dtype}; floats (channels, "
+            "height, width) in [-1, 1] are wanted. Convert it, or store it as PNG."
+        )
+    if not (np.abs(image) <= 1).all():
+        raise BadInput(
+            f"{name} has values from {image.min()} to {image.max()}; allowed: -1 "
+            "(black) to 1 (white), no NaN. Rescale or remove it."
+        )
+    wanted = (config.channels or image.shape[0], config.size or image.shape[1])
+    if wanted != image.shape[:2]:
+        raise BadInput(
+            f"{name} is an array {image.shape}, which is never converted, but the "
+            f"config wants data.channels {config.channels} and data.size "
+            f"{config.size}. Set both to null, or store images as PNG."
+        )
+    return image.astype(np.float32)
+
+
+def stack(
+    pixels: Iterable[Float32[np.ndarray, "..."]], names: tuple[str, ...]
+) -> Float32[np.ndarray, "images channels height width"]:
+    """All images in one array.
+
+    Args:
+        pixels: The images one after the other, each (channels, height, width).
+        names: What to call them in a message; at least one.
+
+    Raises:
+        BadInput: If an image is not square, or two differ in shape.
+    """
+    remaining = iter(tqdm(pixels, "images", len(names), leave=False, disable=None))
+    first = next(remaining)
+    if first.shape[1] != first.shape[2]:
+        raise BadInput(
+            f"{names[0]} is {_spelled(first)}, not square. Set data.size: it cuts the "
+            "middle out of each image and scales it to that side."
+        )
+    images = np.empty((len(names), *first.shape), dtype=np.float32)
+    images[0] = first
+    for place, image in enumerate(remaining, start=1):
+        if image.shape != first.shape:
+            raise BadInput(
+                f"{names[0]} is {_spelled(first)}, but {names[place]} is "
+                f"{_spelled(image)}. Images must agree: set data.size to scale them to "
+                "one size, and data.channels to 1 (grey) or 3 (RGB)."
+            )
+        images[place] = image
+    return images
+
+
+def encode(
+    image: Float32[np.ndarray, "channels height width"],
+) -> tuple[str, bytes]:
+    """Name and content of the field that keeps an image exactly.
+
+    That is `png` if all values are 8-bit ones and there are one or three channels,
+    else `npy`.
+    """
+    file = BytesIO()
+    u8 = np.rint((image + 1) * 127.5).astype(np.uint8)
+    if len(image) in (1, 3) and np.array_equal(from_u8(u8), image):
+        picture = u8[0] if len(image) == 1 else u8.transpose(1, 2, 0)
+        Image.fromarray(picture).save(file, "PNG")
+        return "png", file.getvalue()
+    np.lib.format.write_array(file, image, allow_pickle=False)
+    return "npy", file.getvalue()
+
+
+def from_u8(u8: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Bytes 0 to 255 as floats -1 to 1."""
+    return u8.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def _plain(image: Image.Image, channels: int | None) -> Image.Image:
+    """8 bits, opaque, and grey or RGB."""
+    grey = image.mode in _GREY
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts 16 bits off at 255 instead of scaling them.
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque)
+    return image.convert({None: "L" if grey else "RGB", 1: "L", 3: "RGB"}[channels])
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    shorter = min(image.size)
+    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
+    middle = image.crop((left, top, left + shorter, top + shorter))
+    return middle.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _spelled(image: np.ndarray) -> str:
+    channels, height, width = image.shape
+    mode = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    return f"{width}x{height} {mode}"
