@@ -1,0 +1,123 @@
+"""Which source each training image belongs to: itself, or a column of the metadata.
+
+Sources are numbered by name, never by the order of files or rows, so that the same
+images always get the same numbers.
+
+Before: ensemble/data.py (reads images and their metadata).
+After: designs.py (draws a code for each source).
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from splits.errors import BadInput
+
+IMAGE = "image"
+
+
+def assign(
+    source: str, n_images: int, columns: Mapping[str, Sequence[Any]]
+) -> tuple[Int64[np.ndarray, " images"], list[str]]:
+    """The source of each image, and the name of each source.
+
+    Args:
+        source: `image`, and each image is a source of its own; or a column's name, and
+            images with the same value in it are one source.
+        n_images: How many training images there are.
+        columns: The metadata: a value for each image, by column.
+
+    Returns:
+        source_of[image] in 0 to n_sources - 1, and names[source].
+
+    Raises:
+        BadInput: If there is no such column, it has a gap or another length than the
+            images, or there would be fewer than two sources.
+    """
+    if source == IMAGE:
+        return each_image(n_images), [str(image) for image in range(n_images)]
+    if source not in columns:
+        raise _unknown(source, columns)
+    values = columns[source]
+    if len(values) != n_images:
+        raise BadInput(
+            f"Column {source!r} has {len(values)} values for {n_images} images. Give "
+            "every image exactly one."
+        )
+    return by_column(values, source)
+
+
+def each_image(n_images: int) -> Int64[np.ndarray, " images"]:
+    """Every image is a source of its own.
+
+    Raises:
+        BadInput: If there are fewer than two images.
+    """
+    if n_images < 2:
+        raise BadInput(
+            f"{n_images} training images are not enough: to leave one source out, "
+            "another must remain. Give at least two."
+        )
+    return np.arange(n_images, dtype=np.int64)
+
+
+def by_column(
+    values: Sequence[Any], column: str = "source"
+) -> tuple[Int64[np.ndarray, " images"], list[str]]:
+    """Images with the same value are one source; the value's text is its name.
+
+    Sources are numbered in the order of their names: as numbers if all names are whole
+    numbers, else as text. The order of the images does not matter.
+
+    Args:
+        values: One for each image.
+        column: What error messages call the values.
+
+    Returns:
+        source_of[image] in 0 to n_sources - 1, and names[source].
+
+    Raises:
+        BadInput: If a value is missing, or all are the same.
+    """
+    for image, value in enumerate(values):
+        if _is_missing(value):
+            raise BadInput(
+                f"Row {image} of column {column!r} is {value!r}: that image would "
+                "belong to no source. Fill it in, or remove the image."
+            )
+    texts = [str(value) for value in values]
+    names = _in_order(set(texts))
+    if len(names) < 2:
+        raise BadInput(
+            f"Column {column!r} makes {len(names)} source of {len(texts)} images: to "
+            "leave one source out, another must remain. Choose another column, or "
+            "'image'."
+        )
+    number = {name: source for source, name in enumerate(names)}
+    return np.array([number[text] for text in texts], dtype=np.int64), names
+
+
+def _is_missing(value: Any) -> bool:
+    is_nan = value != value
+    return value is None or is_nan or not str(value).strip()
+
+
+def _in_order(names: set[str]) -> list[str]:
+    # Whole numbers arrive as numbers from JSON and as text from CSV; both must give
+    # the same order.
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _unknown(source: str, columns: Mapping[str, Sequence[Any]]) -> BadInput:
+    known = [IMAGE, *sorted(columns)]
+    near = difflib.get_close_matches(source, known, n=1)
+    advice = f" Did you mean {near[0]!r}?" if near else ""
+    return BadInput(
+        f"data.source is {source!r}, which is no column of the metadata; allowed: "
+        f"{', '.join(known)}.{advice}"
+    )

@@ -1,0 +1,386 @@
+"""Every design keeps its promises, and ranks number codes one by one."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splits.codes import CodeBook
+from splits.designs import DESIGNS, draw, placebos, rank, unrank
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Case:
+    """Numbers that a design can serve, and what it promises for them.
+
+    `survivors[r]` members are left at least after ablating any r sources; `spread` is
+    the greatest difference between two splits, None where that is left to chance.
+    """
+
+    design: str
+    n_sources: int
+    n_members: int
+    options: dict[str, int] = field(default_factory=dict)
+    weight: int | None = None
+    distinct: bool = True
+    spread: int | None = None
+    survivors: dict[int, int] = field(default_factory=dict)
+    random: bool = True
+
+
+CASES = [
+    Case("balanced", 30, 8, weight=4, spread=1, survivors={1: 4}),
+    Case("balanced", 70, 8, weight=4, spread=1, survivors={1: 4}),
+    Case("balanced", 2, 16, weight=8, spread=1, survivors={1: 8}),
+    Case("balanced", 50, 9, {"weight": 3}, weight=3, spread=1, survivors={1: 6, 2: 3}),
+    Case("balanced", 40, 80, weight=40, spread=1, survivors={1: 40}),
+    Case(
+        "leave_one_out", 7, 7, weight=6, spread=0, survivors={1: 1, 2: 0}, random=False
+    ),
+    Case(
+        "partition",
+        25,
+        6,
+        weight=1,
+        distinct=False,
+        spread=1,
+        survivors={1: 5, 2: 4, 3: 3, 5: 1},
+    ),
+    Case("hadamard", 3, 8, weight=4, survivors={1: 4, 2: 2}),
+    Case("hadamard", 4, 8, weight=4, survivors={1: 4, 2: 2}),
+    Case("hadamard", 15, 16, weight=8, survivors={1: 8, 2: 4}),
+    Case("hadamard", 20, 32, weight=16, survivors={1: 16, 2: 8}),
+    Case("random_subsets", 21, 10, distinct=False, spread=0),
+]
+EVERY_CASE = pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case.design}-{case.n_sources}-{case.n_members}"
+)
+
+
+def drawn(case: Case, seed: int = 0) -> CodeBook:
+    return draw(case.design, case.n_sources, case.n_members, seed=seed, **case.options)
+
+
+def test_every_design_has_a_case():
+    assert {case.design for case in CASES} == set(DESIGNS)
+
+
+@EVERY_CASE
+def test_a_book_has_a_code_for_every_source_and_a_bit_for_every_member(case: Case):
+    codes = drawn(case)
+    assert (codes.n_sources, codes.n_members) == (case.n_sources, case.n_members)
+
+
+@EVERY_CASE
+def test_no_split_is_empty(case: Case):
+    for seed in range(20):
+        assert drawn(case, seed).bits.any(axis=0).all()
+
+
+@EVERY_CASE
+def test_the_same_seed_draws_the_same_book(case: Case):
+    assert drawn(case, 5).digest() == drawn(case, 5).digest()
+
+
+@EVERY_CASE
+def test_another_seed_draws_another_book_if_anything_is_random(case: Case):
+    differ = drawn(case, 0).digest() != drawn(case, 1).digest()
+    assert differ == case.random
+
+
+@EVERY_CASE
+def test_a_draw_leaves_the_global_generator_alone(case: Case):
+    np.random.seed(0)  # noqa: NPY002 - the generator that must not be touched
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    drawn(case)
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+
+
+@EVERY_CASE
+def test_weights_are_constant_where_promised(case: Case):
+    weights = drawn(case).bits.sum(axis=1)
+    if case.weight is not None:
+        assert np.array_equal(weights, np.full(case.n_sources, case.weight))
+
+
+@EVERY_CASE
+def test_codes_are_distinct_where_promised(case: Case):
+    n_distinct = len(np.unique(drawn(case).bits, axis=0))
+    assert n_distinct == case.n_sources or not case.distinct
+
+
+@EVERY_CASE
+def test_splits_differ_by_no_more_than_promised(case: Case):
+    loads = drawn(case).bits.sum(axis=0)
+    if case.spread is not None:
+        assert loads.max() - loads.min() <= case.spread
+
+
+@EVERY_CASE
+def test_any_few_sources_leave_as_many_members_as_promised(case: Case):
+    bits = drawn(case).bits
+    for n_ablated, least in case.survivors.items():
+        survivors = [
+            int((~bits[list(ablated)].any(axis=0)).sum())
+            for ablated in combinations(range(case.n_sources), n_ablated)
+        ]
+        assert min(survivors) >= least
+
+
+@EVERY_CASE
+def test_an_option_without_effect_is_refused(case: Case):
+    if "weight" not in DESIGNS[case.design].options:
+        with pytest.raises(BadInput, match="splits.weight has no effect"):
+            draw(case.design, case.n_sources, case.n_members, weight=2)
+
+
+def test_a_seed_names_the_same_book_for_ever():
+    assert draw("balanced", 20, 8, None, 7).digest() == (
+        "6835be48309ae8f58eb4fdcd0983d88febce02c27790d352557ae05776f884e3"
+    )
+
+
+def test_an_unknown_design_is_answered_with_the_nearest_and_all():
+    with pytest.raises(BadInput, match="hadamard.*Did you mean 'balanced'"):
+        draw("balancd", 20, 8)
+
+
+@pytest.mark.parametrize(("n_sources", "n_members"), [(0, 8), (8, 0)])
+def test_a_book_without_sources_or_members_is_refused(n_sources: int, n_members: int):
+    with pytest.raises(BadInput, match="make no code book"):
+        draw("balanced", n_sources, n_members)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(BadInput, match="seed is -1"):
+        draw("balanced", 20, 8, seed=-1)
+
+
+def test_half_of_an_odd_member_count_is_refused():
+    with pytest.raises(BadInput, match="odd member count, 9"):
+        draw("balanced", 20, 9)
+
+
+@pytest.mark.parametrize("weight", [0, 8])
+def test_codes_that_all_or_no_members_see_are_refused(weight: int):
+    with pytest.raises(BadInput, match="it can be 1 to 7"):
+        draw("balanced", 20, 8, weight)
+
+
+def test_more_sources_than_codes_are_refused():
+    with pytest.raises(BadInput, match=r"C\(8, 4\) = 70 codes"):
+        draw("balanced", 71, 8)
+
+
+def test_sources_that_cannot_fill_all_splits_are_refused():
+    with pytest.raises(BadInput, match="cannot fill the splits of 16 members"):
+        draw("balanced", 3, 16, weight=5)
+
+
+def test_leave_one_out_leaves_the_one_member_that_lacks_the_source():
+    assert np.array_equal(draw("leave_one_out", 7, 7).bits, ~np.eye(7, dtype=bool))
+
+
+@pytest.mark.parametrize(("n_sources", "n_members"), [(7, 8), (1, 1)])
+def test_leave_one_out_needs_a_member_for_every_source(n_sources: int, n_members: int):
+    with pytest.raises(BadInput, match="as many members as sources"):
+        draw("leave_one_out", n_sources, n_members)
+
+
+def test_partition_refuses_more_members_than_sources():
+    with pytest.raises(BadInput, match="cannot be dealt out to 6 members"):
+        draw("partition", 5, 6)
+
+
+@pytest.mark.parametrize(("n_sources", "n_members"), [(5, 8), (15, 16), (40, 64)])
+def test_two_hadamard_codes_agree_on_each_pair_of_bits_in_a_quarter_of_the_members(
+    n_sources: int, n_members: int
+):
+    bits = draw("hadamard", n_sources, n_members, seed=3).bits
+    for first, second in combinations(bits, 2):
+        counts = np.bincount(2 * first + second, minlength=4)
+        assert np.array_equal(counts, np.full(4, n_members // 4))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("n_sources", "n_members"), [(4, 8), (7, 8), (9, 64)])
+def test_no_hadamard_member_sees_every_source_or_none(
+    n_sources: int, n_members: int, seed: int
+):
+    loads = draw("hadamard", n_sources, n_members, seed=seed).bits.sum(axis=0)
+    assert 0 < loads.min() <= loads.max() < n_sources
+
+
+@pytest.mark.parametrize("n_members", [4, 8, 32])
+def test_a_quarter_of_the_hadamard_members_sees_all_of_three_sources(n_members: int):
+    loads = draw("hadamard", 3, n_members).bits.sum(axis=0)
+    n_seeing = np.bincount(loads, minlength=4)
+    assert np.array_equal(n_seeing, [0, 3 * n_members // 4, 0, n_members // 4])
+
+
+@pytest.mark.parametrize("n_members", [1, 2, 12])
+def test_hadamard_refuses_what_is_no_power_of_two(n_members: int):
+    with pytest.raises(BadInput, match="power of two, at least 4"):
+        draw("hadamard", 3, n_members)
+
+
+@pytest.mark.parametrize("n_sources", [2, 16])
+def test_hadamard_refuses_sources_beyond_its_rows(n_sources: int):
+    with pytest.raises(BadInput, match="codes for 3 to 15 sources"):
+        draw("hadamard", n_sources, 16)
+
+
+@pytest.mark.parametrize("n_sources", [2, 21, 40])
+def test_each_random_subset_is_half_of_the_sources(n_sources: int):
+    loads = draw("random_subsets", n_sources, 10).bits.sum(axis=0)
+    assert np.array_equal(loads, np.full(10, n_sources // 2))
+
+
+def test_each_source_is_in_half_of_the_random_subsets_within_five_sigma():
+    weights = draw("random_subsets", 100, 1000).bits.sum(axis=1)
+    assert np.abs(weights - 500).max() < 5 * math.sqrt(1000 / 4)
+
+
+def test_a_single_source_has_no_random_half():
+    with pytest.raises(BadInput, match="cannot be halved"):
+        draw("random_subsets", 1, 10)
+
+
+def test_all_balanced_codes_of_a_small_space_are_drawn_when_all_are_wanted():
+    bits = draw("balanced", 70, 8).bits
+    assert np.array_equal(np.sort(rank(bits)), np.arange(70))
+
+
+def test_balanced_codes_are_uniform_within_five_sigma():
+    counts = np.zeros(20)
+    for seed in range(400):
+        counts += np.bincount(
+            rank(draw("balanced", 10, 6, seed=seed).bits), minlength=20
+        )
+    assert np.abs(counts - 200).max() < 5 * math.sqrt(400 / 4)
+
+
+@st.composite
+def spaces(draw: st.DrawFn, most: int = 90) -> tuple[int, int]:
+    n_members = draw(st.integers(1, most))
+    return n_members, draw(st.integers(0, n_members))
+
+
+@given(space=spaces(), data=st.data())
+def test_rank_undoes_unrank(space: tuple[int, int], data: st.DataObject):
+    n_members, weight = space
+    some = st.integers(0, math.comb(n_members, weight) - 1)
+    ranks = np.array(data.draw(st.lists(some, min_size=1, max_size=20)), dtype=object)
+    bits = unrank(ranks, n_members, weight)
+    assert np.array_equal(bits.sum(axis=1), np.full(len(ranks), weight))
+    assert rank(bits).tolist() == ranks.tolist()
+
+
+@given(space=spaces(most=8))
+def test_ranks_number_all_codes_as_if_bits_were_powers_of_two(space: tuple[int, int]):
+    n_members, weight = space
+    bits = unrank(np.arange(math.comb(n_members, weight)), n_members, weight)
+    values = [sum(1 << member for member in np.flatnonzero(code)) for code in bits]
+    every_value = [v for v in range(1 << n_members) if v.bit_count() == weight]
+    assert values == every_value
+
+
+@pytest.mark.parametrize("outside", [-1, 70])
+def test_a_rank_that_no_code_has_is_refused(outside: int):
+    with pytest.raises(BadInput, match="have ranks 0 to 69"):
+        unrank(np.array([3, outside]), 8, 4)
+
+
+def test_codes_of_two_weights_have_no_common_ranks():
+    with pytest.raises(BadInput, match=r"weights \[1, 2\]"):
+        rank(np.array([[True, False], [True, True]]))
+
+
+@EVERY_CASE
+def test_placebos_are_distinct_codes_of_no_source_with_the_weights_of_sources(
+    case: Case,
+):
+    codes = drawn(case)
+    found = placebos(codes, 40, seed=1)
+    both = np.concatenate([np.unique(codes.bits, axis=0), found])
+    assert len(np.unique(both, axis=0)) == len(both)
+    assert set(found.sum(axis=1)) <= set(codes.bits.sum(axis=1))
+
+
+def test_placebos_follow_their_seed():
+    codes = draw("balanced", 20, 10)
+    assert np.array_equal(placebos(codes, 50, 1), placebos(codes, 50, 1))
+    assert not np.array_equal(placebos(codes, 50, 1), placebos(codes, 50, 2))
+
+
+@pytest.mark.parametrize(("n_sources", "n_members"), [(20, 10), (100, 64), (30, 90)])
+def test_as_many_placebos_are_drawn_as_wanted_where_codes_abound(
+    n_sources: int, n_members: int
+):
+    codes = draw("balanced", n_sources, n_members)
+    assert placebos(codes, 100, 0).shape == (100, n_members)
+
+
+@pytest.mark.parametrize("n_sources", [2, 40, 69])
+def test_placebos_and_sources_exhaust_a_small_code_space(n_sources: int):
+    codes = draw("balanced", n_sources, 8)
+    ranks = np.append(rank(codes.bits), rank(placebos(codes, 1000, 0)))
+    assert np.array_equal(np.sort(ranks), np.arange(70))
+
+
+def test_a_full_code_space_leaves_no_placebo():
+    assert placebos(draw("balanced", 70, 8), 10, 0).shape == (0, 8)
+
+
+def test_each_free_code_is_an_equally_likely_placebo_within_five_sigma():
+    codes = draw("balanced", 10, 6)
+    counts = np.zeros(20)
+    for seed in range(1000):
+        counts += np.bincount(rank(placebos(codes, 5, seed)), minlength=20)
+    assert (counts[rank(codes.bits)] == 0).all()
+    free = np.delete(counts, rank(codes.bits))
+    assert np.abs(free - 500).max() < 5 * math.sqrt(1000 / 4)
+
+
+def test_weights_of_placebos_are_in_proportion_to_those_wanted():
+    codes = draw("balanced", 20, 16)
+    found = placebos(codes, 60, 0, weights=[12, 10, 12])
+    assert np.array_equal(np.bincount(found.sum(axis=1))[10:], [20, 0, 40])
+
+
+def test_wanting_no_weights_or_no_placebos_gives_none():
+    codes = draw("balanced", 20, 8)
+    assert placebos(codes, 10, 0, weights=[]).shape == (0, 8)
+    assert placebos(codes, 0, 0).shape == (0, 8)
+
+
+def test_a_weight_that_no_code_has_is_refused():
+    with pytest.raises(BadInput, match="No code has weight 9"):
+        placebos(draw("balanced", 20, 8), 10, 0, weights=[4, 9])
+
+
+def test_a_negative_number_of_placebos_is_refused():
+    with pytest.raises(BadInput, match="-1 placebos"):
+        placebos(draw("balanced", 20, 8), -1, 0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    n_members=st.integers(2, 9), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1)
+)
+def test_splits_can_always_be_levelled_without_repeating_a_code(
+    n_members: int, share: float, seed: int
+):
+    weight = 1 + int(share * (n_members - 2))
+    least = -(-n_members // weight)
+    capacity = math.comb(n_members, weight)
+    n_sources = least + int(share * (capacity - least))
+    bits = draw("balanced", n_sources, n_members, weight, seed).bits
+    loads = bits.sum(axis=0)
+    assert loads.max() - loads.min() <= 1
+    assert len(np.unique(bits, axis=0)) == n_sources
