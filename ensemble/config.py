@@ -295,7 +295,9 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> list[str]:
     """One line `key: old -> new` for every option in which two configs differ."""
     lines = []
     for key in sorted(old.keys() | new.keys()):

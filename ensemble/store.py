@@ -248,7 +248,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_array(path: Path, array: np.ndarray) -> str:
     """Write a .npy file whole; returns its sha256."""
-    with _replacing(path) as partial, partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
@@ -324,8 +324,8 @@ def publish(partial: Path, final: Path) -> None:
     """Give a finished folder its name; what had that name is gone afterwards."""
     for path in sorted(partial.rglob("*")):
         if path.is_file():
-            _flush(path)
-    _flush(partial)
+            flush(path)
+    flush(partial)
     if final.exists():
         outdated = final.with_name(final.name + ".old")
         shutil.rmtree(outdated, ignore_errors=True)
@@ -334,7 +334,7 @@ def publish(partial: Path, final: Path) -> None:
         shutil.rmtree(outdated)
     else:
         partial.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def sha256(path: Path) -> str:
@@ -409,14 +409,14 @@ def _digest_of(content: dict[str, Any]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with _replacing(path) as partial, partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -425,10 +425,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

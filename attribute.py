@@ -1,0 +1,178 @@
+"""Ask whose data made a picture: python attribute.py RUN [COMMAND ...].
+
+Without a command, everything with its defaults: generate queries, ablate every source
+exactly, verify the certificate, write report.html. What is done already is left alone.
+
+Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ensemble import launching, plan, store
+from ensemble.store import Run
+from splits.errors import BadInput
+
+DEFAULT_QUERIES = 8
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="attribute.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", help="a run folder that train.py made")
+    parser.set_defaults(command="everything")
+    commands = parser.add_subparsers(dest="command")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default="demo", help="name of the queries")
+
+    command = commands.add_parser(
+        "generate", parents=[named], help="generate queries with the full ensemble"
+    )
+    command.add_argument("--n", type=int, default=DEFAULT_QUERIES, help="how many")
+    command.add_argument("--seed", type=int, default=0, help="seed of the first")
+    command.add_argument("--labels", help="labels for conditional members, like 3,5")
+
+    command = commands.add_parser(
+        "ablate", parents=[named], help="what each source's removal does to them"
+    )
+    command.add_argument("--method", default="exact", choices=["exact"])
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--sources", metavar="3,17", help="remove just these, together")
+    which.add_argument("--groups", metavar="COLUMN", help="remove by metadata column")
+    command.add_argument(
+        "--measurement",
+        action="append",
+        metavar="NAME",
+        help="read only this off the pictures (may be repeated; default: all)",
+    )
+    command.add_argument(
+        "--placebos", type=int, help="placebo codes (default: enough for p = 0.05)"
+    )
+    command.add_argument(
+        "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
+    )
+
+    command = commands.add_parser(
+        "verify", help="is the exactness certificate true of this run?"
+    )
+    command.add_argument("--sources", metavar="3,17", help="also ablate these")
+
+    commands.add_parser("report", parents=[named], help="write report.html")
+    options = parser.parse_args(arguments)
+    options.command = options.command or "everything"
+    return options
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        BadInput: If it is anything else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(
+            f"{option} is {text!r}: whole numbers with commas between them are wanted, "
+            "such as 3,17."
+        ) from None
+
+
+def generate(run: Run, options: argparse.Namespace) -> None:
+    """Generate queries."""
+    from ensemble import queries
+    from ensemble.pipeline import EnsemblePipeline
+
+    if options.n < 1:
+        raise BadInput(f"--n is {options.n}: at least one query is needed.")
+    labels = numbers("--labels", options.labels) if options.labels else None
+    seeds = range(options.seed, options.seed + options.n)
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    queries.generate(run, pipe, options.name, seeds, labels)
+    print(f"{options.n} queries in {run.queries(options.name)}")
+
+
+def ablate(run: Run, options: argparse.Namespace) -> None:
+    """Ablate every source, a set of sources, or groups of them."""
+    from ensemble import influence
+    from ensemble.measurement import chosen_measurements
+    from ensemble.pipeline import EnsemblePipeline
+
+    ready = plan.load(run)
+    if options.sources:
+        units = influence.one_set(ready, numbers("--sources", options.sources))
+    elif options.groups:
+        units = influence.by_column(ready, options.groups)
+    else:
+        units = influence.each_source(ready)
+    for line in influence.survivors(units):
+        print(line)
+    influence.measure_exactly(
+        run,
+        EnsemblePipeline.from_pretrained(run.path),
+        ready,
+        options.name,
+        units,
+        n_placebos=options.placebos,
+        measurements=chosen_measurements(options.measurement),
+        max_memory_mb=options.max_memory,
+    )
+    folder = influence.influence_folder(run, options.name, units)
+    print(influence.summary(folder))
+
+
+def verify(run: Run, options: argparse.Namespace) -> None:
+    """Check the exactness certificate.
+
+    Raises:
+        BadInput: If it is violated; every violation is named.
+    """
+    from ensemble import certificate
+
+    sources = numbers("--sources", options.sources) if options.sources else []
+    violations = certificate.violations(run, sources)
+    if violations:
+        raise BadInput(
+            f"The certificate of {run.path} does not hold:\n  "
+            + "\n  ".join(violations)
+        )
+    print(certificate.statement(run))
+
+
+def report(run: Run, options: argparse.Namespace) -> None:
+    """Write report.html."""
+    from ensemble import report as reports
+
+    page = reports.write(run, options.name, plan.load(run).data)
+    print(f"Report: {page}")
+
+
+def everything(run: Run, _: argparse.Namespace) -> None:
+    """All stages with their defaults."""
+    for stage in ("generate", "ablate", "verify", "report"):
+        COMMANDS[stage](run, parse([str(run.path), stage]))
+
+
+COMMANDS = {
+    "everything": everything,
+    "generate": generate,
+    "ablate": ablate,
+    "verify": verify,
+    "report": report,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit code."""
+    options = parse(arguments)
+    COMMANDS[options.command](store.open_run(options.run), options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launching.guarded(main, sys.argv[1:]))

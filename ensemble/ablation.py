@@ -1,0 +1,227 @@
+"""Exact ablation: every picture as it would be without a source.
+
+An ablation is a vote vector. Distinct vectors are sampled once, many at a time, from
+the queries' own noise; all of a query's ablations share the first step, because they
+all start from the same state. Results go to disk block by block, so that an
+interrupted landscape is continued, not begun again.
+
+Before: pipeline.py (denoise), queries.py. After: influence.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ensemble import store
+from ensemble.measurement import Measurement, displacement
+from ensemble.model import predict
+from ensemble.pipeline import EnsemblePipeline, denoise, query_generators
+from ensemble.queries import Queries, on_device
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """What every ablation does to every query.
+
+    Attributes:
+        displacement: Distance between full and ablated picture.
+        measured: For each measurement of pictures, its value on the ablated pictures.
+        full: For each measurement of pictures, its value on the full pictures.
+        member_forwards: Work: images that members were run on.
+    """
+
+    displacement: Float32[np.ndarray, "queries vectors"]
+    measured: dict[str, Float32[np.ndarray, "queries vectors"]]
+    full: dict[str, Float32[np.ndarray, " queries"]]
+    member_forwards: int
+
+
+def ablated_pictures(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    of_query: Int[np.ndarray, " images"],
+    votes: Float64[np.ndarray, "images members"],
+) -> Float[Tensor, "images channels height width"]:
+    """Sample queries again with other votes and the same noise.
+
+    Args:
+        pipe: The ensemble.
+        queries: What is sampled again.
+        of_query: The query that each image is of.
+        votes: The votes of each image.
+
+    Returns:
+        The pictures, not clipped.
+    """
+    chosen, state_of = np.unique(of_query, return_inverse=True)
+    device = pipe.members.device
+    condition = queries.condition(pipe)
+    steps = denoise(
+        pipe.members,
+        pipe.sampling(),
+        queries.noise(pipe)[torch.from_numpy(chosen)].to(device),
+        torch.from_numpy(votes).to(device, pipe.members.dtype),
+        None if condition is None else condition[torch.from_numpy(chosen).to(device)],
+        _noise_after_the_first(pipe, queries, of_query),
+        torch.from_numpy(state_of).to(device),
+    )
+    with torch.no_grad():
+        *_, (_, _, images) = steps
+    return images
+
+
+def landscape(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    votes: Float64[np.ndarray, "vectors members"],
+    measurements: dict[str, Measurement],
+    folder: Path,
+    max_memory_mb: int = 1024,
+) -> Landscape:
+    """Sample every query with every vote vector, exactly.
+
+    Args:
+        pipe: The ensemble.
+        queries: What is sampled again.
+        votes: One vector for each ablation; equal vectors are sampled once.
+        measurements: What to read off the pictures, by name.
+        folder: Where finished blocks are kept until all are done.
+        max_memory_mb: Bound on the memory of activations and states.
+    """
+    distinct, vector_of = np.unique(votes, axis=0, return_inverse=True)
+    vector_of = vector_of.reshape(-1)
+    pictures = {
+        name: measurement.of_pictures
+        for name, measurement in measurements.items()
+        if measurement.of_pictures is not None
+    }
+    blocks = _Blocks(folder, len(queries.seeds), distinct, list(pictures))
+    size = _block_size(pipe, max_memory_mb)
+    full = on_device(pipe, queries.images)
+    for of_query, vectors in blocks.missing(size):
+        before = pipe.members.n_forwards
+        images = ablated_pictures(pipe, queries, of_query, distinct[vectors])
+        at = torch.from_numpy(of_query).to(full.device)
+        values = [displacement(full[at], images)]
+        values += [measure(images) for measure in pictures.values()]
+        work = pipe.members.n_forwards - before
+        blocks.keep(torch.stack(values).cpu().float().numpy(), work)
+    values = blocks.values()[:, :, vector_of]
+    return Landscape(
+        displacement=values[0],
+        measured=dict(zip(pictures, values[1:], strict=True)),
+        full={
+            name: measure(full).cpu().float().numpy()
+            for name, measure in pictures.items()
+        },
+        member_forwards=blocks.member_forwards,
+    )
+
+
+class _Blocks:
+    """Finished values on disk, in the order in which they are computed.
+
+    The order is query by query, vector by vector; `progress.json` says how many of
+    the pairs are done, and is replaced after the values are on the disk.
+    """
+
+    def __init__(
+        self, folder: Path, n_queries: int, votes: np.ndarray, names: list[str]
+    ) -> None:
+        self.folder = folder
+        self.shape = (1 + len(names), n_queries, len(votes))
+        self.key = {"votes": store.array_digest(votes), "names": names}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.done, self.member_forwards = 0, 0
+        progress = folder / "progress.json"
+        if progress.exists():
+            kept = store.read_json(progress)
+            if kept["key"] == self.key:
+                self.done = kept["done"]
+                self.member_forwards = kept["member_forwards"]
+        mode = "r+" if self.done else "w+"
+        self.array = np.lib.format.open_memmap(
+            folder / "values.npy", mode=mode, dtype=np.float32, shape=self._flat()
+        )
+
+    def _flat(self) -> tuple[int, int]:
+        return self.shape[0], self.shape[1] * self.shape[2]
+
+    def missing(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Query and vector of each pair of the next block, until all are done."""
+        total = self._flat()[1]
+        with tqdm(
+            total=total,
+            initial=self.done,
+            desc="ablating",
+            unit=" pictures",
+            disable=None,
+        ) as bar:
+            while self.done < total:
+                pairs = np.arange(self.done, min(self.done + size, total))
+                yield pairs // self.shape[2], pairs % self.shape[2]
+                bar.update(len(pairs))
+
+    def keep(self, values: np.ndarray, member_forwards: int) -> None:
+        """Put the values of a block on the disk."""
+        self.array[:, self.done : self.done + values.shape[1]] = values
+        self.array.flush()
+        self.done += values.shape[1]
+        self.member_forwards += member_forwards
+        kept = {"done": self.done, "member_forwards": self.member_forwards}
+        store.write_json(self.folder / "progress.json", {"key": self.key, **kept})
+
+    def values(self) -> Float32[np.ndarray, "measurements queries vectors"]:
+        """All values."""
+        return np.array(self.array).reshape(self.shape)
+
+
+def _noise_after_the_first(
+    pipe: EnsemblePipeline, queries: Queries, of_query: np.ndarray
+) -> list[torch.Generator]:
+    """Each image's generator as it stands after its initial noise was drawn."""
+    states = []
+    for seed in queries.seeds[np.unique(of_query)].tolist():
+        (generator,) = query_generators([seed])
+        torch.randn(pipe.members.image_shape, generator=generator)
+        states.append(generator.get_state())
+    _, state_of = np.unique(of_query, return_inverse=True)
+    return [torch.Generator().set_state(states[index]) for index in state_of]
+
+
+def _block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:
+    """Images at once, half of the memory for activations and half for states."""
+    half = max_memory_mb * 2**20 // 2
+    activations, state = picture_bytes(pipe)
+    pipe.members.forward_batch = int(np.clip(half // activations, 1, 512))
+    return int(np.clip(half // (8 * state), 1, 8192))
+
+
+def picture_bytes(pipe: EnsemblePipeline) -> tuple[int, int]:
+    """Bytes of one image's activations in a member, and of its state."""
+    network = pipe.members.networks[0]
+    total = 0
+
+    def count(_: nn.Module, __: tuple, output: object) -> None:
+        nonlocal total
+        if torch.is_tensor(output):
+            total += output.numel() * output.element_size()
+
+    leaves = [module for module in network.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(count) for module in leaves]
+    state = torch.zeros(1, *pipe.members.image_shape, device=pipe.members.device)
+    state = state.to(pipe.members.dtype)
+    label = None
+    if pipe.members.no_label is not None:
+        label = torch.zeros(1, dtype=torch.int64, device=state.device)
+    with torch.no_grad():
+        predict(network, state, torch.zeros((), device=state.device), label)
+    for hook in hooks:
+        hook.remove()
+    return total, state.numel() * state.element_size()

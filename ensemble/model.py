@@ -1,0 +1,317 @@
+"""Members: denoisers and their noise schedule, one by one and as an ensemble.
+
+A member is any denoiser (noisy image, timestep, condition) -> prediction. The ensemble
+is one diffusers model that owns its members and averages their predictions by votes.
+
+Before: config.py (sizes), training.py's output (weights). After: pipeline.py.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import (
+    ConfigMixin,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DModel,
+)
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ensemble import store
+from ensemble.config import ModelConfig, SamplingConfig
+from splits.errors import BadInput
+
+Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
+Condition = Int[Tensor, " states"] | None
+
+BETA_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def build_member(
+    config: ModelConfig, image_shape: Sequence[int], n_classes: int | None, seed: int
+) -> UNet2DModel:
+    """A member with fresh weights that follow from the seed alone.
+
+    Args:
+        config: Its architecture.
+        image_shape: (channels, height, width) of the training images.
+        n_classes: Labels that it is told of; None for an unconditional member. One
+            more label, n_classes, stands for "no label".
+        seed: Draws the weights.
+
+    Raises:
+        BadInput: If the image cannot be halved as often as the architecture asks, or
+            the names of its blocks are wrong.
+    """
+    channels, height, width = image_shape
+    n_levels = len(config.block_out_channels)
+    factor = 2 ** (n_levels - 1)
+    if height % factor or width % factor:
+        raise BadInput(
+            f"Images of {height}x{width} cannot be halved {n_levels - 1} times, as "
+            f"model.block_out_channels with {n_levels} entries asks. Set data.size to a "
+            f"multiple of {factor}, or use fewer entries."
+        )
+    down = config.down_block_types or ["DownBlock2D"] * n_levels
+    up = config.up_block_types or ["UpBlock2D"] * n_levels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return UNet2DModel(
+                sample_size=(height, width),
+                in_channels=channels,
+                out_channels=channels,
+                block_out_channels=tuple(config.block_out_channels),
+                layers_per_block=config.layers_per_block,
+                down_block_types=tuple(down),
+                up_block_types=tuple(up),
+                norm_num_groups=config.norm_num_groups,
+                add_attention=config.add_attention,
+                attention_head_dim=config.attention_head_dim,
+                dropout=config.dropout,
+                act_fn=config.act_fn,
+                resnet_time_scale_shift=config.resnet_time_scale_shift,
+                num_class_embeds=None if n_classes is None else n_classes + 1,
+            )
+        except ValueError as error:
+            raise BadInput(f"model: UNet2DModel refuses this config: {error}") from None
+
+
+def noise_schedule(config: ModelConfig) -> DDPMScheduler:
+    """The noise that members are trained on."""
+    return DDPMScheduler(
+        num_train_timesteps=config.n_timesteps,
+        beta_schedule=BETA_SCHEDULES[config.schedule],
+        prediction_type=config.prediction_type,
+        clip_sample=False,
+    )
+
+
+def sampler(config: ModelConfig, sampling: SamplingConfig) -> SchedulerMixin:
+    """The scheduler that generates; it never clips, so that derivatives are exact."""
+    noise = noise_schedule(config).config
+    return SCHEDULERS[sampling.scheduler].from_config(noise)
+
+
+def predict(
+    member: nn.Module,
+    noisy: Float[Tensor, "states channels height width"],
+    timestep: Timestep,
+    condition: Condition = None,
+) -> Float[Tensor, "states channels height width"]:
+    """What one member predicts."""
+    return member(noisy, timestep, class_labels=condition).sample
+
+
+class EnsembleModel(ModelMixin, ConfigMixin):
+    """Members that vote on one prediction.
+
+    Attributes:
+        member_ids: Number of each member in the code book.
+        forward_batch: Most images that a member sees in one forward pass; bounds
+            memory.
+        n_forwards: Images that members were run on, counted over members.
+    """
+
+    @register_to_config
+    def __init__(self, member_ids: Sequence[int], member: dict[str, Any]) -> None:
+        super().__init__()
+        self.member_ids = [int(member_id) for member_id in member_ids]
+        self.networks = nn.ModuleList(
+            UNet2DModel.from_config(member) for _ in self.member_ids
+        )
+        self.forward_batch = 512
+        self.n_forwards = 0
+
+    @property
+    def n_members(self) -> int:
+        """How many members are loaded."""
+        return len(self.networks)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the members denoise."""
+        height, width = self.config["member"]["sample_size"]
+        return self.config["member"]["in_channels"], height, width
+
+    @property
+    def no_label(self) -> int | None:
+        """The label that stands for "no label"; None for unconditional members."""
+        n_embeddings = self.config["member"]["num_class_embeds"]
+        return None if n_embeddings is None else n_embeddings - 1
+
+    def predict_by(
+        self,
+        member: int,
+        noisy: Float[Tensor, "states channels height width"],
+        timestep: Timestep,
+        condition: Condition = None,
+    ) -> Float[Tensor, "states channels height width"]:
+        """What the member at this position predicts; the work is counted."""
+        self.n_forwards += len(noisy)
+        network = self.networks[member]
+        if len(noisy) <= self.forward_batch:
+            return predict(network, noisy, timestep, condition)
+        parts = torch.arange(len(noisy)).split(self.forward_batch)
+        return torch.cat(
+            [
+                predict(
+                    network,
+                    noisy[part[0] : part[-1] + 1],
+                    timestep if _is_scalar(timestep) else timestep[part],
+                    None if condition is None else condition[part],
+                )
+                for part in parts
+            ]
+        )
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "states channels height width"],
+        timestep: Timestep,
+        votes: Float[Tensor, "images members"],
+        condition: Condition = None,
+        state_of: Int[Tensor, " images"] | None = None,
+    ) -> Float[Tensor, "images channels height width"]:
+        """The members' predictions, averaged by votes.
+
+            prediction[i] = sum over m of votes[i, m] member_m(noisy[state_of[i]])
+
+        A member runs only on states that some image votes for it at.
+
+        Args:
+            noisy: The states.
+            timestep: Of the diffusion; one for all, or one for each state.
+            votes: How much each member counts for each image; rows sum to one.
+            condition: Label of each state, for conditional members.
+            state_of: The state that each image stands at; by default image i stands at
+                state i. Images that share a state share the work.
+        """
+        voted = votes > 0
+        one_to_one = state_of is None
+        total = torch.zeros_like(noisy if one_to_one else noisy[state_of])
+        for member in torch.nonzero(voted.any(dim=0)).flatten().tolist():
+            images = torch.nonzero(voted[:, member]).flatten()
+            if one_to_one and len(images) == len(noisy):
+                prediction = self.predict_by(member, noisy, timestep, condition)
+                total += votes[:, member, None, None, None] * prediction
+                continue
+            at = images if one_to_one else state_of[images]
+            states, position = torch.unique(at, return_inverse=True)
+            prediction = self.predict_by(
+                member,
+                noisy[states],
+                timestep if _is_scalar(timestep) else timestep[states],
+                None if condition is None else condition[states],
+            )
+            weight = votes[images, member, None, None, None]
+            total[images] += weight * prediction[position]
+        return total
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write one folder a member, as diffusers writes one model."""
+        for member_id, network in zip(self.member_ids, self.networks, strict=True):
+            network.save_pretrained(member_folder(save_directory, member_id), **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        members: Sequence[int] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **_: Any,
+    ) -> Self:
+        """Load members from the folder that holds their folders.
+
+        Args:
+            pretrained_model_name_or_path: The folder.
+            members: Which to load; None loads all.
+            torch_dtype: Type of the weights; None keeps float32.
+
+        Raises:
+            BadInput: If the folder holds no members, one is missing, or its weights are
+                not those that were trained.
+        """
+        root = Path(pretrained_model_name_or_path)
+        present = sorted(
+            int(path.name) for path in root.glob("[0-9]*") if path.name.isdigit()
+        )
+        if not present:
+            raise BadInput(f"{root} holds no trained member. Train some with train.py.")
+        chosen = present if members is None else list(members)
+        for member in chosen:
+            if member not in present:
+                raise BadInput(
+                    f"Member {member} is not in {root}: it holds {_ranges(present)}. "
+                    "Train it, or leave it out."
+                )
+        networks = [load_member(member_folder(root, member)) for member in chosen]
+        config = {
+            key: value
+            for key, value in networks[0].config.items()
+            if not key.startswith("_")
+        }
+        ensemble = cls(member_ids=chosen, member={**config})
+        for position, network in enumerate(networks):
+            ensemble.networks[position] = network
+        return (ensemble if torch_dtype is None else ensemble.to(torch_dtype)).eval()
+
+
+def member_folder(root: str | Path, member: int) -> Path:
+    """The folder of one member below the folder of all."""
+    return Path(root) / f"{member:03d}"
+
+
+def load_member(folder: Path) -> UNet2DModel:
+    """One trained member, its weights checked against the digest in `member.json`.
+
+    Raises:
+        BadInput: If a file is missing or damaged.
+    """
+    record = folder / "member.json"
+    if record.exists():
+        for name, expected in store.read_json(record)["files"].items():
+            store.check(folder / name, expected)
+    try:
+        network = UNet2DModel.from_pretrained(
+            str(folder), local_files_only=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(
+            f"Cannot load the member in {folder}: {error}. Delete the folder and train "
+            "the member again."
+        ) from None
+    return network.eval()
+
+
+def _is_scalar(timestep: Timestep) -> bool:
+    return not torch.is_tensor(timestep) or timestep.ndim == 0
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0-3, 5, 7-8."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(
+        str(first) if first == last else f"{first}-{last}" for first, last in parts
+    )

@@ -1,0 +1,81 @@
+"""How the report's page is rendered: the template, and how numbers and names look.
+
+Before: report.py (gathers what is shown). After: report.html (shows it).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def render(**shown: Any) -> str:
+    """The page as text; every value in it is escaped, and none may be missing."""
+    return _environment().get_template("report.html").render(**shown)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where the number asks for it."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    environment.filters |= {
+        "cell": _cell,
+        "counted": counted,
+        "decimals": lambda value: f"{value:.3f}",
+        "duration": _duration,
+        "finely": lambda value: f"{value:+z.4f}".replace("-", MINUS),
+        "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
+        "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "signed": lambda value: f"{value:+z.3f}".replace("-", MINUS),
+    }
+    return environment
+
+
+def _visible(value: Any) -> Any:
+    """Control characters spelled out, or a name could hide or reorder other text."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in value
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value of somebody else's table, rounded for reading."""
+    match value:
+        case None:
+            return "\N{EN DASH}"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}".replace("-", MINUS)
+        case str():
+            return value
+    return json.dumps(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,468 @@
+"""EnsemblePipeline: seeds, conditions and votes in, images out.
+
+A diffusers pipeline whose denoiser is an ensemble. At every sampling step the members'
+predictions are averaged by their votes; members that no image votes for do not run.
+Silencing the members that saw a source (`ablate`) and sampling again with the same
+noise gives the picture as it would be without that source.
+
+Before: model.py (members), splits/codes.py (who saw what). After: ablation.py.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ensemble import card, store
+from ensemble.model import EnsembleModel, sampler
+from ensemble.store import Run
+from splits.codes import CodeBook, ablated_votes
+from splits.errors import BadInput
+
+Generators = torch.Generator | list[torch.Generator] | None
+StepCallback = Callable[["EnsemblePipeline", int, Tensor, dict], dict]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes a picture.
+
+    Attributes:
+        scheduler: Any diffusers scheduler; it is copied, never changed.
+        n_steps: Denoising steps.
+        guidance_scale: Strength of classifier-free guidance; 1 is none.
+        eta: Share of fresh noise in DDIM, from 0 to 1; other schedulers ignore it.
+    """
+
+    scheduler: SchedulerMixin
+    n_steps: int
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+
+
+def query_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per image.
+
+    An image's noise then follows from its seed alone, not from the batch that it is
+    drawn in, nor from the votes.
+    """
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def initial_noise(
+    model: EnsembleModel, generator: Generators, n_images: int
+) -> Float[Tensor, "images channels height width"]:
+    """Standard normal noise, drawn from the images' generators."""
+    return randn_tensor(
+        (n_images, *model.image_shape),
+        generator=generator,
+        device=model.device,
+        dtype=model.dtype,
+    )
+
+
+def guided(
+    model: EnsembleModel,
+    states: Float[Tensor, "states channels height width"],
+    timestep: Tensor,
+    votes: Float[Tensor, "images members"],
+    condition: Int[Tensor, " states"] | None,
+    guidance_scale: float,
+    state_of: Int[Tensor, " images"] | None = None,
+) -> Float[Tensor, "images channels height width"]:
+    """The ensemble's prediction, pushed away from the one without a label.
+
+    Guidance is linear in the prediction, so guiding the average is averaging the
+    guided members. (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598)
+    """
+    told = model(states, timestep, votes, condition, state_of)
+    if condition is None or guidance_scale == 1.0:
+        return told
+    nothing = torch.full_like(condition, model.no_label)
+    untold = model(states, timestep, votes, nothing, state_of)
+    return untold + guidance_scale * (told - untold)
+
+
+def denoise(
+    model: EnsembleModel,
+    sampling: Sampling,
+    noise: Float[Tensor, "states channels height width"],
+    votes: Float[Tensor, "images members"],
+    condition: Int[Tensor, " states"] | None = None,
+    generator: Generators = None,
+    state_of: Int[Tensor, " images"] | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Walk from noise to images, one sampling step at a time.
+
+    Images that start from the same noise share the first step's member forwards; from
+    the second step on each has a state of its own.
+
+    Args:
+        model: The members.
+        sampling: How to step.
+        noise: Standard normal noise of each state.
+        votes: Votes of each image.
+        condition: Label of each state, for conditional members.
+        generator: For samplers that add noise: one per image.
+        state_of: The state that each image starts from; by default image i starts from
+            state i.
+
+    Yields:
+        Step, timestep and the images after that step, not clipped.
+    """
+    scheduler = copy.deepcopy(sampling.scheduler)
+    scheduler.set_timesteps(sampling.n_steps, device=noise.device)
+    extra = _step_arguments(scheduler, generator, sampling.eta)
+    states = noise * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(states, timestep)
+        prediction = guided(
+            model,
+            scaled,
+            timestep,
+            votes,
+            condition,
+            sampling.guidance_scale,
+            state_of,
+        )
+        if state_of is not None:
+            states = states[state_of]
+            condition = None if condition is None else condition[state_of]
+            state_of = None
+        states = scheduler.step(prediction, timestep, states, **extra).prev_sample
+        yield step, timestep, states
+
+
+class EnsemblePipeline(DiffusionPipeline):
+    """Generates with an encoded ensemble as if it were one model.
+
+    Attributes:
+        members: The members, one `EnsembleModel`.
+        scheduler: Any diffusers scheduler.
+        codes: Who saw what; needed for `ablate`. None if unknown.
+    """
+
+    model_cpu_offload_seq = "members"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        members: EnsembleModel,
+        scheduler: SchedulerMixin,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        codes: CodeBook | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(members=members, scheduler=scheduler)
+        self.register_to_config(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
+        self.codes = codes
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: Sequence[int] | int | None = None,
+        generator: Generators = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float = 0.0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        seeds: Sequence[int] | None = None,
+        votes: Float[Tensor, "..."] | np.ndarray | Sequence | None = None,
+        ablate: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        latents: Float[Tensor, "images channels height width"] | None = None,
+    ) -> ImagePipelineOutput | tuple:
+        """Generate images.
+
+        Args:
+            batch_size: Number of images, where `seeds` does not say it.
+            class_labels: One label for all images or one each; conditional members
+                need it.
+            generator: One generator, or one per image; `seeds` is simpler.
+            num_inference_steps: Denoising steps; None: as the run was configured.
+            guidance_scale: Strength of classifier-free guidance, 1 is none; None: as
+                the run was configured.
+            eta: Share of fresh noise in DDIM.
+            output_type: `pil`, `np` (images, height, width, channels) in [0, 1], `pt`
+                (images, channels, height, width) in [0, 1], or `latent`: not clipped,
+                around [-1, 1].
+            return_dict: Return an `ImagePipelineOutput` rather than a tuple.
+            callback_on_step_end: Called as callback(pipe, step, timestep, tensors); may
+                return changed tensors.
+            callback_on_step_end_tensor_inputs: What it is given; only "latents".
+            seeds: One noise seed per image; the same seed gives the same noise, however
+                the members vote.
+            votes: How much each loaded member counts, (members,) or (images, members);
+                non-negative, rows sum to one. By default all count the same.
+            ablate: Sources to remove from all images, or one list per image.
+            latents: Initial noise instead of drawn noise.
+
+        Returns:
+            The images, in `.images`.
+
+        Raises:
+            BadInput: If an argument contradicts another one or is out of range.
+        """
+        generator, n_images = _generators(seeds, generator, batch_size)
+        weights = self._votes(votes, ablate, n_images)
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise BadInput(
+                f"output_type is {output_type!r}; allowed: pil, np, pt, latent."
+            )
+        unknown = set(callback_on_step_end_tensor_inputs) - {"latents"}
+        if unknown:
+            raise BadInput(
+                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; allowed: "
+                "latents."
+            )
+        sampling = self.sampling(num_inference_steps, guidance_scale, eta)
+        if latents is None:
+            latents = initial_noise(self.members, generator, n_images)
+        walk = denoise(
+            self.members,
+            sampling,
+            latents.to(self._execution_device, self.members.dtype),
+            weights,
+            self.condition(class_labels, n_images),
+            generator,
+        )
+        images = latents
+        with self.progress_bar(total=sampling.n_steps) as progress:
+            for step, timestep, images in walk:
+                if callback_on_step_end is not None:
+                    changed = callback_on_step_end(
+                        self, step, timestep, {"latents": images}
+                    )
+                    images.copy_(changed.get("latents", images))
+                progress.update()
+        self.maybe_free_model_hooks()
+        finished = self._finish(images, output_type)
+        return ImagePipelineOutput(images=finished) if return_dict else (finished,)
+
+    def sampling(
+        self,
+        n_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float = 0.0,
+    ) -> Sampling:
+        """How this pipeline samples, where a call does not say otherwise.
+
+        Raises:
+            BadInput: If the number of steps is not positive.
+        """
+        n_steps = self.config["num_inference_steps"] if n_steps is None else n_steps
+        if n_steps < 1:
+            raise BadInput(f"num_inference_steps is {n_steps}; at least 1 is needed.")
+        if guidance_scale is None:
+            guidance_scale = self.config["guidance_scale"]
+        return Sampling(self.scheduler, n_steps, guidance_scale, eta)
+
+    def condition(
+        self, class_labels: Sequence[int] | int | None, n_images: int
+    ) -> Int[Tensor, " images"] | None:
+        """Labels as the members are told them.
+
+        Raises:
+            BadInput: If labels are missing, too few, unknown or without use.
+        """
+        no_label = self.members.no_label
+        if no_label is None:
+            if class_labels is not None:
+                raise BadInput(
+                    "class_labels were given, but the members are unconditional. Leave "
+                    "them out, or train with model.class_conditional=true."
+                )
+            return None
+        if class_labels is None:
+            raise BadInput(
+                f"The members are conditional: give class_labels from 0 to "
+                f"{no_label - 1}."
+            )
+        labels = np.asarray(class_labels, dtype=np.int64).reshape(-1)
+        if len(labels) == 1:
+            labels = labels.repeat(n_images)
+        if len(labels) != n_images:
+            raise BadInput(f"{len(labels)} class_labels came for {n_images} images.")
+        if labels.min() < 0 or labels.max() >= no_label:
+            raise BadInput(
+                f"class_labels run from {labels.min()} to {labels.max()}; allowed: 0 to "
+                f"{no_label - 1}."
+            )
+        return torch.from_numpy(labels).to(self._execution_device)
+
+    def _votes(
+        self, votes: Any, ablate: Any, n_images: int
+    ) -> Float[Tensor, "images members"]:
+        if votes is not None and ablate is not None:
+            raise BadInput("Give votes or ablate, not both: each decides who counts.")
+        if ablate is not None:
+            rows = self._ablated(ablate, n_images)
+        elif votes is not None:
+            rows = checked_votes(votes, n_images, self.members.n_members)
+        else:
+            n_members = self.members.n_members
+            rows = np.full((n_images, n_members), 1 / n_members)
+        return torch.as_tensor(rows, dtype=self.members.dtype).to(
+            self._execution_device
+        )
+
+    def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
+        if self.codes is None:
+            raise BadInput(
+                "This pipeline has no code book, so it cannot know who saw a source. "
+                "Load it from a run folder, or set pipe.codes."
+            )
+        loaded = CodeBook(self.codes.bits[:, self.members.member_ids])
+        per_image = len(ablate) > 0 and not np.isscalar(ablate[0])
+        lists = ablate if per_image else [ablate] * n_images
+        if len(lists) != n_images:
+            raise BadInput(
+                f"ablate has {len(lists)} lists for {n_images} images: give one list "
+                "for all, or one per image."
+            )
+        return np.stack([ablated_votes(loaded, sources) for sources in lists])
+
+    def _finish(self, images: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return images
+        shown = (images / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return shown
+        arrays = shown.cpu().permute(0, 2, 3, 1).float().numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(arrays)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the pipeline with its code book."""
+        super().save_pretrained(str(save_directory), **kwargs)
+        if self.codes is not None:
+            store.write_array(Path(save_directory) / "codes.npy", self.codes.bits)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        members: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a pipeline from a run folder, or from where it was saved.
+
+        Args:
+            pretrained_model_name_or_path: The folder.
+            members: Which members to load; None loads all.
+            **kwargs: As diffusers takes them, such as torch_dtype.
+
+        Raises:
+            BadInput: If there is no such pipeline, or a file of it is damaged.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not (folder / "model_index.json").exists():
+            raise BadInput(
+                f"{folder} holds no pipeline (no model_index.json). Give a run folder, "
+                "such as train.py makes, or one written by save_pretrained."
+            )
+        model = EnsembleModel.from_pretrained(
+            folder / "members", members, torch_dtype=kwargs.get("torch_dtype")
+        )
+        pipe = super().from_pretrained(str(folder), members=model, **kwargs)
+        pipe.codes = _codes(folder)
+        return pipe
+
+
+def checked_votes(
+    votes: Any, n_images: int, n_members: int
+) -> Float[np.ndarray, "images members"]:
+    """Votes of every image, one row each.
+
+    Raises:
+        BadInput: If their shape is wrong, one is negative or not finite, or a row does
+            not sum to one.
+    """
+    rows = np.asarray(votes, dtype=np.float64)
+    if rows.ndim == 1:
+        rows = np.tile(rows, (n_images, 1))
+    if rows.shape != (n_images, n_members):
+        raise BadInput(
+            f"votes have shape {np.shape(votes)}; allowed: ({n_members},) or "
+            f"({n_images}, {n_members}), one for each loaded member."
+        )
+    if not np.isfinite(rows).all() or (rows < 0).any():
+        raise BadInput("votes must be finite and non-negative.")
+    sums = rows.sum(axis=1)
+    if not np.allclose(sums, 1, atol=1e-6):
+        raise BadInput(
+            f"votes must sum to one for every image; they sum to {sums.min():.4g} to "
+            f"{sums.max():.4g}. Divide them by their sum."
+        )
+    return rows
+
+
+def _codes(folder: Path) -> CodeBook | None:
+    path = folder / "codes.npy"
+    if not path.exists():
+        return None
+    codes = CodeBook(store.read_array(path))
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        expected = store.read_json(manifest)["code_book_digest"]
+        if codes.digest() != expected:
+            raise store.damaged(path, expected, codes.digest())
+    return codes
+
+
+def _generators(
+    seeds: Sequence[int] | None, generator: Generators, batch_size: int
+) -> tuple[Generators, int]:
+    if seeds is not None:
+        if generator is not None:
+            raise BadInput("Give seeds or generator, not both: each decides the noise.")
+        if len(seeds) == 0:
+            raise BadInput("seeds is empty: give one seed for each image.")
+        return query_generators(seeds), len(seeds)
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise BadInput(
+            f"{len(generator)} generators came for batch_size {batch_size}. Give one "
+            "for each image."
+        )
+    return generator, batch_size
+
+
+def _step_arguments(
+    scheduler: SchedulerMixin, generator: Generators, eta: float
+) -> dict[str, Any]:
+    """What this scheduler's step takes of what every step might."""
+    known = inspect.signature(scheduler.step).parameters
+    offered = {"generator": generator, "eta": eta}
+    return {name: value for name, value in offered.items() if name in known}
+
+
+def complete(run: Run) -> None:
+    """Make a run folder a pipeline folder, with a model card."""
+    settings = run.config
+    with store.stage(run, "train") as facts:
+        model = EnsembleModel.from_pretrained(run.members)
+        pipe = EnsemblePipeline(
+            members=model,
+            scheduler=sampler(settings.model, settings.sampling),
+            num_inference_steps=settings.sampling.n_steps,
+            guidance_scale=settings.sampling.guidance_scale,
+        )
+        pipe.scheduler.save_pretrained(run.path / "scheduler")
+        pipe.save_config(run.path)
+        store.write_text(run.path / "README.md", card.model_card(run))
+        facts["seconds_of_members"] = card.member_seconds(run)

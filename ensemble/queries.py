@@ -1,0 +1,126 @@
+"""Queries: generated images whose sources are asked for.
+
+A query is a noise seed and, for conditional members, a label. Its picture by the full
+ensemble is kept, so that every later stage speaks of the same picture.
+
+Before: pipeline.py. After: ablation.py, influence.py, scorers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64
+from torch import Tensor
+
+from ensemble import store
+from ensemble.pipeline import EnsemblePipeline, initial_noise, query_generators
+from ensemble.store import Run
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Seeds, conditions and what the full ensemble made of them.
+
+    Attributes:
+        seeds: Noise seed of each query.
+        conditions: Label of each query; None for unconditional members.
+        images: Pictures by the full ensemble, around [-1, 1], not clipped.
+    """
+
+    seeds: Int64[np.ndarray, " queries"]
+    conditions: Int64[np.ndarray, " queries"] | None
+    images: Float32[np.ndarray, "queries channels height width"]
+
+    def noise(
+        self, pipe: EnsemblePipeline
+    ) -> Float[Tensor, "queries channels height width"]:
+        """The noise that each query starts from."""
+        generators = query_generators(self.seeds.tolist())
+        return initial_noise(pipe.members, generators, len(self.seeds))
+
+    def condition(self, pipe: EnsemblePipeline) -> Int[Tensor, " queries"] | None:
+        """Labels as the members are told them."""
+        labels = None if self.conditions is None else self.conditions.tolist()
+        return pipe.condition(labels, len(self.seeds))
+
+
+def generate(
+    run: Run,
+    pipe: EnsemblePipeline,
+    name: str,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+) -> Queries:
+    """Generate queries with the full ensemble and keep them under a name.
+
+    Conditional members are asked for every label in turn, unless labels are given.
+
+    Raises:
+        BadInput: If other queries have that name already.
+    """
+    if pipe.members.no_label is not None and labels is None:
+        labels = [number % pipe.members.no_label for number in range(len(seeds))]
+    wanted = {
+        "seeds": [int(seed) for seed in seeds],
+        "labels": None if labels is None else [int(label) for label in labels],
+        "n_steps": pipe.sampling().n_steps,
+        "guidance_scale": pipe.sampling().guidance_scale,
+        "scheduler": type(pipe.scheduler).__name__,
+    }
+    folder = run.queries(name)
+    if folder.exists():
+        return _unchanged(run, name, wanted)
+    before = pipe.members.n_forwards
+    images = pipe(seeds=wanted["seeds"], class_labels=labels, output_type="latent")
+    with store.stage(run, f"generate {name}"), store.folder_in_the_making(folder) as to:
+        store.write_array(to / "seeds.npy", np.asarray(seeds, dtype=np.int64))
+        if labels is not None:
+            store.write_array(to / "conditions.npy", np.asarray(labels, np.int64))
+        pictures = images.images.cpu().float().numpy()
+        store.write_array(to / "images.npy", pictures)
+        done = {**wanted, "member_forwards": pipe.members.n_forwards - before}
+        store.seal(to, "info.json", done)
+    return load(run, name)
+
+
+def load(run: Run, name: str) -> Queries:
+    """The queries of that name.
+
+    Raises:
+        BadInput: If there are none, or they are damaged.
+    """
+    folder = run.queries(name)
+    if not folder.exists():
+        known = sorted(path.name for path in folder.parent.glob("*"))
+        raise BadInput(
+            f"There are no queries called {name!r} in {run.path}; known: "
+            f"{', '.join(known) or 'none'}. Make some with `attribute.py {run.path} "
+            f"generate --name {name}`."
+        )
+    labelled = (folder / "conditions.npy").exists()
+    return Queries(
+        seeds=store.sealed_array(folder, "info.json", "seeds.npy"),
+        conditions=store.sealed_array(folder, "info.json", "conditions.npy")
+        if labelled
+        else None,
+        images=store.sealed_array(folder, "info.json", "images.npy"),
+    )
+
+
+def _unchanged(run: Run, name: str, wanted: dict) -> Queries:
+    info = store.read_json(run.queries(name) / "info.json")
+    for key, value in wanted.items():
+        if info[key] != value:
+            raise BadInput(
+                f"Queries {name!r} exist with another {key}: {info[key]}, asked for "
+                f"{value}. Choose another --name, or delete {run.queries(name)}."
+            )
+    return load(run, name)
+
+
+def on_device(pipe: EnsemblePipeline, images: np.ndarray) -> Tensor:
+    """Images as a tensor where the members are."""
+    return torch.from_numpy(images).to(pipe.members.device, pipe.members.dtype)

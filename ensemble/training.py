@@ -1,0 +1,547 @@
+"""Trains members, each on its split alone, so that stopping never changes the result.
+
+Every draw is keyed (luck.py): order by (seed, member, epoch), timesteps and noise by
+(seed, step) where members share them and by (seed, member, step) where they do not. A
+checkpoint is one file, replaced whole. A member's folder gets its name when the member
+is done, with `exposure.npy`: how often each training image was really shown to it.
+
+Before: data.py (images), splits/codes.py (splits). After: pipeline.py (loads members).
+"""
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ensemble import luck, store
+from ensemble.config import Config, TrainingConfig
+from ensemble.data import TrainingImages, require_classes
+from ensemble.model import build_member, noise_schedule, predict
+from ensemble.plan import Plan
+from ensemble.store import Run
+from splits import guarantees
+from splits.codes import CodeBook
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; a checkpoint has been written."""
+
+
+class Diverged(Exception):
+    """A member's loss is no longer finite."""
+
+
+@dataclass
+class Progress:
+    """What a member's training has come to; all of it is in the checkpoint.
+
+    Attributes:
+        step: Optimiser steps done.
+        exposure: Times that each training image was shown, uint32 (images,).
+        loss_steps: Steps at which a point of the loss curve was taken.
+        losses: Mean loss since the point before.
+        running: Losses since the last point.
+        seconds: Spent on it so far.
+    """
+
+    exposure: np.ndarray
+    step: int = 0
+    loss_steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    running: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Split:
+    """A member's training images, in the order in which it sees them.
+
+    Every epoch shows each image of the split exactly once, in an order of its own.
+
+    Args:
+        images: Indices of the member's training images, ascending.
+        seed: The training seed.
+        member: Whose split it is.
+    """
+
+    def __init__(
+        self, images: Int[np.ndarray, " split"], seed: int, member: int
+    ) -> None:
+        self.images = images
+        self.epoch = functools.lru_cache(maxsize=2)(
+            lambda epoch: luck.rng(seed, "order", member, epoch).permutation(images)
+        )
+
+    def batch(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
+        """The images of one step; a batch may reach into the next epochs."""
+        n_images = len(self.images)
+        begin, end = step * batch_size, (step + 1) * batch_size
+        epochs = range(begin // n_images, (end - 1) // n_images + 1)
+        shown = np.concatenate([self.epoch(epoch) for epoch in epochs])
+        offset = begin - epochs[0] * n_images
+        return shown[offset : offset + batch_size]
+
+
+class Trainee:
+    """One member while it is trained: weights, optimiser, average and progress.
+
+    Args:
+        run: The run folder.
+        member: Its number in the code book.
+        data: All training images; the member sees only its split of them.
+        split: Indices of the images that it trains on.
+        accelerator: Decides device and precision.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        member: int,
+        data: TrainingImages,
+        split: Int[np.ndarray, " split"],
+        accelerator: Accelerator,
+    ) -> None:
+        self.settings = run.config.training
+        self.member = member
+        self.folder = run.member(member).with_suffix(".part")
+        self.accelerator = accelerator
+        self.split = Split(split, self.settings.seed, member)
+        self.images = torch.from_numpy(data.images.copy()).to(accelerator.device)
+        self.labels = None
+        n_classes = None
+        if run.config.model.class_conditional:
+            n_classes = require_classes(data)
+            self.labels = torch.tensor(data.labels, device=accelerator.device)
+        self.seed = luck.seed_of(self.settings.seed, "weights", *self._whose())
+        network = build_member(
+            run.config.model, data.images.shape[1:], n_classes, self.seed
+        )
+        self.no_label = n_classes or 0
+        self.network = network.to(accelerator.device).train()
+        self.schedule = noise_schedule(run.config.model)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        self.scaled = accelerator.prepare_optimizer(self.optimizer)
+        self.average = _average(self.network, self.settings)
+        self.progress = Progress(np.zeros(len(data.images), dtype=np.uint32))
+
+    def step(self) -> float:
+        """One optimiser step; returns its loss.
+
+        Raises:
+            Diverged: If the loss is not finite; names member and step.
+        """
+        settings, step = self.settings, self.progress.step
+        shown = self.split.batch(step, settings.batch_size)
+        clean, label = self._inputs(shown, step)
+        loss = denoising_loss(
+            self.network,
+            self.schedule,
+            clean,
+            *self._noise(len(shown), step),
+            label,
+            self.accelerator,
+        )
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(
+                f"Member {self.member}: the loss is {value} at step {step}. Lower "
+                "training.learning_rate, or use mixed_precision=no."
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(
+            self.network.parameters(), settings.max_grad_norm
+        )
+        self.scaled.step()
+        self.scaled.zero_grad()
+        if self.average is not None:
+            self.average.step(self.network.parameters())
+        self._advance(shown, value)
+        return value
+
+    def _whose(self) -> list[int]:
+        """What keys a stream: nothing where members share it, else the member."""
+        return [] if self.settings.shared_noise else [self.member]
+
+    def _inputs(self, shown: np.ndarray, step: int) -> tuple[Tensor, Tensor | None]:
+        """Images and labels of a batch, augmented."""
+        at = torch.from_numpy(shown).to(self.images.device)
+        clean = self.images[at]
+        if self.settings.flip:
+            rng = luck.rng(self.settings.seed, "flip", *self._whose(), step)
+            mirrored = torch.from_numpy(rng.random(len(shown)) < 0.5)
+            clean = torch.where(
+                mirrored[:, None, None, None].to(clean.device), clean.flip(-1), clean
+            )
+        if self.labels is None:
+            return clean, None
+        rng = luck.rng(self.settings.seed, "label", *self._whose(), step)
+        hidden = torch.from_numpy(rng.random(len(shown)) < self.settings.label_dropout)
+        label = self.labels[at]
+        return clean, label.masked_fill(hidden.to(label.device), self.no_label)
+
+    def _noise(self, n_images: int, step: int) -> tuple[Tensor, Tensor]:
+        """Timesteps and noise of a batch; they depend on no image."""
+        keyed = luck.generator(self.settings.seed, "noise", *self._whose(), step)
+        n_timesteps = self.schedule.config["num_train_timesteps"]
+        timestep = torch.randint(n_timesteps, (n_images,), generator=keyed)
+        noise = torch.randn((n_images, *self.images.shape[1:]), generator=keyed)
+        return timestep.to(self.images.device), noise.to(self.images.device)
+
+    def _advance(self, shown: np.ndarray, loss: float) -> None:
+        progress = self.progress
+        np.add.at(progress.exposure, shown, 1)
+        progress.step += 1
+        progress.running.append(loss)
+        last = progress.step == self.settings.steps
+        if progress.step % self.settings.log_every_steps == 0 or last:
+            progress.loss_steps.append(progress.step)
+            progress.losses.append(float(np.mean(progress.running)))
+            progress.running = []
+
+    def save_checkpoint(self) -> None:
+        """Replace the checkpoint with one of now."""
+        tensors = self._tensors()
+        scaler = self.accelerator.scaler
+        facts = {
+            "step": self.progress.step,
+            "loss_steps": self.progress.loss_steps,
+            "losses": self.progress.losses,
+            "running": self.progress.running,
+            "seconds": self.progress.seconds,
+            "average_steps": self.average.optimization_step if self.average else 0,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        metadata = {"facts": json.dumps(facts), "digest": _digest(tensors)}
+        with store.replacing(self.folder / "checkpoint.safetensors") as partial:
+            save_file(tensors, partial, metadata)
+            store.flush(partial)
+
+    def load_checkpoint(self) -> None:
+        """Go on from the checkpoint, if there is a whole one; else from the start."""
+        path = self.folder / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads(metadata["facts"])
+            whole = metadata["digest"] == _digest(tensors)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            tqdm.write(f"{path} is damaged; member {self.member} starts again.")
+            path.unlink()
+            return
+        self._restore(tensors, facts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name."""
+        tensors = {
+            f"weights.{name}": tensor
+            for name, tensor in self.network.state_dict().items()
+        }
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+        if self.average is not None:
+            tensors |= {
+                f"average.{index}": value
+                for index, value in enumerate(self.average.shadow_params)
+            }
+        tensors["exposure"] = torch.from_numpy(self.progress.exposure.astype(np.int64))
+        return {name: value.contiguous().cpu() for name, value in tensors.items()}
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        named: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            named.setdefault(group, {})[rest] = tensor
+        self.network.load_state_dict(named["weights"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in named.get("adam", {}).items():
+            index, _, moment = name.partition(".")
+            state.setdefault(int(index), {})[moment] = tensor
+        adam = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**adam, "state": state})
+        if self.average is not None:
+            for index, value in named["average"].items():
+                self.average.shadow_params[int(index)].copy_(value)
+            self.average.optimization_step = facts["average_steps"]
+        if facts["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.progress = Progress(
+            exposure=tensors["exposure"].numpy().astype(np.uint32),
+            step=facts["step"],
+            loss_steps=facts["loss_steps"],
+            losses=facts["losses"],
+            running=facts["running"],
+            seconds=facts["seconds"],
+        )
+
+    def finished(self) -> UNet2DModel:
+        """The weights to generate with: the average, if one is kept."""
+        if self.average is not None:
+            self.average.copy_to(self.network.parameters())
+        return self.network.eval()
+
+
+def denoising_loss(
+    network: torch.nn.Module,
+    schedule: DDPMScheduler,
+    clean: Float[Tensor, "batch channels height width"],
+    timestep: Int[Tensor, " batch"],
+    noise: Float[Tensor, "batch channels height width"],
+    condition: Int[Tensor, " batch"] | None,
+    accelerator: Accelerator,
+) -> Float[Tensor, ""]:
+    """Mean squared error of the prediction (Ho et al. 2020, eq. 14)."""
+    noisy = schedule.add_noise(clean, noise, timestep)  # type: ignore[arg-type]
+    with accelerator.autocast():
+        prediction = predict(network, noisy, timestep, condition)
+    wanted = noise
+    if schedule.config["prediction_type"] == "v_prediction":
+        wanted = schedule.get_velocity(clean, noise, timestep)  # type: ignore[arg-type]
+    return torch.nn.functional.mse_loss(prediction.float(), wanted)
+
+
+def learning_rate(settings: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to zero."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if settings.lr_schedule == "constant":
+        return settings.learning_rate
+    left = max(1, settings.steps - settings.warmup_steps)
+    done = (step - settings.warmup_steps) / left
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def member_images(
+    codes: CodeBook, source_of: Int[np.ndarray, " images"], member: int
+) -> Int[np.ndarray, " split"]:
+    """Indices of the training images that a member trains on, ascending."""
+    return np.flatnonzero(codes.bits[source_of, member])
+
+
+def train_member(
+    run: Run,
+    member: int,
+    plan: Plan,
+    accelerator: Accelerator,
+    stopping: "Stopping",
+) -> bool:
+    """Train one member to its end, from its checkpoint if it has one.
+
+    Returns:
+        True if it is trained now; False if another process is at it.
+
+    Raises:
+        Interrupted: If asked to stop; the checkpoint is written.
+        Diverged: If the loss is no longer finite.
+    """
+    lock = filelock.FileLock(run.members / f".{member:03d}.lock", timeout=0)
+    run.members.mkdir(exist_ok=True)
+    with contextlib.suppress(filelock.Timeout), lock:
+        if run.member(member).exists():
+            return True
+        split = member_images(plan.codes, plan.source_of, member)
+        trainee = Trainee(run, member, plan.data, split, accelerator)
+        trainee.folder.mkdir(exist_ok=True)
+        trainee.load_checkpoint()
+        _train(trainee, stopping, _writer(run, member))
+        _publish(run, trainee, plan.codes)
+        return True
+    return False
+
+
+def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
+    settings, progress = trainee.settings, trainee.progress
+    bar = tqdm(
+        total=settings.steps * settings.batch_size,
+        initial=progress.step * settings.batch_size,
+        desc=f"member {trainee.member:03d}",
+        unit=" images",
+        position=trainee.accelerator.local_process_index,
+        leave=False,
+        disable=None,
+    )
+    with bar, (trainee.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        began, before = time.perf_counter(), progress.seconds
+        while progress.step < settings.steps:
+            n_points = len(progress.losses)
+            trainee.step()
+            progress.seconds = before + time.perf_counter() - began
+            bar.update(settings.batch_size)
+            if len(progress.losses) > n_points:
+                _report(progress, settings, bar, log, writer)
+            if stopping.asked:
+                trainee.save_checkpoint()
+                raise Interrupted
+            unfinished = progress.step < settings.steps
+            if unfinished and progress.step % settings.checkpoint_every_steps == 0:
+                trainee.save_checkpoint()
+
+
+def _report(
+    progress: Progress, settings: TrainingConfig, bar: tqdm, log: Any, writer: Any
+) -> None:
+    loss = progress.losses[-1]
+    line = {
+        "step": progress.step,
+        "loss": round(loss, 6),
+        "learning_rate": learning_rate(settings, progress.step - 1),
+        "images_seen": progress.step * settings.batch_size,
+        "seconds": round(progress.seconds, 3),
+    }
+    log.write(json.dumps(line) + "\n")
+    log.flush()
+    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+    if writer is not None:
+        writer.add_scalar("loss", loss, progress.step)
+
+
+def _publish(run: Run, trainee: Trainee, codes: CodeBook) -> None:
+    """Write what the member is and what it saw; then give its folder its name."""
+    folder, progress = trainee.folder, trainee.progress
+    trainee.finished().save_pretrained(folder)
+    store.write_array(folder / "exposure.npy", progress.exposure)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    weights = store.sha256(folder / "diffusion_pytorch_model.safetensors")
+    facts = {
+        "member": trainee.member,
+        "n_sources": int(codes.bits[:, trainee.member].sum()),
+        "n_images": len(trainee.split.images),
+        "images_seen": int(progress.exposure.sum()),
+        "split_digest": codes.split_digest(trainee.member),
+        "weights_sha256": weights,
+        "weights_seed": trainee.seed,
+        "seed": trainee.settings.seed,
+        "loss_curve": {"steps": progress.loss_steps, "loss": progress.losses},
+        "seconds": round(progress.seconds, 3),
+        "peak_memory_bytes": store.peak_memory_bytes(),
+        "device": str(trainee.accelerator.device),
+        "finished": store.now(),
+    }
+    store.seal(folder, "member.json", facts)
+    store.publish(folder, run.member(trainee.member))
+
+
+class Stopping:
+    """Whether this process has been asked to stop.
+
+    Attributes:
+        asked: True once a signal has come.
+        waiting: True while there is nothing to save, so that a signal may end it.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.waiting = False
+
+    def __call__(self, *_: Any) -> None:
+        """Ask to stop; fits `signal.signal`."""
+        self.asked = True
+        if self.waiting:
+            os._exit(75)
+
+
+def train_members(
+    run: Run, members: Sequence[int], plan: Plan, stopping: Stopping
+) -> dict[int, str]:
+    """Train this process's share of the members, one after another.
+
+    Under `accelerate launch` every process takes each n-th of them, and waits at the
+    end until the others are done.
+
+    Returns:
+        For each member that failed, why.
+
+    Raises:
+        Interrupted: If asked to stop; the checkpoint is written.
+    """
+    settings = run.config.training
+    patient = InitProcessGroupKwargs(timeout=datetime.timedelta(weeks=52))
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, kwargs_handlers=[patient]
+    )
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+    failed = {}
+    for member in members[accelerator.process_index :: accelerator.num_processes]:
+        try:
+            trained = train_member(run, member, plan, accelerator, stopping)
+        except Diverged as error:
+            failed[member] = str(error)
+            continue
+        state = "trained" if trained else "left to the process that is training it"
+        tqdm.write(f"member {member:03d}: {state}")
+    stopping.waiting = True
+    accelerator.wait_for_everyone()
+    return failed
+
+
+def describe(config: Config, plan: Plan) -> str:
+    """What training this plan promises and costs, as text."""
+    settings = config.training
+    n_classes = require_classes(plan.data) if config.model.class_conditional else None
+    member = build_member(config.model, plan.data.images.shape[1:], n_classes, 0)
+    n_weights = sum(weight.numel() for weight in member.parameters())
+    shown = settings.steps * settings.batch_size
+    n_members = plan.codes.n_members
+    return "\n".join(
+        [
+            guarantees.describe(guarantees.promises(plan.codes)),
+            "",
+            f"work          {n_members} members x {settings.steps} steps x "
+            f"{settings.batch_size} images = {n_members * shown:,} images",
+            f"weights       {n_weights:,} a member",
+            f"disk          {n_members * 4 * n_weights / 2**20:.1f} MB of weights",
+            f"checkpoints   {settings.processes or 1} x "
+            f"{16 * n_weights / 2**20:.1f} MB while training",
+        ]
+    )
+
+
+def _average(network: UNet2DModel, settings: TrainingConfig) -> EMAModel | None:
+    if settings.ema_decay is None:
+        return None
+    return EMAModel(network.parameters(), decay=settings.ema_decay, foreach=True)
+
+
+def _writer(run: Run, member: int) -> Any:
+    if not run.config.training.tensorboard:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(run.path / "tensorboard" / f"{member:03d}")
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,122 @@
+"""Train an encoded ensemble: python train.py CONFIG [section.key=value ...].
+
+CONFIG is a file in configs/, or RUN/config.yaml to resume or replay a run. Started
+again after an interruption, it goes on where it was; what is done is left alone.
+
+Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from ensemble import config as configs
+from ensemble import launching, plan, store
+from ensemble.plan import Plan
+from ensemble.store import Run
+from splits.errors import BadInput
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="a YAML file with what departs from defaults")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="change an option"
+    )
+    parser.add_argument(
+        "--members", metavar="3,5", help="train only these members of the ensemble"
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print what the design promises, the work and the disk; then stop",
+    )
+    return parser.parse_args(arguments)
+
+
+def chosen(text: str | None, n_members: int) -> list[int]:
+    """The members that were asked for; all of them by default.
+
+    Raises:
+        BadInput: If one is not a number, or not a member of the ensemble.
+    """
+    if text is None:
+        return list(range(n_members))
+    try:
+        members = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(
+            f"--members is {text!r}: numbers with commas between them are wanted, such "
+            "as 3,5."
+        ) from None
+    unknown = [member for member in members if not 0 <= member < n_members]
+    if unknown:
+        raise BadInput(
+            f"Member {unknown[0]} does not exist: this ensemble has members 0 to "
+            f"{n_members - 1}."
+        )
+    return members
+
+
+def train(run: Run, ready: Plan, members: Sequence[int]) -> int:
+    """Train members in this process; returns the exit code."""
+    from ensemble import training
+
+    stopping = training.Stopping()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stopping)
+    try:
+        failed = training.train_members(run, members, ready, stopping)
+    except training.Interrupted:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        return 75
+    for message in failed.values():
+        print(message, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def finish(run: Run, n_members: int) -> None:
+    """Make the run folder a pipeline once all members are there; say what is next."""
+    from ensemble import pipeline
+
+    missing = [member for member in range(n_members) if not run.member(member).exists()]
+    if missing:
+        print(f"{n_members - len(missing)} of {n_members} members are trained.")
+        return
+    pipeline.complete(run)
+    print(f"{n_members} members in {run.path}. Next: python attribute.py {run.path}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train what is not trained yet; returns the exit code."""
+    options = parse(arguments)
+    config = configs.load(options.config, options.overrides)
+    if options.plan:
+        from ensemble import training
+
+        print(training.describe(config, plan.draw(config)))
+        return 0
+    run = store.create(config)
+    ready = plan.prepare(run)
+    members = chosen(options.members, ready.codes.n_members)
+    todo = [member for member in members if not run.member(member).exists()]
+    processes = launching.n_processes(config.training.processes, len(todo))
+    if processes > 1 and not launching.is_worker():
+        print(f"Training {len(todo)} members in {processes} processes.", flush=True)
+        command = [__file__, *arguments]
+        code = launching.launch(command, processes, config.training.threads)
+    else:
+        code = train(run, ready, todo)
+    if not code and launching.is_first():
+        finish(run, ready.codes.n_members)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(launching.guarded(main, sys.argv[1:]))
