@@ -416,12 +416,12 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise BadInput(f"{name} is {value!r}; allowed: {known}.{advice}")
 
 
-def _at_least(name: str, value: float | None, least: float) -> None:
+def _at_least(name: str, value: int | float | None, least: int | float) -> None:
     if value is not None and not value >= least:
         raise BadInput(f"{name} is {value}; it must be at least {least}.")
 
 
-def _above(name: str, value: float, bound: float) -> None:
+def _above(name: str, value: int | float, bound: int | float) -> None:
     if not value > bound:
         raise BadInput(f"{name} is {value}; it must be greater than {bound}.")
 

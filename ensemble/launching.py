@@ -1,7 +1,9 @@
 """Several processes, each of which trains a share of the members.
 
-Accelerate starts them and gives each its device. A process that Accelerate started, by
-us or by `accelerate launch train.py`, finds its place in the environment.
+They are started with the environment that torchrun would give them, which Accelerate
+reads to give each its place and device (`accelerate launch` itself starts only one
+process where there is no device). So a process that was started here and one that was
+started by `accelerate launch train.py` are alike.
 
 Before: train.py. After: training.py.
 """
@@ -23,11 +25,14 @@ def is_worker() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def is_launched() -> bool:
+    """Whether `launch` started this process, and waits for it."""
+    return "ENSEMBLE_PARENT" in os.environ
+
+
 def is_first() -> bool:
     """Whether this process speaks for all, once all are done."""
-    return os.environ.get("RANK", "0") == "0" and (
-        not is_worker() or "ENSEMBLE_PARENT" not in os.environ
-    )
+    return os.environ.get("RANK", "0") == "0" and not is_launched()
 
 
 def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
@@ -61,43 +66,68 @@ def n_processes(asked: int | None, n_members: int) -> int:
 
 
 def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
-    """Run a script in several processes under Accelerate, to their end.
+    """Run a script in several processes, to their end.
 
-    A request to stop is passed on, so that every process writes its checkpoint.
+    A request to stop is passed on, so that every process writes its checkpoint. A
+    process that fails does not stop the others.
 
     Returns:
         The exit code; 75 if the processes were asked to stop.
     """
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--num_processes", str(processes), "--num_machines", "1"),
-        *("--main_process_port", str(_free_port())),
-        *("--num_cpu_threads_per_process", str(threads)),
-        *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        *(["--multi_gpu"] if _n_devices() else ["--cpu"]),
-        *arguments,
+    if is_launched():
+        raise RuntimeError("A process that was launched may not launch others.")
+    shared = {
+        "ENSEMBLE_PARENT": str(os.getpid()),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    children = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            start_new_session=True,
+        )
+        for rank in range(processes)
     ]
-    ours = {"TORCH_CPP_LOG_LEVEL": "ERROR", "ENSEMBLE_PARENT": str(os.getpid())}
-    child = subprocess.Popen(
-        command, env={**os.environ, **ours}, start_new_session=True
-    )
     asked = False
 
     def pass_on(*_: Any) -> None:
         nonlocal asked
         asked = True
-        child.send_signal(signal.SIGTERM)
+        for child in children:
+            child.send_signal(signal.SIGTERM)
 
     before = {
         number: signal.signal(number, pass_on)
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        code = child.wait()
+        codes = [child.wait() for child in children]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 75 if asked else code
+    return 75 if asked else _joint(codes)
+
+
+def orphaned() -> bool:
+    """Whether the process that launched this one is gone."""
+    parent = os.environ.get("ENSEMBLE_PARENT")
+    return parent is not None and os.getppid() != int(parent)
+
+
+def _joint(codes: Sequence[int]) -> int:
+    """One exit code for several processes: the worst of them."""
+    for rank, code in enumerate(codes):
+        if code < 0:
+            print(
+                f"Process {rank} was killed by signal {-code}; what it had checkpointed "
+                "is kept. The same command goes on from there.",
+                file=sys.stderr,
+            )
+    return next((code if code > 0 else 1 for code in codes if code), 0)
 
 
 def _n_devices() -> int:
@@ -108,5 +138,5 @@ def _n_devices() -> int:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

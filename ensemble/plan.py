@@ -83,15 +83,23 @@ def load(run: Run) -> Plan:
     Raises:
         BadInput: If the data or a file of the plan is not what the run was made with.
     """
-    data = datasets.load(run.config.data)
-    plan = Plan(
-        data=data,
+    plan = read(run)
+    store.check_manifest(run, facts(plan))
+    return plan
+
+
+def read(run: Run) -> Plan:
+    """The plan in a run folder as it stands, unchecked.
+
+    Raises:
+        BadInput: If a file is missing or unreadable.
+    """
+    return Plan(
+        data=datasets.load(run.config.data),
         source_of=store.read_array(run.source_of),
         source_names=store.read_json(run.path / "sources.json")["names"],
         codes=CodeBook(store.read_array(run.codes)),
     )
-    store.check_manifest(run, facts(plan))
-    return plan
 
 
 def facts(plan: Plan) -> dict[str, str | int]:

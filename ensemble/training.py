@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble import luck, store
+from ensemble import launching, luck, store
 from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
 from ensemble.model import build_member, noise_schedule, predict
@@ -397,7 +397,7 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
             bar.update(settings.batch_size)
             if len(progress.losses) > n_points:
                 _report(progress, settings, bar, log, writer)
-            if stopping.asked:
+            if stopping.asked or launching.orphaned():
                 trainee.save_checkpoint()
                 raise Interrupted
             unfinished = progress.step < settings.steps
@@ -473,8 +473,8 @@ def train_members(
 ) -> dict[int, str]:
     """Train this process's share of the members, one after another.
 
-    Under `accelerate launch` every process takes each n-th of them, and waits at the
-    end until the others are done.
+    Of n processes each takes every n-th member. Under `accelerate launch` they wait for
+    each other at the end.
 
     Returns:
         For each member that failed, why.
@@ -485,7 +485,9 @@ def train_members(
     settings = run.config.training
     patient = InitProcessGroupKwargs(timeout=datetime.timedelta(weeks=52))
     accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision, kwargs_handlers=[patient]
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=settings.mixed_precision,
+        kwargs_handlers=[patient],
     )
     if accelerator.device.type == "cpu":
         torch.set_num_threads(settings.threads)
@@ -498,8 +500,9 @@ def train_members(
             continue
         state = "trained" if trained else "left to the process that is training it"
         tqdm.write(f"member {member:03d}: {state}")
-    stopping.waiting = True
-    accelerator.wait_for_everyone()
+    if not launching.is_launched():
+        stopping.waiting = True
+        accelerator.wait_for_everyone()
     return failed
 
 

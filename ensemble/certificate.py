@@ -1,0 +1,169 @@
+"""The exactness certificate: what must be true for an ablation to be exact.
+
+(a) surviving members never received the source in any form; (b) nothing upstream was
+fitted on it; (c) codes do not depend on the content of other data; (d) noise, prompt
+and seeds do not depend on it; (e) members share no trained weights. What can be
+checked of this is checked here, against what the run folder holds now.
+
+Before: plan.py, training.py, pipeline.py. After: attribute.py.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from ensemble import plan as plans
+from ensemble import store
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.store import Run
+from splits.errors import BadInput
+
+
+def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
+    """Everything that contradicts the certificate; nothing if it holds.
+
+    Args:
+        run: The run folder.
+        sources: Sources that are also ablated, to see which members really run.
+
+    Raises:
+        BadInput: If the run has no plan to check against, or a source is unknown.
+    """
+    plan = plans.read(run)
+    manifest = store.read_json(run.manifest)
+    found = [
+        f"(a, c) {name}: the run was made with {manifest.get(name)}, found {value}"
+        for name, value in plans.facts(plan).items()
+        if manifest.get(name) != value
+    ]
+    for member in range(plan.codes.n_members):
+        found += _of_member(run, member, plan)
+    found += _shared_weights(run, plan.codes.n_members)
+    found += _duplicates(plan)
+    if sources and not found:
+        found += _of_ablation(run, plan, sources)
+    return found
+
+
+def statement(run: Run) -> str:
+    """What has been established, for people."""
+    facts = store.read_json(run.manifest)
+    return "\n".join(
+        [
+            f"The certificate of {run.path} holds for its {facts['n_members']} members "
+            f"and {facts['n_sources']} sources.",
+            "(a) every member was shown exactly the images that its code says; weights "
+            "and counts are those that training wrote; no byte-identical image sits in "
+            "two sources with different codes",
+            "(b) images are mapped to [-1, 1] by a fixed rule; nothing is fitted",
+            "(c) the code book follows from its design, its seed and the number of "
+            "sources",
+            "(d) initial weights, order, timesteps and noise follow from keys alone",
+            "(e) every member has weights of its own, trained from random ones",
+            "Not checked: near-duplicates that differ in some byte.",
+        ]
+    )
+
+
+def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
+    folder = run.member(member)
+    try:
+        record = store.read_json(folder / "member.json")
+        for name, expected in record["files"].items():
+            store.check(folder / name, expected)
+        exposure = store.read_array(folder / "exposure.npy")
+    except BadInput as error:
+        yield f"(a) member {member}: {error}"
+        return
+    if record["split_digest"] != plan.codes.split_digest(member):
+        yield (
+            f"(a) member {member} was trained on another split than the code book "
+            f"says: {record['split_digest']}, expected "
+            f"{plan.codes.split_digest(member)}"
+        )
+    yield from _exposure(member, exposure, record["images_seen"], plan)
+
+
+def _exposure(
+    member: int, exposure: Int[np.ndarray, " images"], images_seen: int, plan: Plan
+) -> Iterator[str]:
+    """Was each image of the split shown equally often, and no other at all?"""
+    allowed = plan.codes.bits[plan.source_of, member]
+    if len(exposure) != len(allowed):
+        yield (
+            f"(a) member {member}: exposure.npy counts {len(exposure)} images, the data "
+            f"has {len(allowed)}"
+        )
+        return
+    for image in np.flatnonzero((exposure > 0) & ~allowed)[:5]:
+        yield (
+            f"(a) member {member} was shown image {image} of source "
+            f"{plan.source_of[image]} {exposure[image]} times, against its code"
+        )
+    shown = exposure[allowed]
+    if shown.max() - shown.min() > 1 or shown.sum() != images_seen:
+        yield (
+            f"(a) member {member}: the images of its split were shown {shown.min()} to "
+            f"{shown.max()} times, {shown.sum()} in all; {images_seen} were due, the "
+            "same number for each give or take one"
+        )
+
+
+def _shared_weights(run: Run, n_members: int) -> Iterator[str]:
+    owner: dict[str, int] = {}
+    for member in range(n_members):
+        path = run.member(member) / "diffusion_pytorch_model.safetensors"
+        if not path.exists():
+            continue
+        first = owner.setdefault(store.sha256(path), member)
+        if first != member:
+            yield f"(e) members {first} and {member} have the same weights"
+
+
+def _duplicates(plan: Plan) -> Iterator[str]:
+    """Identical images in sources with different codes: removing one is not enough."""
+    first_of: dict[bytes, int] = {}
+    for image, pixels in enumerate(plan.data.images):
+        key = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
+        first = first_of.setdefault(key, image)
+        one, other = plan.source_of[first], plan.source_of[image]
+        if not np.array_equal(plan.codes.bits[one], plan.codes.bits[other]):
+            yield (
+                f"(a) images {first} ({plan.data.names[first]}) and {image} "
+                f"({plan.data.names[image]}) are identical but belong to sources {one} "
+                f"and {other} with different codes: without one, the other stays"
+            )
+
+
+def _of_ablation(run: Run, plan: Plan, sources: Sequence[int]) -> Iterator[str]:
+    """Generate without the sources; do members that saw them run all the same?"""
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    ran = members_that_run(pipe, sources)
+    saw = np.flatnonzero(plan.codes.bits[list(sources)].any(axis=0))
+    for member in sorted(ran & set(saw.tolist())):
+        yield f"(a) member {member} saw a source of {list(sources)}, and still runs"
+
+
+def members_that_run(pipe: EnsemblePipeline, sources: Sequence[int]) -> set[int]:
+    """Numbers of the members whose networks run when the sources are ablated."""
+    ran: set[int] = set()
+    hooks = [
+        network.register_forward_hook(functools.partial(_note, ran, member))
+        for member, network in zip(
+            pipe.members.member_ids, pipe.members.networks, strict=True
+        )
+    ]
+    label = None if pipe.members.no_label is None else 0
+    pipe(seeds=[0], ablate=list(sources), class_labels=label, num_inference_steps=1)
+    for hook in hooks:
+        hook.remove()
+    return ran
+
+
+def _note(ran: set[int], member: int, *_: object) -> None:
+    ran.add(member)

@@ -1,0 +1,109 @@
+"""The smallest honest ensemble: 8 sources, 4 members, real classes, seconds of work."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ensemble import config as configs
+from ensemble import pipeline, plan, store, training
+from ensemble.config import Config
+from ensemble.model import EnsembleModel, build_member, sampler
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.store import Run
+from splits.codes import CodeBook
+
+SETTINGS = {
+    "data": {"n_images": 8},
+    "splits": {"n_members": 4, "weight": 2, "design": "partition"},
+    "model": {
+        "block_out_channels": [8, 8],
+        "norm_num_groups": 4,
+        "add_attention": False,
+    },
+    "training": {
+        "steps": 6,
+        "batch_size": 3,
+        "warmup_steps": 2,
+        "log_every_steps": 2,
+        "checkpoint_every_steps": 4,
+        "processes": 1,
+    },
+    "sampling": {"n_steps": 4},
+}
+
+
+def config(folder: Path, **changes: dict) -> Config:
+    """A config that trains in a second; `section={key: value}` changes it."""
+    tree = {
+        section: {**SETTINGS.get(section, {}), **changes.get(section, {})}
+        for section in ("data", "splits", "model", "training", "sampling")
+    }
+    if tree["splits"]["design"] == "partition":
+        tree["splits"].pop("weight", None)
+    return configs.from_dict({"run": str(folder), **tree})
+
+
+def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
+    """A run folder with all members trained."""
+    run = store.create(config(folder, **changes))
+    ready = plan.prepare(run)
+    members = range(ready.codes.n_members)
+    assert not training.train_members(run, members, ready, training.Stopping())
+    pipeline.complete(run)
+    return run, ready
+
+
+def ensemble(
+    n_members: int = 4,
+    n_classes: int | None = None,
+    scheduler: str = "ddim",
+    codes: CodeBook | None = None,
+    **model: object,
+) -> EnsemblePipeline:
+    """An untrained ensemble of 8x8 grey pictures, float32, different members."""
+    settings = configs.from_dict(
+        {
+            "run": "none",
+            "model": {**SETTINGS["model"], **model},
+            "sampling": {"scheduler": scheduler, "n_steps": 4},
+        }
+    )
+    networks = [
+        build_member(settings.model, (1, 8, 8), n_classes, seed)
+        for seed in range(n_members)
+    ]
+    for network in networks:
+        # Fresh networks end in zeros: without this all members predict nothing.
+        generator = torch.Generator().manual_seed(7)
+        for parameter in network.conv_out.parameters():
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    config = {
+        key: value
+        for key, value in networks[0].config.items()
+        if not key.startswith("_")
+    }
+    model_of_members = EnsembleModel(list(range(n_members)), config)
+    for position, network in enumerate(networks):
+        model_of_members.networks[position] = network
+    pipe = EnsemblePipeline(
+        members=model_of_members.eval(),
+        scheduler=sampler(settings.model, settings.sampling),
+        num_inference_steps=4,
+        codes=codes,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def codes(n_sources: int = 6, n_members: int = 4) -> CodeBook:
+    """All codes of half weight: the first six with four members."""
+    from splits import designs
+
+    return designs.draw("balanced", n_sources, n_members, None, 0)
+
+
+def different(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two arrays are clearly not the same."""
+    return bool(np.abs(np.asarray(first) - np.asarray(second)).max() > 1e-3)
