@@ -2,10 +2,9 @@
 
 A design decides which members train on which sources before anything is trained, from
 the numbers of sources and members and a seed alone, never from what the data shows.
-A placebo is a code that belongs to no source. The rank of a code numbers the codes of
-one weight in colexicographic order: as if member m's bit were worth 2^m.
+A placebo is a code that belongs to no source.
 
-Before: sources.py (says how many sources there are).
+Before: sources.py (says how many sources there are), ranks.py (numbers the codes).
 After: codes.py (holds the bits), guarantees.py (says what they promise).
 """
 
@@ -15,14 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 
 from splits.codes import CodeBook
 from splits.errors import BadInput
+from splits.ranks import distinct_ranks, rank, unrank
 
 # Separate streams of random numbers for the same seed.
 _CODES, _PLACEBOS = 0, 1
-_INT64_MAX = np.iinfo(np.int64).max
 
 
 def draw(
@@ -102,7 +101,7 @@ def balanced(
             f"{weight}) = {capacity} codes. Choose more members, or a design that lets "
             "sources share codes, such as 'partition'."
         )
-    bits = unrank(_distinct(capacity, n_sources, rng), n_members, weight)
+    bits = unrank(distinct_ranks(capacity, n_sources, rng), n_members, weight)
     return CodeBook(_levelled(bits, rng))
 
 
@@ -249,95 +248,6 @@ def placebos(
     return rng.permutation(np.concatenate(drawn))
 
 
-def unrank(
-    ranks: Shaped[np.ndarray, " codes"], n_members: int, weight: int
-) -> Bool[np.ndarray, "codes members"]:
-    """The codes with the given ranks among all codes of one weight.
-
-    A code with set bits m_1 < ... < m_w has the rank C(m_1, 1) + ... + C(m_w, w).
-
-    Args:
-        ranks: Integers in 0 to C(n_members, weight) - 1, int64 or Python's.
-        n_members: Bits of a code.
-        weight: Set bits of a code.
-
-    Raises:
-        BadInput: If no code has such a rank.
-    """
-    capacity = math.comb(n_members, weight)
-    outside = ranks[(ranks < 0) | (ranks >= capacity)]
-    if outside.size:
-        raise BadInput(
-            f"No code has rank {outside[0]}: C({n_members}, {weight}) = {capacity} "
-            f"codes have ranks 0 to {capacity - 1}."
-        )
-    table = _binomials(n_members, weight)
-    left = np.full(len(ranks), weight)
-    rest = ranks.astype(table.dtype)
-    bits = np.empty((n_members, len(ranks)), dtype=bool)
-    for member in reversed(range(n_members)):
-        below = table[member].take(left)
-        seen = (rest >= below).astype(bool)
-        bits[member] = seen
-        rest -= below * seen
-        left -= seen
-    return bits.T
-
-
-def rank(bits: Bool[np.ndarray, "codes members"]) -> Shaped[np.ndarray, " codes"]:
-    """The ranks of codes of one weight, the inverse of `unrank`.
-
-    Returns:
-        int64 where every rank of this weight fits, else Python's integers.
-
-    Raises:
-        BadInput: If the weights differ.
-    """
-    n_members = bits.shape[1]
-    weights = np.unique(bits.sum(axis=1))
-    if len(weights) > 1:
-        raise BadInput(
-            f"Codes of weights {weights.tolist()} have no common ranks: rank those of "
-            "each weight by themselves."
-        )
-    table = _binomials(n_members, int(weights.sum()))
-    below = np.zeros(len(bits), dtype=np.int64)
-    ranks = np.zeros(len(bits), dtype=table.dtype)
-    for member in range(n_members):
-        seen = bits[:, member]
-        below += seen
-        ranks += table[member].take(below) * seen
-    return ranks
-
-
-def _binomials(n_members: int, weight: int) -> Shaped[np.ndarray, "members below"]:
-    """Binomials C(member, below), in 64 bits where all ranks of the weight fit."""
-    capacity = math.comb(n_members, weight)
-    # No rank reaches an entry beyond the capacity, so cutting those off changes nothing
-    # and lets the others fit.
-    rows = [
-        [min(math.comb(member, below), capacity) for below in range(weight + 1)]
-        for member in range(n_members)
-    ]
-    return np.array(rows, dtype=np.int64 if capacity <= _INT64_MAX else object)
-
-
-def _distinct(
-    capacity: int, n: int, rng: np.random.Generator
-) -> Shaped[np.ndarray, " n"]:
-    """Draw n distinct numbers in 0 to capacity - 1, in random order."""
-    if capacity <= _INT64_MAX:
-        return rng.choice(capacity, n, replace=False)
-    # Floyd's method: every subset is equally likely, and nothing is drawn twice. 64
-    # spare bits keep the bias of the remainder below 2^-64.
-    n_bytes = capacity.bit_length() // 8 + 9
-    chosen: dict[int, None] = {}
-    for last in range(capacity - n, capacity):
-        number = int.from_bytes(rng.bytes(n_bytes), "little") % (last + 1)
-        chosen[last if number in chosen else number] = None
-    return rng.permutation(np.array(list(chosen), dtype=object))
-
-
 def _levelled(
     bits: Bool[np.ndarray, "codes members"], rng: np.random.Generator
 ) -> Bool[np.ndarray, "codes members"]:
@@ -395,7 +305,7 @@ def _free_codes(
     n_members = taken.shape[1]
     occupied = np.unique(rank(taken))
     n_free = math.comb(n_members, weight) - len(occupied)
-    nth = _distinct(n_free, min(n, n_free), rng)
+    nth = distinct_ranks(n_free, min(n, n_free), rng)
     # free_below[k] free codes have a smaller rank than the k-th taken one, so the nth
     # free code lies behind as many taken ones as have free_below <= nth.
     free_below = occupied - np.arange(len(occupied))

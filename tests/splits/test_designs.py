@@ -1,4 +1,4 @@
-"""Every design keeps its promises, and ranks number codes one by one."""
+"""Every design keeps its promises, and placebos belong to no source."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splits.codes import CodeBook
-from splits.designs import DESIGNS, draw, placebos, rank, unrank
+from splits.designs import DESIGNS, draw, placebos
 from splits.errors import BadInput
+from splits.ranks import rank
 
 
 @dataclass(frozen=True)
@@ -263,42 +264,6 @@ def test_balanced_codes_are_uniform_within_five_sigma():
             rank(draw("balanced", 10, 6, seed=seed).bits), minlength=20
         )
     assert np.abs(counts - 200).max() < 5 * math.sqrt(400 / 4)
-
-
-@st.composite
-def spaces(draw: st.DrawFn, most: int = 90) -> tuple[int, int]:
-    n_members = draw(st.integers(1, most))
-    return n_members, draw(st.integers(0, n_members))
-
-
-@given(space=spaces(), data=st.data())
-def test_rank_undoes_unrank(space: tuple[int, int], data: st.DataObject):
-    n_members, weight = space
-    some = st.integers(0, math.comb(n_members, weight) - 1)
-    ranks = np.array(data.draw(st.lists(some, min_size=1, max_size=20)), dtype=object)
-    bits = unrank(ranks, n_members, weight)
-    assert np.array_equal(bits.sum(axis=1), np.full(len(ranks), weight))
-    assert rank(bits).tolist() == ranks.tolist()
-
-
-@given(space=spaces(most=8))
-def test_ranks_number_all_codes_as_if_bits_were_powers_of_two(space: tuple[int, int]):
-    n_members, weight = space
-    bits = unrank(np.arange(math.comb(n_members, weight)), n_members, weight)
-    values = [sum(1 << member for member in np.flatnonzero(code)) for code in bits]
-    every_value = [v for v in range(1 << n_members) if v.bit_count() == weight]
-    assert values == every_value
-
-
-@pytest.mark.parametrize("outside", [-1, 70])
-def test_a_rank_that_no_code_has_is_refused(outside: int):
-    with pytest.raises(BadInput, match="have ranks 0 to 69"):
-        unrank(np.array([3, outside]), 8, 4)
-
-
-def test_codes_of_two_weights_have_no_common_ranks():
-    with pytest.raises(BadInput, match=r"weights \[1, 2\]"):
-        rank(np.array([[True, False], [True, True]]))
 
 
 @EVERY_CASE
