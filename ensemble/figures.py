@@ -16,7 +16,10 @@ from jaxtyping import Bool, Float, Float32
 from markupsafe import Markup
 from PIL import Image
 
-LONGEST_SIDE = 128  # pixels; larger pictures are shrunk, or the page would not load
+from ensemble.page import counted
+
+# Pixels of the longer side; larger pictures are shrunk, or the page would not load.
+SMALL, LARGE = 96, 192
 POINTS_PER_CURVE = 200
 N_BINS = 24
 
@@ -27,17 +30,19 @@ SEEN = np.array([40, 62, 89])
 UNSEEN = np.array([224, 228, 233])
 
 WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 50, 44
+LEFT, RIGHT, TOP, BOTTOM = 44, 20, 50, 44
 
 Ticks = Sequence[tuple[float, str]]
 
 
-def picture(image: Float32[np.ndarray, "channels height width"]) -> str:
+def picture(
+    image: Float32[np.ndarray, "channels height width"], longest: int = SMALL
+) -> str:
     """A PNG of an image in [-1, 1], grey or RGB, as a `data:` address."""
     levels = np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
     grey = len(levels) == 1
     shown = Image.fromarray(levels[0] if grey else levels.transpose(1, 2, 0))
-    shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    shown.thumbnail((longest, longest))
     return _png(shown)
 
 
@@ -54,7 +59,7 @@ def difference_picture(
     end = np.where(share < 0, DARKER, BRIGHTER)
     colour = SAME + np.abs(share) * (end - SAME)
     shown = Image.fromarray(colour.round().astype(np.uint8))
-    shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    shown.thumbnail((SMALL, SMALL))
     return _png(shown)
 
 
@@ -68,22 +73,22 @@ def histogram(
     displacement: Float[np.ndarray, " units"],
     placebo: Float[np.ndarray, " placebos"],
     above: Bool[np.ndarray, " units"],
-    units: str,
+    unit: str,
     title: str,
 ) -> Markup:
     """An SVG of how far ablations move a picture: bars; and placebos: an outline.
 
     Args:
         displacement: Of every unit.
-        placebo: Displacement of every placebo, in the same bins.
+        placebo: Displacement of every placebo, in the same bins; there may be none.
         above: Units that stand out from the placebos; each gets a triangle.
-        units: What is ablated: `sources` or `groups`.
+        unit: What one of them is: `source` or `group`.
         title: What a screen reader calls the figure.
     """
-    longest = float(max(displacement.max(), placebo.max())) or 1.0
+    longest = float(np.concatenate([displacement, placebo]).max()) or 1.0
     edges = np.linspace(0, longest, N_BINS + 1)
     bars, outline = (
-        100 * np.histogram(values, edges)[0] / len(values)
+        100 * np.histogram(values, edges)[0] / max(1, len(values))
         for values in (displacement, placebo)
     )
     frame = _Frame(0, longest, 0, 1.1 * float(max(bars.max(), outline.max())))
@@ -93,18 +98,21 @@ def histogram(
         f'<path class="placebo" d="{_steps(frame, edges, outline)}"/>',
         *(_triangle(frame.x(value), frame.y(0)) for value in displacement[above]),
         _labels("displacement", "share of each, in %"),
-        _histogram_legend(len(displacement), units, len(placebo), above.any()),
+        _histogram_legend(
+            counted(len(displacement), unit),
+            counted(len(placebo), "placebo"),
+            above.any(),
+        ),
     ]
     description = (
-        f"Displacements of {len(displacement)} {units}: {displacement.min():.3f} to "
-        f"{displacement.max():.3f}, mean {displacement.mean():.3f}. Of {len(placebo)} "
-        f"placebos: {placebo.min():.3f} to {placebo.max():.3f}, mean "
-        f"{placebo.mean():.3f}. Above placebo: {above.sum()} {units}."
+        f"Displacements of {_described(displacement, unit)}, and of "
+        f"{_described(placebo, 'placebo')}. Above placebo: "
+        f"{counted(int(above.sum()), unit)}."
     )
     return _svg(body, title, description)
 
 
-def loss_curves(curves: Sequence[dict[str, list[float]]], title: str) -> Markup:
+def loss_curves(curves: Sequence[dict[str, list]], title: str) -> Markup:
     """An SVG with one line a member: loss, on a logarithmic axis, over steps.
 
     Args:
@@ -124,7 +132,8 @@ def loss_curves(curves: Sequence[dict[str, list[float]]], title: str) -> Markup:
         n_points = min(len(step), POINTS_PER_CURVE)
         kept = np.linspace(0, len(step) - 1, n_points).astype(int)
         points = " ".join(
-            f"{frame.x(step[point]):.1f},{frame.y(loss[point]):.1f}" for point in kept
+            f"{frame.x(x):.1f},{frame.y(y):.1f}"
+            for x, y in zip(step[kept].tolist(), loss[kept].tolist(), strict=True)
         )
         lines.append(
             f'<polyline class="curve" points="{points}"><title>member {member}'
@@ -173,16 +182,25 @@ def _triangle(x: float, y: float) -> str:
     return f'<path class="above" d="M{x:.1f} {y - 9:.1f}l-5 -8h10z"/>'
 
 
-def _histogram_legend(n_units: int, units: str, n_placebos: int, above: bool) -> str:
+def _described(values: Float[np.ndarray, " values"], noun: str) -> str:
+    if not len(values):
+        return f"no {noun}"
+    return (
+        f"{counted(len(values), noun)}, {values.min():.3f} to {values.max():.3f}, mean "
+        f"{values.mean():.3f}"
+    )
+
+
+def _histogram_legend(units: str, placebos: str, above: np.bool_) -> str:
     legend = (
-        f'<rect class="bars" x="{LEFT}" y="5" width="12" height="10"/>'
-        f'<text x="{LEFT + 17}" y="14">{n_units:,} {units}</text>'
-        f'<path class="placebo" d="M{LEFT + 130} 15v-9h12v9"/>'
-        f'<text x="{LEFT + 147}" y="14">{n_placebos:,} placebos</text>'
+        '<rect class="bars" x="0" y="5" width="12" height="10"/>'
+        f'<text x="17" y="14">{units}</text>'
+        '<path class="placebo" d="M151 15v-9h12v9"/>'
+        f'<text x="168" y="14">{placebos}</text>'
     )
     if above:
-        legend += _triangle(LEFT + 270, 22)
-        legend += f'<text x="{LEFT + 279}" y="14">above placebo</text>'
+        legend += _triangle(307, 23)
+        legend += '<text x="317" y="14">above placebo</text>'
     return legend
 
 

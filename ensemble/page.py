@@ -1,16 +1,17 @@
 """How the report's page is rendered: the template, and how numbers and names look.
 
-Before: report.py (gathers what is shown). After: report.html (shows it).
+Before: numbers and names. After: report.py (gathers them), report.html (shows them).
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
 def render(**shown: Any) -> str:
@@ -21,6 +22,11 @@ def render(**shown: Any) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun, in the plural where the number asks for it."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def span(least: int, most: int) -> str:
+    """A range of counts, or the one count that it is."""
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _environment() -> jinja2.Environment:
@@ -37,10 +43,9 @@ def _environment() -> jinja2.Environment:
         "counted": counted,
         "decimals": lambda value: f"{value:.3f}",
         "duration": _duration,
-        "finely": lambda value: f"{value:+z.4f}".replace("-", MINUS),
         "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
         "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
-        "signed": lambda value: f"{value:+z.3f}".replace("-", MINUS),
+        "signed": _signed,
     }
     return environment
 
@@ -57,11 +62,18 @@ def _visible(value: Any) -> Any:
     )
 
 
+def _signed(value: float, decimals: int) -> str:
+    """A number with its sign; a dash for what is not a number."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:+z.{decimals}f}".replace("-", MINUS)
+
+
 def _cell(value: Any) -> str:
     """A value of somebody else's table, rounded for reading."""
     match value:
         case None:
-            return "\N{EN DASH}"
+            return DASH
         case bool():
             return "yes" if value else "no"
         case int():

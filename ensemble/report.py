@@ -2,108 +2,51 @@
 
 Everything on it comes from tables that other stages saved; ranks, placebos and p-values
 are theirs. The page holds its own style and pictures, has no scripts, and asks the
-network for nothing. A *unit* is what was ablated at once: a source, or a group of them.
+network for nothing.
 
-Before: pipeline.py, influence.py, evaluation/ (save the tables). After: a reader.
+Before: findings.py, figures.py, page.py; every stage's tables. After: a reader.
 """
 
 import base64
-import dataclasses
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool
 from markupsafe import Markup
 
 from ensemble import config as configs
-from ensemble import figures, page, store
+from ensemble import figures, findings, page, store
 from ensemble.data import TrainingImages
+from ensemble.findings import Finding, Influence
 from ensemble.page import counted
 from ensemble.store import Run
 
-N_THUMBNAILS = 4
-N_MORE = 100  # rows below the top ones: 64 pictures of 1,797 sources must still load
 N_CODES = 512
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What was ablated at once, as the page shows it.
-
-    Attributes:
-        number: Its place in the tables.
-        name: What the run or the data calls it.
-        label: The label of its images; how many labels if they differ; or empty.
-        n_images: Training images that belong to it.
-        pictures: Its first images as `data:` addresses, by their numbers.
-    """
-
-    number: int
-    name: str
-    label: str
-    n_images: int
-    pictures: dict[int, str]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What ablating one unit did to one query.
-
-    Attributes:
-        unit: What was ablated.
-        displacement: Distance between the full and the ablated picture.
-        excess: Displacement minus the placebos' mean.
-        p_value: Corrected for the number of units.
-        above: Whether the p-value is small enough to tell it from placebo.
-        influences: One per measurement.
-        ablated: The ablated picture, if it was kept.
-        difference: Full minus ablated picture, if that was kept.
-    """
-
-    unit: Unit
-    displacement: float
-    excess: float
-    p_value: float
-    above: bool
-    influences: list[float]
-    ablated: str = ""
-    difference: str = ""
-
-
-@dataclass(frozen=True)
 class Card:
-    """A query, and what ablation says about it.
+    """A query and what was found out about it.
 
     Attributes:
         number: Its place in the tables.
         seed: Of its noise.
-        condition: What the members were told to draw; empty if nothing.
-        picture: By the full ensemble.
-        measured: Whether ablation was measured on it; else nothing below is set.
-        attributable: Whether any unit stands out from the placebos.
-        n_above: Units that do.
-        top: The most displacing units, with their ablated pictures.
-        more: The next ones, without.
-        n_left: Units that are not shown at all.
-        limit: The difference that gets the strongest colour.
-        landscape: Histogram of all displacements.
+        label: What the members were told to draw; empty if nothing.
+        small: Its picture by the full ensemble.
+        large: The same, larger.
+        findings: One for each kind of ablation.
     """
 
     number: int
     seed: int
-    condition: str
-    picture: str
-    measured: bool = False
-    attributable: bool = False
-    n_above: int = 0
-    top: tuple[Row, ...] = ()
-    more: tuple[Row, ...] = ()
-    n_left: int = 0
-    limit: float = 0.0
-    landscape: Markup = Markup("")
+    label: str
+    small: str
+    large: str
+    findings: list[Finding]
 
 
 @dataclass(frozen=True)
@@ -115,20 +58,6 @@ class Table:
     columns: list[str]
     rows: list[list[Any]]
     figures: list[str]
-
-
-@dataclass(frozen=True)
-class Influence:
-    """The tables of `influence/NAME`; see influence.py."""
-
-    info: dict[str, Any]
-    displacement: Float32[np.ndarray, "queries units"]
-    placebo: Float32[np.ndarray, "queries placebos"]
-    excess: Float32[np.ndarray, "queries units"]
-    p_values: Float64[np.ndarray, "queries units"]
-    influences: dict[str, np.ndarray]
-    top_units: Int64[np.ndarray, "queries top"]
-    top_images: Float32[np.ndarray, "queries top channels height width"]
 
 
 def write(run: Run, name: str, data: TrainingImages) -> Path:
@@ -145,185 +74,101 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     Raises:
         BadInput: If a table that the report needs is missing or damaged.
     """
-    bits = store.read_array(run.codes)
-    influence = _influence(run.influence(name))
-    cards = _cards(run, name, data, influence)
+    tables = findings.saved(run, name)
+    cards = _cards(run, name, data, tables)
+    manifest = store.read_json(run.manifest)
     members = [
         store.read_json(path) for path in sorted(run.members.glob("*/member.json"))
     ]
     text = page.render(
         title=run.path.resolve().name,
         name=name,
-        summary=_summary(bits, cards, influence),
+        summary=_summary(manifest, len(cards), tables),
+        tables=tables,
         cards=cards,
         colour=data.images.shape[1] > 1,
-        info=influence.info if influence else None,
         sampling=store.read_json(run.queries(name) / "info.json"),
-        code_book=_code_book(bits),
+        code_book=_code_book(store.read_array(run.codes)),
+        promises=_promises(manifest["promises"]),
         members=members,
         curves=_curves(members),
-        manifest=store.read_json(run.manifest),
-        commands=_commands(run, name, cards, influence),
+        manifest=manifest,
+        commands=_commands(run, name, data, cards, tables),
         options=configs.to_yaml(run.config),
-        scores=_tables(run.scores(name)),
-        evaluation=_tables(run.evaluation),
+        scores=_saved_tables(run.scores(name)),
+        evaluation=_saved_tables(run.evaluation),
     )
     path = run.path / "report.html"
     store.write_text(path, text)
     return path
 
 
-def _influence(folder: Path) -> Influence | None:
-    if not folder.exists():
-        return None
-    info = store.read_json(folder / "info.json")
-
-    def table(name: str) -> np.ndarray:
-        return store.sealed_array(folder, "info.json", f"{name}.npy")
-
-    return Influence(
-        info=info,
-        displacement=table("displacement"),
-        placebo=table("placebo"),
-        excess=table("excess"),
-        p_values=table("p_values"),
-        influences={
-            measurement: table(f"influence_{measurement}")
-            for measurement in info["measurements"]
-        },
-        top_units=table("top_units"),
-        top_images=table("top_images"),
-    )
-
-
-class _Units:
-    """The units of a run, looked up when they are shown."""
-
-    def __init__(self, run: Run, data: TrainingImages, info: dict[str, Any]) -> None:
-        self.data = data
-        self.names = store.read_json(run.path / "sources.json")["names"]
-        source_of = store.read_array(run.source_of)
-        order = np.argsort(source_of, kind="stable")
-        ends = np.searchsorted(source_of[order], np.arange(1, len(self.names)))
-        self.images = np.split(order, ends)
-        if info["unit_names"] is not None:
-            self.names = info["unit_names"]
-            self.images = [
-                np.sort(np.concatenate([self.images[source] for source in group]))
-                for group in info["group_sources"]
-            ]
-
-    def unit(self, number: int, n_pictures: int) -> Unit:
-        """A unit with its first pictures."""
-        images = self.images[number]
-        name = str(self.names[number])
-        if name == str(number):  # the source is one image, and images have names
-            name = self.data.names[images[0]]
-        return Unit(
-            number=number,
-            name=name,
-            label=self._label(images),
-            n_images=len(images),
-            pictures={
-                int(image): figures.picture(self.data.images[image])
-                for image in images[:n_pictures]
-            },
-        )
-
-    def _label(self, images: Int64[np.ndarray, " images"]) -> str:
-        if self.data.labels is None:
-            return ""
-        labels = np.unique(self.data.labels[images])
-        if len(labels) > 1:
-            return f"{len(labels)} labels"
-        return _label_name(self.data, labels[0])
-
-
-def _label_name(data: TrainingImages, label: int) -> str:
-    return str(data.label_names[label]) if data.label_names else str(label)
-
-
 def _cards(
-    run: Run, name: str, data: TrainingImages, influence: Influence | None
+    run: Run, name: str, data: TrainingImages, tables: Sequence[Influence]
 ) -> list[Card]:
     folder = run.queries(name)
     images = store.sealed_array(folder, "info.json", "images.npy")
     seeds = store.sealed_array(folder, "info.json", "seeds.npy")
-    conditions = [""] * len(seeds)
+    labels = [""] * len(seeds)
     if (folder / "conditions.npy").exists():
-        labels = store.sealed_array(folder, "info.json", "conditions.npy")
-        conditions = [_label_name(data, label) for label in labels]
-    cards = [
-        Card(query, int(seeds[query]), conditions[query], figures.picture(image))
+        conditions = store.sealed_array(folder, "info.json", "conditions.npy")
+        labels = [data.label_names[condition] for condition in conditions]
+    units = [findings.Units(run, data, table) for table in tables]
+    return [
+        Card(
+            number=query,
+            seed=int(seeds[query]),
+            label=labels[query],
+            small=figures.picture(image),
+            large=figures.picture(image, figures.LARGE),
+            findings=[
+                findings.find(table, units_of_table, query, image)
+                for table, units_of_table in zip(tables, units, strict=True)
+            ],
+        )
         for query, image in enumerate(images)
     ]
-    if influence is None:
-        return cards
-    units = _Units(run, data, influence.info)
-    return [
-        _measured(card, image, influence, units)
-        for card, image in zip(cards, images, strict=True)
-    ]
 
 
-def _measured(
-    card: Card, image: np.ndarray, influence: Influence, units: _Units
-) -> Card:
-    """The card with what ablation found out about its query."""
-    query = card.number
-    above = influence.p_values[query] <= influence.info["threshold"]
-    top = influence.top_units[query]
-    differences = image - influence.top_images[query]
-    limit = float(np.abs(differences.mean(axis=1)).max()) or 1.0
-    rows = []
-    for unit, ablated, difference in zip(
-        top, influence.top_images[query], differences, strict=True
-    ):
-        row = _row(influence, query, units.unit(int(unit), N_THUMBNAILS))
-        rows.append(
-            dataclasses.replace(
-                row,
-                ablated=figures.picture(ablated),
-                difference=figures.difference_picture(difference, limit),
-            )
+def _summary(
+    manifest: dict[str, Any], n_queries: int, tables: Sequence[Influence]
+) -> str:
+    """What was found, in a few sentences."""
+    counts = ", ".join(
+        [
+            counted(manifest["n_members"], "member"),
+            counted(manifest["n_sources"], "source"),
+            counted(n_queries, "picture"),
+        ]
+    )
+    if not tables:
+        return f"{counts}. Nothing has been ablated yet."
+    first, *others = [_found(table, n_queries) for table in tables]
+    return " ".join(
+        [f"{counts}: {first}", *(text[0].upper() + text[1:] for text in others)]
+    )
+
+
+def _found(table: Influence, n_queries: int) -> str:
+    n_attributable = n_queries - len(table.info["unattributable"])
+    names = table.info["unit_names"]
+    if names is None:
+        removed = "at least one source"
+    else:
+        removed = (
+            names[0] if len(names) == 1 else f"at least one of {len(names)} groups"
         )
-    order = np.argsort(-influence.displacement[query], kind="stable")
-    rest = order[~np.isin(order, top)]
-    return dataclasses.replace(
-        card,
-        measured=True,
-        attributable=query not in influence.info["unattributable"],
-        n_above=int(above.sum()),
-        top=tuple(rows),
-        more=tuple(
-            _row(influence, query, units.unit(int(unit), n_pictures=0))
-            for unit in rest[:N_MORE]
-        ),
-        n_left=max(0, len(rest) - N_MORE),
-        limit=limit,
-        landscape=figures.histogram(
-            influence.displacement[query],
-            influence.placebo[query],
-            above,
-            influence.info["units"],
-            f"Displacements of query {query}",
-        ),
+    found = (
+        f"for {n_attributable} of {n_queries} pictures, removing {removed} changes the "
+        "picture more than placebo removals do."
     )
-
-
-def _row(influence: Influence, query: int, unit: Unit) -> Row:
-    p_value = float(influence.p_values[query, unit.number])
-    return Row(
-        unit=unit,
-        displacement=float(influence.displacement[query, unit.number]),
-        excess=float(influence.excess[query, unit.number]),
-        p_value=p_value,
-        above=p_value <= influence.info["threshold"],
-        influences=[
-            float(values[query, unit.number])
-            for values in influence.influences.values()
-        ],
-    )
+    if table.info["smallest_p"] > table.info["threshold"]:
+        n_placebos = counted(table.info["n_placebos"], "placebo")
+        found += (
+            f" With {n_placebos} no corrected p-value can be below "
+            f"{table.info['smallest_p']:.2g}, so nothing could have been found."
+        )
+    return found
 
 
 def _code_book(bits: Bool[np.ndarray, "sources members"]) -> dict[str, Any]:
@@ -340,61 +185,73 @@ def _code_book(bits: Bool[np.ndarray, "sources members"]) -> dict[str, Any]:
     }
 
 
-def _curves(members: list[dict[str, Any]]) -> Markup:
+def _promises(promised: dict[str, Any]) -> list[str]:
+    """What splits/guarantees.py counted, in words."""
+    weight = page.span(promised["weight_min"], promised["weight_max"])
+    split = page.span(promised["split_min"], promised["split_max"])
+    n_sharing, n_stuck = promised["sources_sharing_a_code"], promised["never_ablated"]
+    said = [
+        f"Each source is seen by {weight} of the {promised['n_members']} members.",
+        f"Each member trains on {split} of the {promised['n_sources']:,} sources.",
+        f"Without any one source at least {promised['survivors_of_one_min']} members "
+        f"stay, {promised['survivors_of_one_mean']:.1f} on average; without any two at "
+        f"least {promised['survivors_of_two_min']}, "
+        f"{promised['survivors_of_two_mean']:.1f} on average.",
+        f"The codes of two sources differ in at least {promised['distance_min']} "
+        f"members, {promised['distance_mean']:.1f} on average.",
+        f"{counted(n_sharing, 'source')} share a code with another, and no ablation "
+        "can tell them apart."
+        if n_sharing
+        else "No two sources share a code.",
+    ]
+    if n_stuck:
+        said.append(f"{counted(n_stuck, 'source')} cannot be ablated: nobody stays.")
+    if promised["pairs"] == "sampled":
+        n_pairs = counted(promised["n_pairs"], "pair")
+        said.append(f"Pairs were counted within a sample of {n_pairs}.")
+    return said
+
+
+def _curves(members: Sequence[dict[str, Any]]) -> Markup:
     if not members:
         return Markup("")
     curves = [member["loss_curve"] for member in members]
     return figures.loss_curves(curves, "Loss of every member")
 
 
-def _summary(bits: np.ndarray, cards: list[Card], influence: Influence | None) -> str:
-    """What was found, in one or two sentences."""
-    n_sources, n_members = bits.shape
-    counts = [
-        counted(n_members, "member"),
-        counted(n_sources, "source"),
-        counted(len(cards), "picture"),
-    ]
-    if influence is None:
-        return ", ".join(counts) + ". Nothing has been ablated yet."
-    info = influence.info
-    if info["units"] == "groups":
-        counts.insert(2, counted(influence.displacement.shape[1], "group"))
-    n_attributable = sum(card.attributable for card in cards)
-    found = (
-        f"for {n_attributable} of {len(cards)} pictures, removing at least one "
-        f"{info['units'].removesuffix('s')} changes the picture more than placebo "
-        "removals do."
-    )
-    if info["smallest_p"] > info["threshold"]:
-        found += (
-            f" With {counted(info['n_placebos'], 'placebo')} no corrected p-value can "
-            f"be below {info['smallest_p']:.2g}, so nothing could have been found: "
-            "measure more placebos."
-        )
-    return ", ".join(counts) + ": " + found
-
-
 def _commands(
-    run: Run, name: str, cards: list[Card], influence: Influence | None
+    run: Run,
+    name: str,
+    data: TrainingImages,
+    cards: Sequence[Card],
+    tables: Sequence[Influence],
 ) -> list[str]:
     """What to type to make all of it again."""
-    folder = shlex.quote(str(run.path))
+    attribute = f"python attribute.py {shlex.quote(str(run.path))}"
     named = f"--name {shlex.quote(name)}"
-    commands = [
+    return [
         f"python train.py {shlex.quote(str(run.path / 'config.yaml'))}",
-        f"python attribute.py {folder} generate {named} --n {len(cards)} "
-        f"--seed {cards[0].seed}",
+        f"{attribute} generate {named} --n {len(cards)} --seed {cards[0].seed}",
+        *(
+            f"{attribute} ablate {named} --method {table.info['method']}"
+            f"{_asked_for(table.info, data)} --placebos {table.info['n_placebos']}"
+            for table in tables
+        ),
+        f"{attribute} report {named}",
     ]
-    if influence is not None:
-        method = influence.info["method"]
-        commands.append(
-            f"python attribute.py {folder} ablate {named} --method {method}"
-        )
-    return [*commands, f"python attribute.py {folder} report {named}"]
 
 
-def _tables(folder: Path) -> list[Table]:
+def _asked_for(info: dict[str, Any], data: TrainingImages) -> str:
+    """The option that made these units."""
+    if info["units"] == "sources":
+        return ""
+    for column, values in data.columns.items():
+        if info["unit_names"] == [f"{column} {value}" for value in sorted(set(values))]:
+            return f" --groups {shlex.quote(column)}"
+    return " --sources " + ",".join(str(source) for source in info["group_sources"][0])
+
+
+def _saved_tables(folder: Path) -> list[Table]:
     """Whatever tables a folder's JSON files hold, as they are."""
     return [_table(path) for path in sorted(folder.glob("*.json"))]
 

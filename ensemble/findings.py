@@ -1,0 +1,276 @@
+"""Findings: what ablation says about each query, row by row, ready to be shown.
+
+A *unit* is what was ablated at once: a source, or a group of sources. A *finding* is
+what ablating the units, one by one, did to one query. Nothing is computed here but the
+order of the rows and the pictures.
+
+Before: influence.py (saves the tables), figures.py. After: report.py.
+"""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from markupsafe import Markup
+
+from ensemble import figures, store
+from ensemble.data import TrainingImages
+from ensemble.page import counted
+from ensemble.store import Run
+
+N_THUMBNAILS = 4
+N_MORE = 100  # rows below the top ones: 64 pictures of 1,797 sources must still load
+
+
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """The tables of one folder under `influence/`; influence.py says what they mean."""
+
+    folder: str
+    info: dict[str, Any]
+    displacement: Float32[np.ndarray, "queries units"]
+    placebo: Float32[np.ndarray, "queries placebos"]
+    excess: Float32[np.ndarray, "queries units"]
+    p_values: Float64[np.ndarray, "queries units"]
+    influences: dict[str, Float32[np.ndarray, "queries units"]]
+    top_units: Int64[np.ndarray, "queries top"]
+    top_images: Float32[np.ndarray, "queries top channels height width"]
+
+    @property
+    def noun(self) -> str:
+        """What one unit is: `source` or `group`."""
+        return self.info["units"].removesuffix("s")
+
+    @property
+    def title(self) -> str:
+        """What was ablated, for a heading."""
+        names = self.info["unit_names"]
+        if names is None:
+            return "Source by source"
+        if len(names) == 1:
+            return f"All at once: {names[0]}"
+        return f"By group: {names[0]} to {names[-1]}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What was ablated at once, as the page shows it.
+
+    Attributes:
+        title: What it is called.
+        facts: What else is known of it: names, labels, counts.
+        pictures: Its first training images as `data:` addresses, by their numbers.
+    """
+
+    title: str
+    facts: list[str]
+    pictures: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What ablating one unit did to one query.
+
+    Attributes:
+        unit: What was ablated.
+        displacement: Distance between the full and the ablated picture.
+        excess: Displacement minus that of placebos; not a number if there are none.
+        p_value: Corrected for the number of units.
+        above: Whether the p-value is small enough to tell it from placebo.
+        influences: One per measurement.
+        ablated: The ablated picture, if it was kept.
+        difference: Full minus ablated picture, if that was kept.
+    """
+
+    unit: Unit
+    displacement: float
+    excess: float
+    p_value: float
+    above: bool
+    influences: list[float]
+    ablated: str = ""
+    difference: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What ablating the units, one by one, did to one query.
+
+    Attributes:
+        tables: Where it was read from.
+        attributable: Whether any unit stands out from the placebos.
+        n_above: Units that do.
+        top: The most displacing units, with their ablated pictures.
+        more: The next ones by p-value, then displacement, without pictures.
+        n_left: Units that are not shown at all.
+        limit: The difference that gets the strongest colour.
+        landscape: Histogram of all displacements.
+    """
+
+    tables: Influence
+    attributable: bool
+    n_above: int
+    top: list[Row]
+    more: list[Row]
+    n_left: int
+    limit: float
+    landscape: Markup
+
+
+def saved(run: Run, name: str) -> list[Influence]:
+    """Everything that was ablated on a set of queries: sources first, then groups.
+
+    Raises:
+        BadInput: If a table is missing or damaged.
+    """
+    folder = run.influence(name)
+    # A group's folder carries eight digits of the digest of who falls silent.
+    grouped = sorted(folder.parent.glob(f"{glob.escape(name)}-????????"))
+    tables = [_read(path) for path in [folder, *grouped] if path.exists()]
+    return [
+        table
+        for table in tables
+        if table.folder == name or table.info["units"] == "groups"
+    ]
+
+
+def _read(folder: Path) -> Influence:
+    info = store.read_json(folder / "info.json")
+
+    def table(name: str) -> np.ndarray:
+        return store.sealed_array(folder, "info.json", f"{name}.npy")
+
+    return Influence(
+        folder=folder.name,
+        info=info,
+        displacement=table("displacement"),
+        placebo=table("placebo"),
+        excess=table("excess"),
+        p_values=table("p_values"),
+        influences={
+            measurement: table(f"influence_{measurement}")
+            for measurement in info["measurements"]
+        },
+        top_units=table("top_units"),
+        top_images=table("top_images"),
+    )
+
+
+class Units:
+    """The units of some tables, looked up when they are shown."""
+
+    def __init__(self, run: Run, data: TrainingImages, tables: Influence) -> None:
+        self.data = data
+        self.groups = tables.info.get("group_sources")
+        self.names = store.read_json(run.path / "sources.json")["names"]
+        source_of = store.read_array(run.source_of)
+        order = np.argsort(source_of, kind="stable")
+        ends = np.searchsorted(source_of[order], np.arange(1, len(self.names)))
+        self.images = np.split(order, ends)
+        if self.groups is not None:
+            self.names = tables.info["unit_names"]
+            self.images = [
+                np.sort(np.concatenate([self.images[source] for source in group]))
+                for group in self.groups
+            ]
+
+    def unit(self, number: int, n_pictures: int) -> Unit:
+        """A unit with its first pictures."""
+        images = self.images[number]
+        title, name = f"source {number}", self.names[number]
+        facts = []
+        if self.groups is not None:
+            title = name
+            facts.append(counted(len(self.groups[number]), "source"))
+        elif name == str(number):  # the source is an image, and images have names
+            facts.append(self.data.names[images[0]])
+        else:
+            facts.append(name)
+        facts += [label for label in self._labels(images) if label != title]
+        if len(images) > 1:
+            facts.append(counted(len(images), "image"))
+        pictures = {
+            int(image): figures.picture(self.data.images[image])
+            for image in images[:n_pictures]
+        }
+        return Unit(title, facts, pictures)
+
+    def _labels(self, images: Int64[np.ndarray, " images"]) -> list[str]:
+        if self.data.labels is None:
+            return []
+        labels = np.unique(self.data.labels[images])
+        if len(labels) > 1:
+            return [counted(len(labels), "label")]
+        return [f"label {self.data.label_names[labels[0]]}"]
+
+
+def find(
+    tables: Influence,
+    units: Units,
+    query: int,
+    image: Float32[np.ndarray, "channels height width"],
+) -> Finding:
+    """What the tables say about one query, whose full picture is given."""
+    top = tables.top_units[query]
+    differences = image - tables.top_images[query]
+    limit = float(np.abs(differences.mean(axis=1)).max()) or 1.0
+    order = np.lexsort((-tables.displacement[query], tables.p_values[query]))
+    rest = order[~np.isin(order, top)]
+    above = tables.p_values[query] <= tables.info["threshold"]
+    return Finding(
+        tables=tables,
+        attributable=query not in tables.info["unattributable"],
+        n_above=int(above.sum()),
+        top=[
+            _row(
+                tables,
+                query,
+                int(unit),
+                units.unit(int(unit), N_THUMBNAILS),
+                figures.picture(ablated),
+                figures.difference_picture(difference, limit),
+            )
+            for unit, ablated, difference in zip(
+                top, tables.top_images[query], differences, strict=True
+            )
+        ],
+        more=[
+            _row(tables, query, int(unit), units.unit(int(unit), 0))
+            for unit in rest[:N_MORE]
+        ],
+        n_left=max(0, len(rest) - N_MORE),
+        limit=limit,
+        landscape=figures.histogram(
+            tables.displacement[query],
+            tables.placebo[query],
+            above,
+            tables.noun,
+            f"Displacements of query {query}. {tables.title}",
+        ),
+    )
+
+
+def _row(
+    tables: Influence,
+    query: int,
+    number: int,
+    unit: Unit,
+    ablated: str = "",
+    difference: str = "",
+) -> Row:
+    p_value = float(tables.p_values[query, number])
+    return Row(
+        unit=unit,
+        displacement=float(tables.displacement[query, number]),
+        excess=float(tables.excess[query, number]),
+        p_value=p_value,
+        above=p_value <= tables.info["threshold"],
+        influences=[
+            float(table[query, number]) for table in tables.influences.values()
+        ],
+        ablated=ablated,
+        difference=difference,
+    )
