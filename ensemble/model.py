@@ -8,7 +8,7 @@ Before: config.py (sizes), training.py's output (weights). After: pipeline.py.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import (
@@ -236,7 +236,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         members: Sequence[int] | None = None,
         torch_dtype: torch.dtype | None = None,
         **_: Any,
-    ) -> Self:
+    ) -> "EnsembleModel":
         """Load members from the folder that holds their folders.
 
         Args:

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -359,7 +359,7 @@ class EnsemblePipeline(DiffusionPipeline):
         pretrained_model_name_or_path: str | Path,
         members: Sequence[int] | None = None,
         **kwargs: Any,
-    ) -> Self:
+    ) -> "EnsemblePipeline":
         """Load a pipeline from a run folder, or from where it was saved.
 
         Args:

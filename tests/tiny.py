@@ -62,7 +62,7 @@ def ensemble(
     codes: CodeBook | None = None,
     **model: object,
 ) -> EnsemblePipeline:
-    """An untrained ensemble of 8x8 grey pictures, float32, different members."""
+    """An untrained ensemble of 8x8 grey pictures, different members, in float64."""
     settings = configs.from_dict(
         {
             "run": "none",
@@ -88,7 +88,7 @@ def ensemble(
     for position, network in enumerate(networks):
         model_of_members.networks[position] = network
     pipe = EnsemblePipeline(
-        members=model_of_members.eval(),
+        members=model_of_members.double().eval(),
         scheduler=sampler(settings.model, settings.sampling),
         num_inference_steps=4,
         codes=codes,

@@ -1,0 +1,302 @@
+"""The ensemble is a model: stock pipelines, votes, seeds and folders agree with it."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDPMPipeline
+
+from ensemble.config import SamplingConfig
+from ensemble.model import SCHEDULERS, sampler
+from ensemble.pipeline import EnsemblePipeline, checked_votes, query_generators
+from splits.codes import ablated_votes
+from splits.errors import BadInput
+from tests import tiny
+
+STOCK = {"ddim": DDIMPipeline, "ddpm": DDPMPipeline}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> EnsemblePipeline:
+    return tiny.ensemble(codes=tiny.codes())
+
+
+@pytest.mark.parametrize("scheduler", STOCK)
+def test_one_member_is_bit_identical_to_the_stock_pipeline(scheduler):
+    alone = tiny.ensemble(1, scheduler=scheduler)
+    stock = STOCK[scheduler](unet=alone.members.networks[0], scheduler=alone.scheduler)
+    stock.set_progress_bar_config(disable=True)
+    expected = stock(
+        batch_size=3,
+        generator=query_generators([3, 4, 5]),
+        num_inference_steps=4,
+        output_type="pt",
+    ).images
+    found = alone(seeds=[3, 4, 5], num_inference_steps=4, output_type="pt").images
+    assert torch.equal(found, expected)
+
+
+def test_a_lone_vote_is_that_member(pipe):
+    votes = np.eye(4)[2]
+    alone = EnsemblePipeline(
+        members=tiny.ensemble(4).members, scheduler=pipe.scheduler
+    )
+    alone.members.networks = torch.nn.ModuleList([alone.members.networks[2]])
+    alone.members.member_ids = [2]
+    alone.set_progress_bar_config(disable=True)
+    found = pipe(seeds=[0, 1], votes=votes, output_type="latent").images
+    expected = alone(seeds=[0, 1], num_inference_steps=4, output_type="latent").images
+    assert torch.equal(found, expected)
+
+
+def test_votes_average_predicted_noise(pipe):
+    torch.manual_seed(0)
+    noisy, votes = torch.randn(5, 1, 8, 8).double(), torch.rand(5, 4).double()
+    votes[0, 1] = votes[3] = 0
+    predictions = torch.stack(
+        [pipe.members.predict_by(member, noisy, 500) for member in range(4)]
+    )
+    expected = torch.einsum("im,michw->ichw", votes, predictions)
+    torch.testing.assert_close(pipe.members(noisy, 500, votes), expected)
+
+
+def test_images_at_one_state_share_its_forward(pipe):
+    torch.manual_seed(0)
+    states, votes = torch.randn(2, 1, 8, 8).double(), torch.rand(6, 4).double()
+    state_of = torch.tensor([0, 0, 1, 1, 1, 0])
+    before = pipe.members.n_forwards
+    shared = pipe.members(states, 500, votes, None, state_of)
+    assert pipe.members.n_forwards - before == 2 * 4
+    torch.testing.assert_close(shared, pipe.members(states[state_of], 500, votes))
+
+
+def test_members_without_votes_do_not_run(pipe):
+    before = pipe.members.n_forwards
+    pipe(seeds=[0, 1, 2], ablate=[[0], [1], [0, 1]], output_type="latent")
+    saw = pipe.codes.bits
+    runs = (~saw[0]).sum() + (~saw[1]).sum() + (~(saw[0] | saw[1])).sum()
+    assert pipe.members.n_forwards - before == 4 * runs
+
+
+def test_ablating_is_voting_without_the_members_that_saw_it(pipe):
+    by_name = pipe(seeds=[0, 1], ablate=[2], output_type="latent").images
+    votes = ablated_votes(pipe.codes, [2])
+    by_votes = pipe(seeds=[0, 1], votes=votes, output_type="latent").images
+    assert torch.equal(by_name, by_votes)
+    full = pipe(seeds=[0, 1], output_type="latent").images
+    assert tiny.different(by_name, full)
+
+
+def test_each_image_has_its_own_ablation(pipe):
+    mixed = pipe(seeds=[0, 1, 2], ablate=[[], [2], [4]], output_type="latent").images
+    alone = [
+        pipe(seeds=[seed], ablate=sources, output_type="latent").images[0]
+        for seed, sources in [(0, []), (1, [2]), (2, [4])]
+    ]
+    torch.testing.assert_close(mixed, torch.stack(alone))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_an_image_does_not_depend_on_its_batch(scheduler):
+    pipe = tiny.ensemble(scheduler=scheduler)
+    together = pipe(seeds=[5, 6, 7], output_type="latent").images
+    alone = pipe(seeds=[6], output_type="latent").images[0]
+    torch.testing.assert_close(together[1], alone)
+    assert tiny.different(together[0], together[1])
+
+
+def test_the_scheduler_is_copied_never_changed(pipe):
+    pipe(seeds=[0], num_inference_steps=3)
+    assert pipe.scheduler.num_inference_steps is None
+
+
+def test_micro_batches_change_nothing():
+    pipe = tiny.ensemble(codes=tiny.codes())
+    whole = pipe(seeds=range(5), ablate=[0], output_type="latent").images
+    pipe.members.forward_batch = 2
+    parts = pipe(seeds=range(5), ablate=[0], output_type="latent").images
+    torch.testing.assert_close(whole, parts)
+
+
+def test_guiding_the_average_is_averaging_guided_members():
+    pipe = tiny.ensemble(2, n_classes=3)
+    guided = pipe(
+        seeds=[0, 1],
+        class_labels=[0, 2],
+        guidance_scale=3.0,
+        num_inference_steps=1,
+        output_type="latent",
+    ).images
+    alone = [
+        pipe(
+            seeds=[0, 1],
+            class_labels=[0, 2],
+            guidance_scale=3.0,
+            num_inference_steps=1,
+            votes=votes,
+            output_type="latent",
+        ).images
+        for votes in np.eye(2)
+    ]
+    torch.testing.assert_close(guided, (alone[0] + alone[1]) / 2)
+    plain = pipe(seeds=[0, 1], class_labels=[0, 2], output_type="latent").images
+    again = pipe(
+        seeds=[0, 1], class_labels=[0, 2], guidance_scale=3.0, output_type="latent"
+    ).images
+    assert tiny.different(plain, again)
+
+
+def test_a_label_changes_the_picture():
+    pipe = tiny.ensemble(2, n_classes=3)
+    images = pipe(seeds=[0, 0], class_labels=[0, 1], output_type="latent").images
+    assert tiny.different(images[0], images[1])
+
+
+def test_prediction_types_and_schedules_change_the_picture():
+    for change in ({"prediction_type": "v_prediction"}, {"schedule": "cosine"}):
+        one, other = tiny.ensemble(2), tiny.ensemble(2, **change)
+        assert tiny.different(
+            one(seeds=[0], output_type="latent").images,
+            other(seeds=[0], output_type="latent").images,
+        )
+
+
+def test_output_types_show_the_same_picture(pipe):
+    latent = pipe(seeds=[0], output_type="latent").images
+    shown = pipe(seeds=[0], output_type="pt").images
+    assert torch.equal(shown, (latent / 2 + 0.5).clamp(0, 1))
+    arrays = pipe(seeds=[0], output_type="np").images
+    assert np.array_equal(arrays, shown.permute(0, 2, 3, 1).float().numpy())
+    picture = pipe(seeds=[0], output_type="pil").images[0]
+    assert picture.size == (8, 8)
+    assert np.array_equal(np.asarray(picture), (arrays[0, :, :, 0] * 255).round())
+    assert torch.equal(pipe(seeds=[0], output_type="pt", return_dict=False)[0], shown)
+
+
+def test_a_callback_sees_and_changes_every_step(pipe):
+    seen = []
+
+    def zero_at_the_end(_, step, timestep, tensors):
+        seen.append((step, int(timestep)))
+        return {"latents": tensors["latents"] * (step < 3)}
+
+    images = pipe(
+        seeds=[0], output_type="latent", callback_on_step_end=zero_at_the_end
+    ).images
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert not images.any()
+
+
+def test_given_latents_replace_drawn_noise(pipe):
+    noise = torch.randn((2, 1, 8, 8), generator=torch.Generator().manual_seed(1))
+    given = pipe(batch_size=2, latents=noise, output_type="latent").images
+    again = pipe(batch_size=2, latents=noise, output_type="latent").images
+    assert torch.equal(given, again)
+
+
+def test_save_and_load_is_exact(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    loaded = EnsemblePipeline.from_pretrained(tmp_path, torch_dtype=torch.float64)
+    loaded.set_progress_bar_config(disable=True)
+    for one, other in zip(
+        pipe.members.state_dict().values(),
+        loaded.members.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+    assert np.array_equal(loaded.codes.bits, pipe.codes.bits)
+    assert loaded.config["num_inference_steps"] == 4
+    torch.testing.assert_close(
+        loaded(seeds=[0], ablate=[1], output_type="latent").images,
+        pipe(seeds=[0], ablate=[1], output_type="latent").images,
+    )
+
+
+def test_a_subset_of_members_votes_among_itself(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    subset = EnsemblePipeline.from_pretrained(
+        tmp_path, members=[1, 3], torch_dtype=torch.float64
+    )
+    subset.set_progress_bar_config(disable=True)
+    votes = np.array([0, 0.5, 0, 0.5])
+    torch.testing.assert_close(
+        subset(seeds=[0], output_type="latent").images,
+        pipe(seeds=[0], votes=votes, output_type="latent").images,
+    )
+    source = int(np.flatnonzero(pipe.codes.bits[:, 1] & ~pipe.codes.bits[:, 3])[0])
+    torch.testing.assert_close(
+        subset(seeds=[0], ablate=[source], output_type="latent").images,
+        pipe(seeds=[0], votes=np.eye(4)[3], output_type="latent").images,
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"seeds": [0], "votes": [1, 0, 0]}, "votes have shape"),
+        ({"seeds": [0], "votes": [2, -1, 0, 0]}, "finite and non-negative"),
+        ({"seeds": [0], "votes": [1, 1, 0, 0]}, "sum to one"),
+        ({"seeds": [0], "votes": [1, 0, 0, 0], "ablate": [1]}, "not both"),
+        ({"seeds": [0], "ablate": [99]}, "Source 99 does not exist"),
+        ({"seeds": [0], "ablate": list(range(6))}, "None of the 4 members is left"),
+        ({"seeds": [0, 1], "ablate": [[1]]}, "1 lists for 2 images"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": [0], "generator": torch.Generator()}, "seeds or generator"),
+        ({"batch_size": 2, "generator": [torch.Generator()]}, "1 generators came"),
+        ({"seeds": [0], "output_type": "jpg"}, "output_type is 'jpg'"),
+        ({"seeds": [0], "num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"seeds": [0], "class_labels": 3}, "unconditional"),
+        (
+            {"seeds": [0], "callback_on_step_end_tensor_inputs": ["noise"]},
+            "allowed: latents",
+        ),
+    ],
+)
+def test_bad_calls_say_what_is_allowed(pipe, call, message):
+    with pytest.raises(BadInput, match=message):
+        pipe(**call)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(None, "give class_labels"), ([0, 1, 1], "3 class_labels"), (7, "allowed: 0 to 2")],
+)
+def test_bad_labels_say_what_is_allowed(labels, message):
+    pipe = tiny.ensemble(1, n_classes=3)
+    with pytest.raises(BadInput, match=message):
+        pipe(seeds=[0, 1], class_labels=labels)
+
+
+def test_ablation_needs_a_code_book():
+    with pytest.raises(BadInput, match="no code book"):
+        tiny.ensemble(2)(seeds=[0], ablate=[0])
+
+
+def test_an_empty_folder_is_no_pipeline(tmp_path):
+    with pytest.raises(BadInput, match="holds no pipeline"):
+        EnsemblePipeline.from_pretrained(tmp_path)
+
+
+def test_a_member_that_is_not_there_is_named(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="Member 9 is not in .*holds 0-3"):
+        EnsemblePipeline.from_pretrained(tmp_path, members=[9])
+    with pytest.raises(BadInput, match="holds no trained member"):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "model_index.json").write_text("{}")
+        EnsemblePipeline.from_pretrained(tmp_path / "empty")
+
+
+def test_every_scheduler_of_the_config_generates():
+    for name in SCHEDULERS:
+        pipe = tiny.ensemble(2, scheduler=name)
+        images = pipe(seeds=[0], output_type="latent").images
+        assert torch.isfinite(images).all()
+        assert isinstance(
+            sampler(tiny.config("none").model, SamplingConfig(scheduler=name)),
+            SCHEDULERS[name],
+        )
+
+
+def test_votes_of_one_row_hold_for_every_image():
+    rows = checked_votes([0.25, 0.75], 3, 2)
+    assert np.array_equal(rows, np.tile([0.25, 0.75], (3, 1)))

@@ -1,0 +1,261 @@
+"""Training is keyed: stopping, sharing and sources change what they should, no more."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from ensemble import plan, store, training
+from ensemble.training import Split, Stopping, learning_rate, member_images
+from splits.errors import BadInput
+from tests import tiny
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return tiny.trained(tmp_path_factory.mktemp("whole") / "run")
+
+
+def weights_of(run, member=0):
+    return load_file(run.member(member) / WEIGHTS)
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+class StopsAfter(Stopping):
+    """Asks to stop once so many steps have been asked about."""
+
+    def __init__(self, n_steps):
+        self.left = n_steps
+        self.waiting = False
+
+    @property
+    def asked(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("n_steps", range(5))
+def test_interrupted_anywhere_and_continued_gives_the_same_bits(
+    undisturbed, tmp_path, n_steps
+):
+    whole, _ = undisturbed
+    run = store.create(tiny.config(tmp_path / "run"))
+    ready = plan.prepare(run)
+    with pytest.raises(training.Interrupted):
+        training.train_members(run, [0], ready, StopsAfter(n_steps))
+    assert not run.member(0).exists()
+    training.train_members(run, [0], ready, Stopping())
+    assert equal(weights_of(run), weights_of(whole))
+    for name in ("exposure.npy", WEIGHTS):
+        one, other = (path.member(0) / name for path in (run, whole))
+        assert store.sha256(one) == store.sha256(other)
+
+
+def test_interrupted_with_average_and_flips_gives_the_same_bits(tmp_path):
+    options = {"ema_decay": 0.9, "flip": True, "mixed_precision": "bf16"}
+    runs = [
+        store.create(tiny.config(tmp_path / name, training=options))
+        for name in ("whole", "parts")
+    ]
+    ready = [plan.prepare(run) for run in runs]
+    training.train_members(runs[0], [1], ready[0], Stopping())
+    with pytest.raises(training.Interrupted):
+        training.train_members(runs[1], [1], ready[1], StopsAfter(2))
+    training.train_members(runs[1], [1], ready[1], Stopping())
+    assert equal(weights_of(runs[0], 1), weights_of(runs[1], 1))
+
+
+def test_a_member_does_not_depend_on_who_is_trained_beside_it(undisturbed, tmp_path):
+    whole, _ = undisturbed
+    run = store.create(tiny.config(tmp_path / "run"))
+    training.train_members(run, [2], plan.prepare(run), Stopping())
+    assert equal(weights_of(run, 2), weights_of(whole, 2))
+
+
+def test_exposure_counts_the_split_and_nothing_else(undisturbed):
+    run, ready = undisturbed
+    for member in range(4):
+        exposure = np.load(run.member(member) / "exposure.npy")
+        split = member_images(ready.codes, ready.source_of, member)
+        assert set(np.flatnonzero(exposure)) == set(split)
+        assert exposure.sum() == 6 * 3
+        assert exposure[split].max() - exposure[split].min() <= 1
+
+
+def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
+    undisturbed, tmp_path
+):
+    whole, _ = undisturbed
+    run = store.create(tiny.config(tmp_path / "run"))
+    ready = plan.prepare(run)
+    with pytest.raises(training.Interrupted):
+        training.train_members(run, [0], ready, StopsAfter(3))
+    path = run.member(0).with_suffix(".part") / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))
+    training.train_members(run, [0], ready, Stopping())
+    assert equal(weights_of(run), weights_of(whole))
+
+
+def test_finished_members_are_left_alone(undisturbed):
+    run, ready = undisturbed
+    before = (run.member(0) / WEIGHTS).stat().st_mtime_ns
+    training.train_members(run, range(4), ready, Stopping())
+    assert (run.member(0) / WEIGHTS).stat().st_mtime_ns == before
+
+
+OPTIONS = {
+    "steps": 5,
+    "batch_size": 4,
+    "learning_rate": 1.0e-3,
+    "warmup_steps": 0,
+    "lr_schedule": "constant",
+    "weight_decay": 0.5,
+    "max_grad_norm": 0.01,
+    "ema_decay": 0.5,
+    "mixed_precision": "bf16",
+    "shared_noise": False,
+    "flip": True,
+    "seed": 1,
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_changes_the_weights(undisturbed, tmp_path, option):
+    whole, _ = undisturbed
+    change = {option: OPTIONS[option]}
+    run = store.create(tiny.config(tmp_path / "run", training=change))
+    training.train_members(run, [0], plan.prepare(run), Stopping())
+    assert not equal(weights_of(run), weights_of(whole))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prediction_type": "v_prediction"}, {"schedule": "cosine"}, {"dropout": 0.5}],
+)
+def test_every_option_of_the_model_changes_the_weights(undisturbed, tmp_path, change):
+    whole, _ = undisturbed
+    run = store.create(tiny.config(tmp_path / "run", model=change))
+    training.train_members(run, [0], plan.prepare(run), Stopping())
+    assert not equal(weights_of(run), weights_of(whole))
+
+
+def test_label_dropout_hides_labels(tmp_path):
+    finished = []
+    for number, dropout in enumerate((0.0, 0.5)):
+        changes = {
+            "model": {"class_conditional": True},
+            "training": {"label_dropout": dropout},
+        }
+        run = store.create(tiny.config(tmp_path / str(number), **changes))
+        training.train_members(run, [0], plan.prepare(run), Stopping())
+        finished.append(weights_of(run))
+    assert "class_embedding.weight" in finished[0]
+    assert not equal(*finished)
+
+
+def test_members_share_weights_and_noise_unless_told_otherwise(tmp_path):
+    for shared in (True, False):
+        settings = tiny.config(tmp_path / str(shared), training={"shared_noise": shared})
+        run = store.create(settings)
+        ready = plan.prepare(run)
+        trainees = [
+            training.Trainee(run, member, ready.data, np.arange(2), Accelerator(cpu=True))
+            for member in (0, 1)
+        ]
+        noises = [trainee._noise(3, 0) for trainee in trainees]
+        assert (trainees[0].seed == trainees[1].seed) is shared
+        assert torch.equal(noises[0][1], noises[1][1]) is shared
+
+
+def test_a_loss_that_is_not_finite_stops_only_that_member(tmp_path):
+    run = store.create(tiny.config(tmp_path / "run", training={"learning_rate": 1e30}))
+    failed = training.train_members(run, [0, 1], plan.prepare(run), Stopping())
+    assert set(failed) == {0, 1}
+    assert "Member 0: the loss is" in failed[0]
+    assert "at step" in failed[0]
+    assert not run.member(0).exists()
+
+
+def test_one_class_only_is_refused(tmp_path):
+    run = store.create(
+        tiny.config(
+            tmp_path / "run",
+            data={"n_images": 2, "label": "label"},
+            splits={"n_members": 2},
+            model={"class_conditional": True},
+        )
+    )
+    ready = plan.prepare(run)
+    one = training.TrainingImages(
+        ready.data.images, np.zeros(2, dtype=np.int64), ("0",), {}, ("a", "b")
+    )
+    with pytest.raises(BadInput, match="nothing to condition on"):
+        training.Trainee(run, 0, one, np.arange(2), Accelerator(cpu=True))
+
+
+def test_every_epoch_shows_each_image_once():
+    split = Split(np.array([2, 3, 5, 7, 11]), seed=0, member=1)
+    shown = np.concatenate([split.batch(step, 3) for step in range(10)])
+    for epoch in range(6):
+        assert sorted(shown[5 * epoch : 5 * epoch + 5]) == [2, 3, 5, 7, 11]
+    assert len({tuple(shown[5 * epoch : 5 * epoch + 5]) for epoch in range(6)}) > 1
+
+
+def test_a_batch_larger_than_the_split_runs_through_it_again():
+    split = Split(np.array([4, 9]), seed=0, member=0)
+    assert np.bincount(split.batch(1, 7), minlength=10)[[4, 9]].tolist() in (
+        [3, 4],
+        [4, 3],
+    )
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    settings = tiny.config(
+        "none", training={"steps": 100, "warmup_steps": 10, "learning_rate": 1.0}
+    ).training
+    assert learning_rate(settings, 0) == pytest.approx(0.1)
+    assert learning_rate(settings, 10) == pytest.approx(1.0)
+    assert learning_rate(settings, 55) == pytest.approx(0.5)
+    assert learning_rate(settings, 99) < 1e-3
+
+
+def test_the_log_and_the_loss_curve_agree(undisturbed):
+    run, _ = undisturbed
+    lines = (run.member(0) / "log.jsonl").read_text().splitlines()
+    record = store.read_json(run.member(0) / "member.json")
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+    assert record["loss_curve"]["steps"] == [2, 4, 6]
+    logged = [json.loads(line)["loss"] for line in lines]
+    assert logged == pytest.approx(record["loss_curve"]["loss"], abs=1e-6)
+
+
+def test_training_lowers_the_loss(tmp_path):
+    run = store.create(
+        tiny.config(tmp_path / "run", training={"steps": 60, "log_every_steps": 10})
+    )
+    training.train_members(run, [0], plan.prepare(run), Stopping())
+    losses = store.read_json(run.member(0) / "member.json")["loss_curve"]["loss"]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_tensorboard_is_written_when_asked(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = store.create(tiny.config(tmp_path / "run", training={"tensorboard": True}))
+    training.train_members(run, [0], plan.prepare(run), Stopping())
+    assert list((run.path / "tensorboard" / "000").glob("events*"))
+
+
+def test_the_plan_says_what_training_costs(undisturbed):
+    run, ready = undisturbed
+    text = training.describe(run.config, ready)
+    assert "4 members x 6 steps x 3 images = 72 images" in text
