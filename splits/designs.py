@@ -4,7 +4,8 @@ A design decides which members train on which sources before anything is trained
 the numbers of sources and members and a seed alone, never from what the data shows.
 A placebo is a code that belongs to no source.
 
-Before: sources.py (says how many sources there are), ranks.py (numbers the codes).
+Before: sources.py (says how many sources there are), ranks.py (numbers the codes),
+levels.py (evens out the splits).
 After: codes.py (holds the bits), guarantees.py (says what they promise).
 """
 
@@ -18,6 +19,7 @@ from jaxtyping import Bool
 
 from splits.codes import CodeBook
 from splits.errors import BadInput
+from splits.levels import levelled
 from splits.ranks import distinct_ranks, rank, unrank
 
 # Separate streams of random numbers for the same seed.
@@ -30,6 +32,8 @@ def draw(
     n_members: int,
     weight: int | None = None,
     seed: int = 0,
+    removable: int | None = None,
+    survivors: int | None = None,
 ) -> CodeBook:
     """Draw a code book; the same arguments give the same book everywhere.
 
@@ -37,8 +41,13 @@ def draw(
         name: A design in `DESIGNS`.
         n_sources: How many codes to draw.
         n_members: How many bits a code has.
-        weight: How many members train on each source; None is the design's choice.
+        weight: How many members train on each source.
         seed: Names the draw, 0 or more.
+        removable: How many sources may be ablated at once, whichever they are.
+        survivors: How many members must be left then.
+
+    `weight`, `removable` and `survivors` are for the designs that say so in `DESIGNS`;
+    None is the design's own choice.
 
     Raises:
         BadInput: If there is no such design, it has no use for an option that is given,
@@ -52,13 +61,15 @@ def draw(
             "one of each is needed."
         )
     design = DESIGNS[name]
-    options = {"weight": weight}
+    options = {"weight": weight, "removable": removable, "survivors": survivors}
     given = {key: value for key, value in options.items() if value is not None}
-    for option in given:
+    for option, value in given.items():
         if option not in design.options:
             raise BadInput(
                 f"splits.{option} has no effect on the design {name!r}. Leave it out."
             )
+        if value < 1:
+            raise BadInput(f"splits.{option} is {value}; it must be at least 1.")
     return design.draw(n_sources, n_members, _generator(seed, _CODES), **given)
 
 
@@ -89,20 +100,72 @@ def balanced(
             f"splits.weight is {weight}; with {n_members} members it can be 1 to "
             f"{n_members - 1}, so that members see each source and others do not."
         )
-    if n_sources * weight < n_members:
-        raise BadInput(
-            f"{n_sources} sources of weight {weight} cannot fill the splits of "
-            f"{n_members} members. Use fewer members or a greater weight."
-        )
+    _check_filled(n_sources, n_members, weight)
     capacity = math.comb(n_members, weight)
-    if n_sources > capacity:
-        raise BadInput(
-            f"More sources than codes: {n_sources} sources, but C({n_members}, "
-            f"{weight}) = {capacity} codes. Choose more members, or a design that lets "
-            "sources share codes, such as 'partition'."
-        )
+    _check_capacity(n_sources, capacity, f"C({n_members}, {weight}) = {capacity}")
     bits = unrank(distinct_ranks(capacity, n_sources, rng), n_members, weight)
-    return CodeBook(_levelled(bits, rng))
+    return CodeBook(levelled(bits, rng, lambda code: code))
+
+
+def sparse(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    removable: int = 2,
+    survivors: int = 1,
+) -> CodeBook:
+    """Balanced codes so light that any few sources can be ablated together.
+
+    With weight = (n_members - survivors) / removable, rounded down, `removable` codes
+    silence at most n_members - survivors members, whichever codes they are. No greater
+    weight keeps that promise if all codes of the weight may occur.
+
+    Args:
+        n_sources: At most C(n_members, weight), at least n_members / weight.
+        n_members: At least removable + survivors.
+        rng: Draws the codes.
+        removable: Sources that may be ablated at once.
+        survivors: Members that are left then, at least.
+
+    Raises:
+        BadInput: If there are too few members, or too few or too many sources.
+    """
+    weight = (n_members - survivors) // removable
+    if weight < 1:
+        raise BadInput(
+            f"{n_members} members cannot lose any {removable} sources and keep "
+            f"{survivors} members: that takes at least {removable + survivors}. Use "
+            "more members, or ask for less."
+        )
+    return balanced(n_sources, n_members, rng, weight)
+
+
+def pairs_safe(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:
+    """Balanced codes of half weight, any two of which leave a member.
+
+    Two codes of half weight silence everybody only if one is the other's complement,
+    so of each such pair at most one is drawn. Splits are as even as moving single bits
+    can make them: they differ by at most one source unless most pairs are in use.
+    `sparse` with removable=2 has more and slightly lighter codes.
+
+    Args:
+        n_sources: At most C(n_members, n_members / 2) / 2, at least 3.
+        n_members: Even.
+        rng: Draws the codes.
+
+    Raises:
+        BadInput: If there are too few or too many sources, or an odd member count.
+    """
+    weight = _half(n_members)
+    _check_filled(n_sources, n_members, weight)
+    n_pairs = math.comb(n_members, weight) // 2
+    _check_capacity(n_sources, n_pairs, f"C({n_members}, {weight}) / 2 = {n_pairs}")
+    # The first half of the ranks lacks the last member, the other half is their
+    # complements.
+    bits = unrank(distinct_ranks(n_pairs, n_sources, rng), n_members, weight)
+    bits = bits ^ rng.integers(2, size=(n_sources, 1), dtype=bool)
+    everyone = (1 << n_members) - 1
+    return CodeBook(levelled(bits, rng, lambda code: everyone ^ code))
 
 
 def leave_one_out(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:
@@ -142,21 +205,103 @@ def partition(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeB
     return CodeBook(member_of[:, None] == np.arange(n_members))
 
 
+def hybrid(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    removable: int = 2,
+    survivors: int = 1,
+) -> CodeBook:
+    """Mostly dense members, and a partition that survives any few ablations.
+
+    The last removable + survivors members are a `partition`: ablating `removable`
+    sources silences at most as many of them. The members before are `balanced`, with
+    half their number (rounded down) as weight; they tell the sources apart.
+
+    Args:
+        n_sources: What both parts can serve.
+        n_members: At least removable + survivors + 2.
+        rng: Draws the codes.
+        removable: Sources that may be ablated at once.
+        survivors: Members that are left then, at least.
+
+    Raises:
+        BadInput: If there are too few members, or too few or too many sources.
+    """
+    n_dealt = removable + survivors
+    n_dense = n_members - n_dealt
+    if n_dense < 2:
+        raise BadInput(
+            f"{n_members} members are too few for the design 'hybrid': removable + "
+            f"survivors = {n_dealt} of them hold a partition, and at least 2 more are "
+            "needed. Use more members, or ask for less."
+        )
+    dense = balanced(n_sources, n_dense, rng, n_dense // 2)
+    dealt = partition(n_sources, n_dealt, rng)
+    return CodeBook(np.concatenate([dense.bits, dealt.bits], axis=1))
+
+
+def reed_solomon(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:
+    """Many partitions at once, in which two sources rarely meet.
+
+    Write n_members = n_blocks * q with a prime q >= n_blocks. Each source has its own
+    polynomial of degree < k over the integers modulo q, where q^k is the first power
+    that suffices for all sources. It trains one member of each block of q members: in
+    block b, the one that the polynomial's value at the block's point names. Two
+    polynomials agree in at most k - 1 points, so
+
+    - ablating any r sources leaves at least n_blocks * (q - r) members,
+    - and every other source still has n_blocks - r (k - 1) of those that saw it,
+
+    and splits differ by at most one source. (Kautz & Singleton 1964,
+    https://doi.org/10.1109/TIT.1964.1053689)
+
+    Args:
+        n_sources: q to q^n_blocks.
+        n_members: A product of a prime and a number that is not greater.
+        rng: Deals out polynomials, draws the blocks' points.
+
+    Raises:
+        BadInput: If the numbers of sources or members do not fit.
+    """
+    q = _greatest_prime_factor(n_members)
+    n_blocks = n_members // q
+    if n_blocks > q:
+        raise BadInput(
+            f"{n_members} members do not fit the design 'reed_solomon': it needs a "
+            f"prime times a number that is not greater, such as {_next_fit(n_members)}."
+        )
+    _check_filled(n_sources, n_members, n_blocks)
+    _check_capacity(n_sources, q**n_blocks, f"{q}^{n_blocks} = {q**n_blocks}")
+    # Numbers in sequence, written in base q: every q of them differ in the constant
+    # coefficient alone, so they take every value at every point once.
+    numbers = rng.permutation(n_sources)
+    points = rng.permutation(q)[:n_blocks]
+    values = np.zeros((n_sources, n_blocks), dtype=np.int64)
+    power = np.ones(n_blocks, dtype=np.int64)
+    while numbers.any():
+        values = (values + (numbers % q)[:, None] * power) % q
+        power = power * points % q
+        numbers = numbers // q
+    bits = values[:, :, None] == np.arange(q)
+    return CodeBook(bits.reshape(n_sources, n_members))
+
+
 def hadamard(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:
     """Orthogonal codes of half weight: ablating any two sources leaves a quarter.
 
     A code is a row of Sylvester's matrix, H[r, m] = (-1)^(number of bits that r and m
     have in common), without the constant row 0: its sign, times a sign of the source's
     own. Rows are orthogonal to each other and to the constant, whatever their signs,
-    so two codes agree on each of the four pairs of bits in n_members / 4 members, and
-    sources do not disturb each other's contrasts.
+    so two codes show each of the four pairs of bits in n_members / 4 members, and
+    where effects add up, sources do not disturb each other's contrasts.
 
     One column of H is constant, so without the signs one member would see every source
     or none. Rows 1, 2, 4 and 7 multiply to 1 in every column. Give them an odd number
     of minus signs, and no member sees all four or none of them. Three sources have no
     such four: rows 1, 2 and 3 multiply to 1, and an even number of minus signs leaves
     no split empty, but a quarter of the members sees all three. With fewer than three
-    sources a quarter of the splits is empty for any signs.
+    sources at least a quarter of the splits is empty for any signs.
 
     Args:
         n_sources: 3 to n_members - 1.
@@ -248,53 +393,6 @@ def placebos(
     return rng.permutation(np.concatenate(drawn))
 
 
-def _levelled(
-    bits: Bool[np.ndarray, "codes members"], rng: np.random.Generator
-) -> Bool[np.ndarray, "codes members"]:
-    """Move single bits between members until splits differ by at most one source.
-
-    If member a has at least two sources more than member b, then among the codes with
-    bit a and without bit b at least two stay distinct from all others when that bit
-    moves from a to b: only codes with b and without a can be in the way, and there are
-    two fewer of those. So this always ends.
-    """
-    bits = np.array(bits, order="F")
-    keys = _integers(bits)
-    taken = set(keys)
-    loads = bits.sum(axis=0)
-    low, high = loads.sum() // len(loads), -(-loads.sum() // len(loads))
-    while loads.max() - loads.min() > 1:
-        a, b = int(loads.argmax()), int(loads.argmin())
-        n_moves = max(1, min(loads[a] - high, low - loads[b]))
-        movable = np.flatnonzero(bits[:, a] & ~bits[:, b])
-        moved = []
-        for source in rng.permutation(movable).tolist():
-            key = keys[source] ^ (1 << a) ^ (1 << b)
-            if key not in taken:
-                moved.append(source)
-                taken.add(key)
-                taken.remove(keys[source])
-                keys[source] = key
-            if len(moved) == n_moves:
-                break
-        bits[moved, a] = False
-        bits[moved, b] = True
-        loads[a] -= n_moves
-        loads[b] += n_moves
-    return np.ascontiguousarray(bits)
-
-
-def _integers(bits: Bool[np.ndarray, "codes members"]) -> list[int]:
-    """Each code as one integer in which member m's bit is worth 2^m."""
-    packed = np.packbits(bits, axis=1, bitorder="little")
-    width = packed.shape[1]
-    raw = packed.tobytes()
-    return [
-        int.from_bytes(raw[start : start + width], "little")
-        for start in range(0, len(raw), width)
-    ]
-
-
 def _free_codes(
     taken: Bool[np.ndarray, "taken members"],
     weight: int,
@@ -312,6 +410,40 @@ def _free_codes(
     return unrank(
         nth + np.searchsorted(free_below, nth, side="right"), n_members, weight
     )
+
+
+def _check_filled(n_sources: int, n_members: int, weight: int) -> None:
+    if n_sources * weight < n_members:
+        raise BadInput(
+            f"{n_sources} sources of weight {weight} cannot fill the splits of "
+            f"{n_members} members. Use fewer members or more sources."
+        )
+
+
+def _check_capacity(n_sources: int, capacity: int, formula: str) -> None:
+    if n_sources > capacity:
+        raise BadInput(
+            f"More sources than codes: {n_sources} sources, but {formula} codes. Choose "
+            "more members, or a design that lets sources share codes, such as "
+            "'partition'."
+        )
+
+
+def _greatest_prime_factor(number: int) -> int:
+    factor, rest = 1, number
+    for divisor in range(2, number + 1):
+        while rest % divisor == 0:
+            factor, rest = divisor, rest // divisor
+    return factor
+
+
+def _next_fit(n_members: int) -> int:
+    # A single block would fit too, but has no more codes than members.
+    while True:
+        n_members += 1
+        q = _greatest_prime_factor(n_members)
+        if 2 <= n_members // q <= q:
+            return n_members
 
 
 def _half(n_members: int) -> int:
@@ -352,8 +484,12 @@ class Design:
 
 DESIGNS = {
     "balanced": Design(balanced, ("weight",)),
+    "sparse": Design(sparse, ("removable", "survivors")),
+    "pairs_safe": Design(pairs_safe),
     "leave_one_out": Design(leave_one_out),
     "partition": Design(partition),
+    "hybrid": Design(hybrid, ("removable", "survivors")),
+    "reed_solomon": Design(reed_solomon),
     "hadamard": Design(hadamard),
     "random_subsets": Design(random_subsets),
 }

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from splits.codes import CodeBook
@@ -40,6 +40,19 @@ CASES = [
     Case("balanced", 2, 16, weight=8, spread=1, survivors={1: 8}),
     Case("balanced", 50, 9, {"weight": 3}, weight=3, spread=1, survivors={1: 6, 2: 3}),
     Case("balanced", 40, 80, weight=40, spread=1, survivors={1: 40}),
+    Case("sparse", 60, 16, weight=7, spread=1, survivors={1: 9, 2: 2}),
+    Case(
+        "sparse",
+        40,
+        16,
+        {"removable": 3, "survivors": 2},
+        weight=4,
+        spread=1,
+        survivors={1: 12, 2: 8, 3: 4},
+    ),
+    Case("pairs_safe", 60, 12, weight=6, spread=1, survivors={1: 6, 2: 1}),
+    Case("pairs_safe", 126, 10, weight=5, survivors={1: 5, 2: 1}),
+    Case("pairs_safe", 3, 16, weight=8, survivors={1: 8, 2: 1}),
     Case(
         "leave_one_out", 7, 7, weight=6, spread=0, survivors={1: 1, 2: 0}, random=False
     ),
@@ -52,6 +65,17 @@ CASES = [
         spread=1,
         survivors={1: 5, 2: 4, 3: 3, 5: 1},
     ),
+    Case("hybrid", 30, 11, weight=5, survivors={1: 2, 2: 1}),
+    Case(
+        "hybrid",
+        30,
+        15,
+        {"removable": 3, "survivors": 2},
+        weight=6,
+        survivors={1: 4, 2: 3, 3: 2},
+    ),
+    Case("reed_solomon", 25, 25, weight=5, spread=0, survivors={1: 20, 2: 15, 3: 10}),
+    Case("reed_solomon", 38, 21, weight=3, spread=1, survivors={1: 18, 2: 15, 3: 12}),
     Case("hadamard", 3, 8, weight=4, survivors={1: 4, 2: 2}),
     Case("hadamard", 4, 8, weight=4, survivors={1: 4, 2: 2}),
     Case("hadamard", 15, 16, weight=8, survivors={1: 8, 2: 4}),
@@ -134,10 +158,20 @@ def test_any_few_sources_leave_as_many_members_as_promised(case: Case):
 
 
 @EVERY_CASE
-def test_an_option_without_effect_is_refused(case: Case):
-    if "weight" not in DESIGNS[case.design].options:
-        with pytest.raises(BadInput, match="splits.weight has no effect"):
-            draw(case.design, case.n_sources, case.n_members, weight=2)
+@pytest.mark.parametrize("option", ["weight", "removable", "survivors"])
+def test_an_option_without_effect_is_refused(case: Case, option: str):
+    if option not in DESIGNS[case.design].options:
+        with pytest.raises(BadInput, match=f"splits.{option} has no effect"):
+            draw(case.design, case.n_sources, case.n_members, **{option: 2})
+
+
+@pytest.mark.parametrize(
+    ("design", "option"),
+    [(name, option) for name in DESIGNS for option in DESIGNS[name].options],
+)
+def test_an_option_below_one_is_refused(design: str, option: str):
+    with pytest.raises(BadInput, match=f"splits.{option} is 0"):
+        draw(design, 30, 16, **{option: 0})
 
 
 def test_a_seed_names_the_same_book_for_ever():
@@ -167,10 +201,9 @@ def test_half_of_an_odd_member_count_is_refused():
         draw("balanced", 20, 9)
 
 
-@pytest.mark.parametrize("weight", [0, 8])
-def test_codes_that_all_or_no_members_see_are_refused(weight: int):
+def test_codes_that_all_members_see_are_refused():
     with pytest.raises(BadInput, match="it can be 1 to 7"):
-        draw("balanced", 20, 8, weight)
+        draw("balanced", 20, 8, weight=8)
 
 
 def test_more_sources_than_codes_are_refused():
@@ -181,6 +214,98 @@ def test_more_sources_than_codes_are_refused():
 def test_sources_that_cannot_fill_all_splits_are_refused():
     with pytest.raises(BadInput, match="cannot fill the splits of 16 members"):
         draw("balanced", 3, 16, weight=5)
+
+
+@given(
+    n_members=st.integers(3, 40),
+    removable=st.integers(1, 6),
+    survivors=st.integers(1, 6),
+)
+def test_sparse_codes_are_as_heavy_as_their_promise_allows(
+    n_members: int, removable: int, survivors: int
+):
+    assume(n_members >= removable + survivors)
+    options = {"removable": removable, "survivors": survivors}
+    weight = int(draw("sparse", n_members, n_members, **options).bits[0].sum())
+    assert removable * weight <= n_members - survivors
+    assert removable * (weight + 1) > n_members - survivors
+
+
+@pytest.mark.parametrize("design", ["sparse", "hybrid"])
+def test_an_ensemble_too_small_for_what_is_removed_is_refused(design: str):
+    with pytest.raises(BadInput, match="ask for less"):
+        draw(design, 30, 8, removable=6, survivors=3)
+
+
+def test_no_pairs_safe_code_is_the_complement_of_another():
+    bits = draw("pairs_safe", 126, 10).bits
+    both = np.concatenate([bits, ~bits])
+    assert np.array_equal(np.sort(rank(both)), np.arange(252))
+
+
+def test_more_sources_than_pairs_of_complements_are_refused():
+    with pytest.raises(BadInput, match=r"C\(8, 4\) / 2 = 35 codes"):
+        draw("pairs_safe", 36, 8)
+
+
+def test_pairs_safe_refuses_an_odd_member_count():
+    with pytest.raises(BadInput, match="odd member count, 9"):
+        draw("pairs_safe", 20, 9)
+
+
+def test_pairs_safe_refuses_sources_that_cannot_fill_all_splits():
+    with pytest.raises(BadInput, match="cannot fill the splits of 16 members"):
+        draw("pairs_safe", 1, 16)
+
+
+def test_a_hybrid_is_a_balanced_book_beside_a_partition():
+    bits = draw("hybrid", 30, 13, removable=2, survivors=2).bits
+    dense, dealt = bits[:, :9], bits[:, 9:]
+    assert np.array_equal(dense.sum(axis=1), np.full(30, 4))
+    assert np.array_equal(dealt.sum(axis=1), np.full(30, 1))
+    assert len(np.unique(dense, axis=0)) == 30
+    for block in (dense, dealt):
+        loads = block.sum(axis=0)
+        assert loads.max() - loads.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("n_sources", "q", "n_blocks", "n_coefficients"),
+    [(25, 5, 5, 2), (25, 5, 3, 2), (26, 5, 3, 3), (343, 7, 7, 3), (13, 13, 2, 1)],
+)
+def test_reed_solomon_sources_meet_in_fewer_blocks_than_coefficients(
+    n_sources: int, q: int, n_blocks: int, n_coefficients: int
+):
+    bits = draw("reed_solomon", n_sources, q * n_blocks).bits
+    in_block = bits.reshape(n_sources, n_blocks, q).sum(axis=2)
+    assert np.array_equal(in_block, np.ones((n_sources, n_blocks)))
+    overlap = bits.astype(int) @ bits.T.astype(int)
+    np.fill_diagonal(overlap, 0)
+    assert overlap.max() <= n_coefficients - 1
+
+
+def test_a_full_reed_solomon_book_holds_every_pair_of_blocks_equally_often():
+    bits = draw("reed_solomon", 49, 21).bits.astype(int)
+    both = (bits.T @ bits).reshape(3, 7, 3, 7)
+    for first, second in combinations(range(3), 2):
+        assert np.array_equal(both[first, :, second], np.ones((7, 7)))
+
+
+@pytest.mark.parametrize(("n_members", "near"), [(8, 9), (16, 20), (24, 25), (50, 51)])
+def test_reed_solomon_names_a_number_of_members_that_fits(n_members: int, near: int):
+    with pytest.raises(BadInput, match=f"{n_members} members do not fit.*as {near}"):
+        draw("reed_solomon", 30, n_members)
+    assert draw("reed_solomon", 17, near).n_members == near
+
+
+def test_reed_solomon_refuses_more_sources_than_polynomials():
+    with pytest.raises(BadInput, match=r"7\^3 = 343 codes"):
+        draw("reed_solomon", 344, 21)
+
+
+def test_reed_solomon_refuses_sources_that_cannot_fill_all_splits():
+    with pytest.raises(BadInput, match="cannot fill the splits of 21 members"):
+        draw("reed_solomon", 6, 21)
 
 
 def test_leave_one_out_leaves_the_one_member_that_lacks_the_source():
@@ -332,20 +457,3 @@ def test_a_weight_that_no_code_has_is_refused():
 def test_a_negative_number_of_placebos_is_refused():
     with pytest.raises(BadInput, match="-1 placebos"):
         placebos(draw("balanced", 20, 8), -1, 0)
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    n_members=st.integers(2, 9), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1)
-)
-def test_splits_can_always_be_levelled_without_repeating_a_code(
-    n_members: int, share: float, seed: int
-):
-    weight = 1 + int(share * (n_members - 2))
-    least = -(-n_members // weight)
-    capacity = math.comb(n_members, weight)
-    n_sources = least + int(share * (capacity - least))
-    bits = draw("balanced", n_sources, n_members, weight, seed).bits
-    loads = bits.sum(axis=0)
-    assert loads.max() - loads.min() <= 1
-    assert len(np.unique(bits, axis=0)) == n_sources
