@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def create(config: Config) -> Run:
     path = Path(config.run)
     kept = path / "config.yaml"
     if kept.exists():
-        old = configs.to_dict(configs.load(kept))
+        old = configs.to_dict(open_run(path).config)
         new = configs.to_dict(config)
         # How many processes share the work decides nothing about the result; where the
         # folder stands does not either.
@@ -131,12 +132,16 @@ def open_run(path: str | Path) -> Run:
         BadInput: If there is no run, or its config was changed by hand.
     """
     path = Path(path)
-    if not (path / "config.yaml").exists():
+    kept = path / "config.yaml"
+    if not kept.exists():
         raise BadInput(
             f"{path} is not a run folder: it has no config.yaml. Make one with "
             "`python train.py CONFIG`."
         )
-    return Run(path, configs.load(path / "config.yaml"))
+    run = Run(path, configs.load(kept))
+    if run.manifest.exists():
+        check_manifest(run, {"config_digest": sha256(kept)})
+    return run
 
 
 def start_manifest(run: Run, facts: dict[str, Any]) -> None:
@@ -169,6 +174,7 @@ def start_manifest(run: Run, facts: dict[str, Any]) -> None:
                 "splits": settings.splits.seed,
                 "training": settings.training.seed,
             },
+            "config_digest": sha256(run.path / "config.yaml"),
             **facts,
             "stages": {},
         },
@@ -219,9 +225,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole, with a digest of its own content."""
-    sealed = {**content, "digest": _digest_of(content)}
-    _write(path, (json.dumps(sealed, indent=1) + "\n").encode("utf-8"))
+    """Write a JSON file whole; its digest is the sha256 of its text without it."""
+    digest = _digest_of(_as_json(content, ""))
+    _write(path, _as_json(content, digest).encode("utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -231,8 +237,10 @@ def read_json(path: Path) -> dict[str, Any]:
         BadInput: If it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        content = json.loads(text)
         expected = content.pop("digest")
+        found = _digest_of(text.replace(expected, ""))
     except FileNotFoundError:
         raise missing(path) from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -240,7 +248,6 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as JSON with a digest ({error}). It is damaged: "
             "delete it, and run the stage that wrote it again."
         ) from None
-    found = _digest_of(content)
     if found != expected:
         raise damaged(path, expected, found)
     return content
@@ -266,8 +273,10 @@ def read_array(path: Path, expected: str | None = None) -> np.ndarray:
     if expected is not None:
         check(path, expected)
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    # A header is Python source to numpy: a damaged one fails in any of Python's ways.
+    except (OSError, ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise BadInput(
             f"{path} is not a readable array ({error}). Delete it, and run the stage "
             "that wrote it again."
@@ -345,7 +354,6 @@ def sha256(path: Path) -> str:
 
 def array_digest(array: np.ndarray) -> str:
     """The sha256 of an array's type, shape and content, in hexadecimal."""
-    array = np.ascontiguousarray(array)
     head = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return hashlib.sha256(head + little.tobytes()).hexdigest()
@@ -378,13 +386,13 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The git commit of this project's checkout; None outside of one."""
-    finished = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Named outright: an installed copy may lie inside somebody else's checkout.
+    checkout = Path(__file__).parents[1] / ".git"
+    command = ["git", "--git-dir", str(checkout), "rev-parse", "HEAD"]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
     return finished.stdout.strip() or None
 
 
@@ -403,8 +411,11 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _digest_of(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+def _as_json(content: dict[str, Any], digest: str) -> str:
+    return json.dumps({**content, "digest": digest}, indent=1) + "\n"
+
+
+def _digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
