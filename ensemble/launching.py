@@ -19,6 +19,9 @@ from typing import Any
 
 from splits.errors import BadInput
 
+# What the user can mend about a disk: no room, no permission, mounted read-only.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 def is_worker() -> bool:
     """Whether Accelerate started this process as one of several."""
@@ -47,11 +50,13 @@ def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> i
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in DISK:
             raise
+        # A write that finds no room does not know the name of its file.
+        place = f" {error.filename}" if error.filename else ""
         print(
-            f"error: cannot write {error.filename}: {error.strerror}. Make room, or "
-            "choose a folder that can be written; what is done is kept.",
+            f"error: cannot read or write{place}: {error.strerror}. Make room or permit "
+            "access, or choose another folder; what is done is kept.",
             file=sys.stderr,
         )
         return 2
