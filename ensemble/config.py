@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise BadInput(f"Cannot read the config {path}: {error}") from None
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # ValueError: a day that no calendar has, such as 2024-02-31.
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{path} holds no options. Write `run: runs/NAME` at least.")
@@ -280,7 +282,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
     Raises:
         BadInput: If a key, type or value is wrong, or `run` is missing.
     """
-    if "run" not in tree:
+    if tree.get("run") in (None, ""):
         raise BadInput("The config has no `run`: write the run folder's path there.")
     return _build(Config, tree, "")
 
@@ -323,7 +325,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise BadInput(f"Override {override!r}: {section!r} is not a section.")
     try:
         tree[key] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise BadInput(f"Override {override!r}: {text!r} is not valid YAML.") from None
 
 
@@ -362,7 +364,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if _matches(value, alternative):
             return float(value) if alternative is float else value
     wanted = " or ".join(_spelled(alternative) for alternative in alternatives)
-    raise BadInput(f"{name} is {value!r}: {wanted} is wanted.{_number_hint(value)}")
+    advice = _number_hint(value) if float in alternatives else ""
+    raise BadInput(f"{name} is {value!r}: {wanted} is wanted.{advice}")
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -394,15 +397,15 @@ def _number_hint(value: Any) -> str:
     if not isinstance(value, str):
         return ""
     try:
-        number = float(value)
-    except ValueError:
+        mantissa, *exponent = f"{Decimal(value):e}".split("e")
+    except InvalidOperation:
         return ""
-    mantissa, exponent = f"{number:e}".split("e")
-    digits = mantissa.rstrip("0")
-    shown = f"{digits}0" if digits.endswith(".") else digits
+    if not exponent:  # not a number, or infinity
+        return ""
+    point = "" if "." in mantissa else ".0"
     return (
-        f" YAML reads {value} as text; with a decimal point it is a number: "
-        f"{shown}e{exponent}."
+        f" YAML reads {value} as text; with a decimal point and a sign it is a number: "
+        f"{mantissa}{point}e{exponent[0]}."
     )
 
 
