@@ -1,0 +1,188 @@
+"""Scripts end with the right code and one clear line, alone or as several processes."""
+
+import errno
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from ensemble import launching
+from splits.errors import BadInput
+
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "ENSEMBLE_PARENT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def raising(error):
+    def main(_):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_main_decides_the_exit_code_and_gets_its_arguments(code, capsys):
+    assert launching.guarded(lambda arguments: int(arguments[0]), [str(code)]) == code
+    assert capsys.readouterr().err == ""
+
+
+def test_bad_input_is_one_message_and_code_2(capsys):
+    assert launching.guarded(raising(BadInput("Use less.")), []) == 2
+    assert capsys.readouterr() == ("", "error: Use less.\n")
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS]
+)
+def test_a_disk_that_takes_nothing_is_named_and_code_2(number, capsys):
+    error = OSError(number, os.strerror(number), "runs/a/codes.npy")
+    assert launching.guarded(raising(error), []) == 2
+    assert capsys.readouterr().err == (
+        f"error: cannot read or write runs/a/codes.npy: {os.strerror(number)}. Make room "
+        "or permit access, or choose another folder; what is done is kept.\n"
+    )
+
+
+def test_a_full_disk_needs_no_file_name(capsys):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert launching.guarded(raising(error), []) == 2
+    assert "cannot read or write: No space left" in capsys.readouterr().err
+
+
+def test_an_interruption_is_code_75_and_says_how_to_go_on(capsys):
+    assert launching.guarded(raising(KeyboardInterrupt()), []) == 75
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a defect"), OSError(errno.EIO, "a defect"), OSError("a defect")],
+    ids=["ValueError", "EIO", "without a number"],
+)
+def test_anything_else_keeps_its_traceback(error):
+    with pytest.raises(type(error), match="a defect") as caught:
+        launching.guarded(raising(error), [])
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "cores", "n_members", "expected"),
+    [
+        (3, 8, 8, 16, 3),
+        (3, 8, 8, 2, 2),
+        (None, 4, 8, 16, 4),
+        (None, 0, 8, 16, 8),
+        (None, 0, None, 16, 1),
+        (None, 0, 8, 5, 5),
+        (None, 0, 8, 0, 1),
+    ],
+)
+def test_one_process_a_device_or_core_but_no_more_than_members(
+    monkeypatch, asked, devices, cores, n_members, expected
+):
+    monkeypatch.setattr(launching, "_n_devices", lambda: devices)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert launching.n_processes(asked, n_members) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "worker", "launched", "first"),
+    [
+        ({}, False, False, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True, False, True),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, True, False, False),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, True, False, False),
+        # A process of ours never speaks for all: the one that launched it does.
+        ({"RANK": "0", "LOCAL_RANK": "0", "ENSEMBLE_PARENT": "1"}, True, True, False),
+        ({"RANK": "1", "LOCAL_RANK": "1", "ENSEMBLE_PARENT": "1"}, True, True, False),
+    ],
+)
+def test_a_process_finds_its_place_in_the_environment(
+    monkeypatch, environment, worker, launched, first
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launching.is_worker() == worker
+    assert launching.is_launched() == launched
+    assert launching.is_first() == first
+
+
+def test_a_process_is_orphaned_once_its_parent_is_another(monkeypatch):
+    assert not launching.orphaned()
+    monkeypatch.setenv("ENSEMBLE_PARENT", str(os.getppid()))
+    assert not launching.orphaned()
+    monkeypatch.setenv("ENSEMBLE_PARENT", str(os.getpid()))
+    assert launching.orphaned()
+
+
+def test_every_process_is_told_its_place_and_threads(tmp_path):
+    script = (
+        "import os, pathlib, sys;"
+        "line = ' '.join(os.environ[name] for name in sys.argv[2:]);"
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(line)"
+    )
+    names = (*PLACE, "ENSEMBLE_PARENT")
+    assert launching.launch(["-c", script, str(tmp_path), *names], 2, threads=3) == 0
+    lines = [(tmp_path / rank).read_text() for rank in ("0", "1")]
+    assert lines == [f"0 0 2 2 3 {os.getpid()}", f"1 1 2 2 3 {os.getpid()}"]
+
+
+def test_one_that_fails_decides_the_code_and_stops_nobody(tmp_path):
+    script = (
+        "import os, pathlib, sys, time;"
+        "os.environ['RANK'] == '0' and sys.exit(2);"
+        "time.sleep(0.2);"
+        "pathlib.Path(sys.argv[1], 'done').touch()"
+    )
+    assert launching.launch(["-c", script, str(tmp_path)], 2, threads=1) == 2
+    assert (tmp_path / "done").exists()
+
+
+def test_one_that_was_killed_is_named_and_code_1(capfd):
+    script = "import os; os.environ['RANK'] == '1' and os.kill(os.getpid(), 9)"
+    assert launching.launch(["-c", script], 2, threads=1) == 1
+    assert "Process 1 was killed by signal 9" in capfd.readouterr().err
+
+
+WAITING = """
+import os, pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1], os.environ["RANK"])
+def stop(*_):
+    place.with_suffix(".stopped").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+place.with_suffix(".ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_reaches_every_process_and_is_code_75(tmp_path, number):
+    before = signal.getsignal(number)
+
+    def ask():
+        while len(list(tmp_path.glob("*.ready"))) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    assert launching.launch(["-c", WAITING, str(tmp_path)], 2, threads=1) == 75
+    asking.join()
+    assert len(list(tmp_path.glob("*.stopped"))) == 2
+    assert signal.getsignal(number) is before
+
+
+def test_a_launched_process_may_not_launch(monkeypatch):
+    monkeypatch.setenv("ENSEMBLE_PARENT", "1")
+    with pytest.raises(
+        RuntimeError, match="A process that was launched may not launch"
+    ):
+        launching.launch(["-c", ""], 2, threads=1)

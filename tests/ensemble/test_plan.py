@@ -1,0 +1,121 @@
+"""A plan follows from its config, is drawn once, and from then on is only checked."""
+
+import numpy as np
+import pytest
+
+from ensemble import config as configs
+from ensemble import plan as plans
+from ensemble import store
+from ensemble.store import Run
+from splits.errors import BadInput
+
+
+def config(folder, **data):
+    return configs.from_dict(
+        {
+            "run": str(folder),
+            "data": {"n_images": 8, **data},
+            "splits": {"n_members": 8},
+        }
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    return store.create(config(tmp_path / "run"))
+
+
+def same(one, other):
+    return (
+        plans.facts(one) == plans.facts(other)
+        and one.source_names == other.source_names
+        and np.array_equal(one.codes.bits, other.codes.bits)
+        and np.array_equal(one.source_of, other.source_of)
+    )
+
+
+def test_the_same_config_draws_the_same_plan(run):
+    assert same(plans.draw(run.config), plans.draw(run.config))
+
+
+def test_drawing_writes_nothing(run):
+    plans.draw(run.config)
+    assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
+
+
+def test_every_image_is_a_source_unless_a_column_says_otherwise(tmp_path):
+    by_image = plans.draw(config(tmp_path))
+    assert np.array_equal(by_image.source_of, np.arange(8))
+    by_label = plans.draw(config(tmp_path, source="label", n_images=30))
+    labels = by_label.data.columns["label"]
+    assert [by_label.source_names[source] for source in by_label.source_of] == [*labels]
+    assert by_label.codes.n_sources == len(set(labels))
+
+
+def test_another_seed_draws_another_code_book(tmp_path):
+    tree = configs.to_dict(config(tmp_path, n_images=40))
+    tree["splits"]["seed"] = 1
+    one = plans.draw(config(tmp_path, n_images=40))
+    other = plans.draw(configs.from_dict(tree))
+    assert one.codes.digest() != other.codes.digest()
+
+
+def test_a_plan_that_contradicts_itself_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="data.source is 'artist', which is no column"):
+        plans.draw(config(tmp_path, source="artist"))
+
+
+def test_a_prepared_plan_is_read_back_and_never_drawn_again(run, monkeypatch):
+    drawn = plans.prepare(run)
+    monkeypatch.delattr(plans, "draw")
+    assert same(plans.prepare(run), drawn)
+    assert same(plans.load(run), drawn)
+
+
+def test_the_manifest_holds_the_facts_and_the_promises(run):
+    plan = plans.prepare(run)
+    manifest = store.read_json(run.manifest)
+    facts = plans.facts(plan)
+    assert {name: manifest[name] for name in facts} == facts
+    assert (facts["n_images"], facts["n_sources"], facts["n_members"]) == (8, 8, 8)
+    assert manifest["promises"]["weight_max"] == 4
+
+
+def test_a_plan_that_was_half_written_is_drawn_again(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "start_manifest", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            plans.prepare(run)
+    assert same(plans.prepare(run), plans.draw(run.config))
+
+
+def test_one_flipped_bit_of_the_code_book_is_found(run):
+    bits = plans.prepare(run).codes.bits.copy()
+    bits[0] = ~bits[0]
+    store.write_array(run.codes, bits)
+    with pytest.raises(BadInput, match="code_book_digest of .* has changed"):
+        plans.load(run)
+    assert np.array_equal(plans.read(run).codes.bits, bits)
+
+
+def test_an_image_that_changed_its_source_is_found(run):
+    source_of = plans.prepare(run).source_of.copy()
+    source_of[[0, 1]] = source_of[[1, 0]]
+    store.write_array(run.source_of, source_of)
+    with pytest.raises(BadInput, match="source_of_digest of .* has changed"):
+        plans.load(run)
+
+
+def test_training_images_that_changed_are_found(run):
+    plans.prepare(run)
+    other = Run(run.path, config(run.path, n_images=9))
+    with pytest.raises(BadInput, match="data_fingerprint of .* has changed"):
+        plans.prepare(other)
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "source_of.npy", "sources.json"])
+def test_a_missing_file_of_the_plan_is_named(run, name):
+    plans.prepare(run)
+    (run.path / name).unlink()
+    with pytest.raises(BadInput, match=f"{name} is missing"):
+        plans.prepare(run)

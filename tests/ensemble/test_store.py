@@ -1,0 +1,505 @@
+"""The run folder: whole or not at all, damage found, nothing mixed up."""
+
+import errno
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ensemble import config as configs
+from ensemble import store
+from ensemble.store import Run
+from splits.errors import BadInput
+
+FACTS = {"n_sources": 3, "code_book_digest": "abc"}
+RECORD = {"names": ["Zoë", "b"], "loss": [0.5, 1e-05, 1.0], "none": None, "nested": {}}
+ARRAY = np.arange(6, dtype=np.int64).reshape(2, 3)
+
+WRITERS = {
+    "text": lambda path: store.write_text(path, "new"),
+    "json": lambda path: store.write_json(path, {"new": 1}),
+    "array": lambda path: store.write_array(path, ARRAY),
+}
+
+KEYS = st.text(st.characters(codec="utf-8")).filter(lambda key: key != "digest")
+TREES = st.dictionaries(
+    KEYS,
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | KEYS,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)
+        ),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return configs.from_dict({"run": str(tmp_path / "run"), "training": {"steps": 6}})
+
+
+@pytest.fixture
+def run(config):
+    run = store.create(config)
+    store.start_manifest(run, FACTS)
+    return run
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def whole_json(scratch):
+    store.write_json(scratch / "whole.json", RECORD)
+    return (scratch / "whole.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole_array(scratch):
+    store.write_array(scratch / "whole.npy", ARRAY)
+    return (scratch / "whole.npy").read_bytes()
+
+
+def changed(config, section, **options):
+    tree = configs.to_dict(config)
+    tree[section].update(options)
+    return configs.from_dict(tree)
+
+
+def refuse(number):
+    def raises(*_, **__):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    return raises
+
+
+def with_byte_changed(content, position, change):
+    damaged = bytearray(content)
+    damaged[position % len(content)] ^= change
+    return bytes(damaged)
+
+
+# Writing: whole or not at all.
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, write, failing
+):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, failing, refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        write(path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_block_replaces_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted():
+        with store.replacing(path) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_write_makes_the_folder_and_leaves_one_file(tmp_path, write):
+    path = tmp_path / "new" / "folder" / "file"
+    write(path)
+    write(path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_run_folder_that_cannot_be_made_is_refused(config, monkeypatch, number):
+    monkeypatch.setattr(os, "mkdir", refuse(number))
+    message = rf"Cannot write the run folder .*run: {os.strerror(number)}\. Choose"
+    with pytest.raises(BadInput, match=message):
+        store.create(config)
+
+
+def test_a_full_disk_is_said_when_the_run_folder_is_made(config, monkeypatch):
+    monkeypatch.setattr(os, "fsync", refuse(errno.ENOSPC))
+    with pytest.raises(
+        BadInput, match="No space left on device. Choose another folder"
+    ):
+        store.create(config)
+    assert not list(Path(config.run).iterdir())
+
+
+def test_a_file_where_the_run_folder_should_be_is_refused(config):
+    Path(config.run).write_text("in the way")
+    with pytest.raises(BadInput, match="Cannot write the run folder .*: File exists"):
+        store.create(config)
+
+
+# JSON.
+
+
+@settings(max_examples=50)
+@given(TREES)
+def test_json_reads_back_as_it_was_written(scratch, tree):
+    store.write_json(scratch / "tree.json", tree)
+    assert store.read_json(scratch / "tree.json") == tree
+
+
+def test_numbers_as_keys_read_back_as_text(tmp_path):
+    store.write_json(tmp_path / "a.json", {"loss": {2: 0.5, 10: 0.25}})
+    assert store.read_json(tmp_path / "a.json") == {"loss": {"2": 0.5, "10": 0.25}}
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_any_changed_byte_of_a_json_file_is_refused(
+    scratch, whole_json, position, change
+):
+    path = scratch / "damaged.json"
+    path.write_bytes(with_byte_changed(whole_json, position, change))
+    with pytest.raises(BadInput, match=re.escape(str(path))):
+        store.read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"b"', '"c"'),
+        ("1.0", "1e0"),
+        ("\n ", "\n  "),
+        ("\n", "\r\n"),
+        ('"none": null,', '"none": null, "none": null,'),
+    ],
+)
+def test_json_edited_by_hand_is_damaged_even_if_it_means_the_same(tmp_path, old, new):
+    path = tmp_path / "a.json"
+    store.write_json(path, RECORD)
+    edited = path.read_text(encoding="utf-8").replace(old, new, 1)
+    path.write_bytes(edited.encode())
+    with pytest.raises(
+        BadInput, match=r"a\.json is damaged: expected sha256 \w{64}, found \w{64}\. De"
+    ):
+        store.read_json(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"digest": 3}', "{", "\udcff"])
+def test_what_is_no_json_with_a_digest_is_refused(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    message = r"a\.json cannot be read as JSON with a digest \(.*\)\. It is damaged"
+    with pytest.raises(BadInput, match=message):
+        store.read_json(path)
+
+
+# Arrays.
+
+
+@settings(max_examples=50)
+@given(
+    hnp.arrays(
+        hnp.boolean_dtypes() | hnp.integer_dtypes() | hnp.floating_dtypes(),
+        hnp.array_shapes(min_dims=0, min_side=0),
+    )
+)
+def test_an_array_reads_back_with_its_type_and_shape(scratch, array):
+    expected = store.write_array(scratch / "array.npy", array)
+    found = store.read_array(scratch / "array.npy", expected)
+    np.testing.assert_array_equal(found, array)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_any_changed_byte_of_an_array_is_refused(
+    scratch, whole_array, position, change
+):
+    path = scratch / "damaged.npy"
+    expected = store.sha256(scratch / "whole.npy")
+    path.write_bytes(with_byte_changed(whole_array, position, change))
+    message = rf"{re.escape(str(path))} is damaged: expected sha256 {expected}, found"
+    with pytest.raises(BadInput, match=message):
+        store.read_array(path, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=200)
+@given(st.integers(0, 127), st.integers(1, 255))
+@example(8, ord("v") ^ 1)
+@example(21, ord("<") ^ ord(","))
+@example(26, ord("f") ^ ord("B"))
+def test_a_damaged_header_is_never_a_traceback(scratch, whole_array, position, change):
+    path = scratch / "header.npy"
+    path.write_bytes(with_byte_changed(whole_array, position, change))
+    try:
+        store.read_array(path)
+    except BadInput as error:
+        message = str(error)
+        assert "header.npy is not a readable array (" in message
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(BadInput, match="not a readable array .*allow_pickle=False"):
+        store.read_array(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="cannot be saved when allow_pickle=False"):
+        store.write_array(tmp_path / "b.npy", np.array([{}], dtype=object))
+    assert not (tmp_path / "b.npy").exists()
+
+
+@given(
+    hnp.arrays(
+        hnp.integer_dtypes() | hnp.floating_dtypes(), hnp.array_shapes(max_dims=3)
+    )
+)
+def test_a_digest_depends_on_no_memory_layout_and_no_byte_order(array):
+    digest = store.array_digest(array)
+    assert store.array_digest(np.asfortranarray(array)) == digest
+    assert store.array_digest(np.repeat(array, 2, axis=0)[::2]) == digest
+    swapped = array.astype(array.dtype.newbyteorder())
+    assert store.array_digest(swapped) == digest
+
+
+def test_a_digest_tells_content_type_and_shape_apart():
+    arrays = [
+        np.zeros(6, np.float32),
+        np.zeros(6, np.int32),
+        np.zeros((2, 3), np.float32),
+        np.zeros((3, 2), np.float32),
+        np.full(6, -0.0, np.float32),
+        np.zeros(1, np.float32),
+        np.zeros((), np.float32),
+    ]
+    assert len({store.array_digest(array) for array in arrays}) == len(arrays)
+
+
+# Missing files and sealed folders.
+
+
+@pytest.mark.parametrize(
+    "read",
+    [store.read_json, store.read_array, lambda path: store.check(path, "0" * 64)],
+    ids=["json", "array", "check"],
+)
+def test_a_missing_file_is_named_with_what_to_do(tmp_path, read):
+    with pytest.raises(
+        BadInput, match=r"absent is missing\. Run the stage that writes"
+    ):
+        read(tmp_path / "absent")
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    folder = tmp_path / "sealed"
+    store.write_array(folder / "a.npy", ARRAY)
+    store.write_array(folder / "deep" / "b.npy", ARRAY + 1)
+    (folder / ".lock").touch()
+    store.seal(folder, "info.json", {"n": 2})
+    return folder
+
+
+def test_a_seal_lists_every_file_but_itself_and_hidden_ones(sealed):
+    info = store.read_json(sealed / "info.json")
+    assert info["n"] == 2
+    assert info["files"] == {
+        name: store.sha256(sealed / name) for name in ("a.npy", "deep/b.npy")
+    }
+
+
+def test_a_sealed_array_reads_back(sealed):
+    found = store.sealed_array(sealed, "info.json", "deep/b.npy")
+    assert np.array_equal(found, ARRAY + 1)
+
+
+def test_a_sealed_array_that_was_replaced_is_damaged(sealed):
+    store.write_array(sealed / "a.npy", ARRAY + 1)
+    with pytest.raises(BadInput, match=r"a\.npy is damaged: expected sha256"):
+        store.sealed_array(sealed, "info.json", "a.npy")
+
+
+def test_an_array_that_was_never_sealed_is_missing(sealed):
+    store.write_array(sealed / "c.npy", ARRAY)
+    with pytest.raises(BadInput, match=r"c\.npy is missing"):
+        store.sealed_array(sealed, "info.json", "c.npy")
+
+
+def test_a_folder_without_its_seal_is_not_done(sealed):
+    (sealed / "info.json").unlink()
+    with pytest.raises(BadInput, match=r"info\.json is missing"):
+        store.sealed_array(sealed, "info.json", "a.npy")
+
+
+# Folders in the making.
+
+
+def test_a_folder_in_the_making_gets_its_name_last(tmp_path):
+    final = tmp_path / "made"
+    with store.folder_in_the_making(final) as partial:
+        (partial / "file").write_text("whole")
+        assert not final.exists()
+    assert (final / "file").read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_folder_that_failed_has_no_name_and_starts_afresh(tmp_path):
+    final = tmp_path / "made"
+
+    def failing():
+        with store.folder_in_the_making(final) as partial:
+            (partial / "half").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert not final.exists()
+    with store.folder_in_the_making(final) as partial:
+        assert not list(partial.iterdir())
+
+
+def test_publishing_replaces_what_had_the_name(tmp_path):
+    final, partial = tmp_path / "made", tmp_path / "made.part"
+    for folder, name in ((final, "old"), (partial, "new")):
+        folder.mkdir()
+        (folder / name).touch()
+    store.publish(partial, final)
+    assert [path.name for path in final.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [final]
+
+
+# The run and its config.
+
+
+def test_every_path_lies_in_the_run_folder(run):
+    paths = {
+        run.codes: "codes.npy",
+        run.source_of: "source_of.npy",
+        run.manifest: "manifest.json",
+        run.member(7): "members/007",
+        run.queries("demo"): "queries/demo",
+        run.influence("demo"): "influence/demo",
+        run.scores("demo"): "scores/demo",
+        run.evaluation: "evaluation",
+    }
+    assert {str(path.relative_to(run.path)) for path in paths} == set(paths.values())
+    assert all(path == run.path / name for path, name in paths.items())
+
+
+def test_the_resolved_config_is_kept_and_opens_the_run(config):
+    run = store.create(config)
+    assert run == Run(Path(config.run), config)
+    assert store.open_run(config.run) == run
+    assert store.create(config) == run
+
+
+def test_a_folder_with_another_config_is_refused_with_the_difference(config):
+    store.create(config)
+    with pytest.raises(
+        BadInput, match=r"another config:\n  training\.steps: 6 -> 7\nUse"
+    ):
+        store.create(changed(config, "training", steps=7))
+
+
+def test_processes_may_differ_but_threads_may_not(config):
+    store.create(config)
+    more = changed(config, "training", processes=3)
+    assert store.create(more).config.training.processes == 3
+    with pytest.raises(BadInput, match=r"training\.threads: 1 -> 2"):
+        store.create(changed(config, "training", threads=2))
+
+
+def test_a_run_folder_may_move(run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.move(run.path, moved)
+    tree = {**configs.to_dict(run.config), "run": str(moved)}
+    assert store.create(configs.from_dict(tree)).path == moved
+
+
+def test_a_folder_without_a_config_is_no_run(tmp_path):
+    with pytest.raises(
+        BadInput, match="is not a run folder: it has no config.yaml. Mak"
+    ):
+        store.open_run(tmp_path)
+
+
+def test_a_config_that_was_changed_by_hand_is_refused(run):
+    kept = run.path / "config.yaml"
+    kept.write_text(kept.read_text().replace("steps: 6\n", "steps: 7\n"))
+    for reopen in (
+        lambda: store.open_run(run.path),
+        lambda: store.create(configs.load(kept)),
+    ):
+        with pytest.raises(BadInput, match="config_digest of .* has changed"):
+            reopen()
+
+
+# The manifest.
+
+
+def test_the_manifest_says_what_the_run_was_made_with(run):
+    manifest = store.read_json(run.manifest)
+    assert manifest["versions"] == store.versions()
+    assert set(manifest["versions"]) == set(store.PACKAGES)
+    assert manifest["seeds"] == {"splits": 0, "training": 0}
+    assert manifest["commit"] == store.commit()
+    assert set(manifest["machine"]) == {"python", "processor", "cores", "system"}
+    assert all(manifest["machine"].values())
+    assert {name: manifest[name] for name in FACTS} == FACTS
+    assert manifest["stages"] == {}
+
+
+def test_a_manifest_is_written_once(run):
+    before = run.manifest.read_bytes()
+    store.start_manifest(run, FACTS)
+    assert run.manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("compare", [store.check_manifest, store.start_manifest])
+def test_a_fact_that_has_changed_is_named_with_expected_and_found(run, compare):
+    message = "n_sources of .*run has changed: the run was made with 3, now there is 4"
+    with pytest.raises(BadInput, match=message):
+        compare(run, {**FACTS, "n_sources": 4})
+
+
+def test_a_stage_is_recorded_with_its_cost_and_facts(run):
+    with store.stage(run, "train") as facts:
+        time.sleep(0.02)
+        facts["n_members"] = 4
+    with store.stage(run, "generate demo"):
+        pass
+    stages = store.read_json(run.manifest)["stages"]
+    assert list(stages) == ["train", "generate demo"]
+    train = stages["train"]
+    assert 0.02 <= train["seconds"] < 60
+    # More than an interpreter with numpy, less than this machine could hold.
+    assert 2**24 < train["peak_memory_bytes"] < 2**40
+    assert train["n_members"] == 4
+    assert train["commit"] == store.commit()
+    assert re.fullmatch(r"\d{4}(-\d\d){2}T(\d\d:){2}\d\d\+00:00", train["done"])
+
+
+def test_a_stage_that_failed_is_not_recorded(run):
+    with pytest.raises(RuntimeError), store.stage(run, "train"):
+        raise RuntimeError
+    assert store.read_json(run.manifest)["stages"] == {}
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    assert re.fullmatch("[0-9a-f]{40}", store.commit() or "0" * 40)
+    monkeypatch.setenv("PATH", "")
+    assert store.commit() is None
