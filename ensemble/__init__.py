@@ -4,7 +4,11 @@ Names are imported when first used, so that planning and reporting need no torch
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ensemble.model import EnsembleModel
+    from ensemble.pipeline import EnsemblePipeline
 
 _HOMES = {
     "EnsemblePipeline": "ensemble.pipeline",

@@ -21,7 +21,12 @@ from tqdm.auto import tqdm
 from ensemble import store
 from ensemble.measurement import Measurement, displacement
 from ensemble.model import predict
-from ensemble.pipeline import EnsemblePipeline, denoise, query_generators
+from ensemble.pipeline import (
+    EnsemblePipeline,
+    denoise,
+    initial_noise,
+    query_generators,
+)
 from ensemble.queries import Queries, on_device
 
 
@@ -189,7 +194,7 @@ def _noise_after_the_first(
     states = []
     for seed in queries.seeds[np.unique(of_query)].tolist():
         (generator,) = query_generators([seed])
-        torch.randn(pipe.members.image_shape, generator=generator)
+        initial_noise(pipe.members, [generator], 1)
         states.append(generator.get_state())
     _, state_of = np.unique(of_query, return_inverse=True)
     return [torch.Generator().set_state(states[index]) for index in state_of]

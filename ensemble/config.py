@@ -66,16 +66,22 @@ class SplitsConfig:
         n_members: Members of the ensemble.
         weight: Members that train on each source; null: the design's own choice.
         seed: Draws the code book.
+        removable: For designs that promise it: any so many sources can be ablated
+            together; null: the design's own choice.
+        survivors: For the same designs: members that are then left at least.
     """
 
     design: str = "balanced"
     n_members: int = 16
     weight: int | None = None
     seed: int = 0
+    removable: int | None = None
+    survivors: int | None = None
 
     def __post_init__(self) -> None:
         _at_least("splits.n_members", self.n_members, 1)
-        _at_least("splits.weight", self.weight, 1)
+        for name in ("weight", "removable", "survivors"):
+            _at_least(f"splits.{name}", getattr(self, name), 1)
         _at_least("splits.seed", self.seed, 0)
 
 

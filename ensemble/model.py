@@ -18,7 +18,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     ModelMixin,
-    SchedulerMixin,
     UNet2DModel,
 )
 from diffusers.configuration_utils import register_to_config
@@ -32,6 +31,8 @@ from splits.errors import BadInput
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
 Condition = Int[Tensor, " states"] | None
+# diffusers' SchedulerMixin declares none of the methods that every scheduler has.
+Scheduler = Any
 
 BETA_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 SCHEDULERS = {
@@ -97,13 +98,13 @@ def noise_schedule(config: ModelConfig) -> DDPMScheduler:
     """The noise that members are trained on."""
     return DDPMScheduler(
         num_train_timesteps=config.n_timesteps,
-        beta_schedule=BETA_SCHEDULES[config.schedule],
-        prediction_type=config.prediction_type,
+        beta_schedule=BETA_SCHEDULES[config.schedule],  # type: ignore[arg-type]
+        prediction_type=config.prediction_type,  # type: ignore[arg-type]
         clip_sample=False,
     )
 
 
-def sampler(config: ModelConfig, sampling: SamplingConfig) -> SchedulerMixin:
+def sampler(config: ModelConfig, sampling: SamplingConfig) -> Scheduler:
     """The scheduler that generates; it never clips, so that derivatives are exact."""
     noise = noise_schedule(config).config
     return SCHEDULERS[sampling.scheduler].from_config(noise)
@@ -133,9 +134,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
     def __init__(self, member_ids: Sequence[int], member: dict[str, Any]) -> None:
         super().__init__()
         self.member_ids = [int(member_id) for member_id in member_ids]
-        self.networks = nn.ModuleList(
-            UNet2DModel.from_config(member) for _ in self.member_ids
-        )
+        self.networks = nn.ModuleList([UNet2DModel(**member) for _ in self.member_ids])
         self.forward_batch = 512
         self.n_forwards = 0
 
@@ -174,7 +173,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
                 predict(
                     network,
                     noisy[part[0] : part[-1] + 1],
-                    timestep if _is_scalar(timestep) else timestep[part],
+                    _at(timestep, part),
                     None if condition is None else condition[part],
                 )
                 for part in parts
@@ -217,20 +216,23 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             prediction = self.predict_by(
                 member,
                 noisy[states],
-                timestep if _is_scalar(timestep) else timestep[states],
+                _at(timestep, states),
                 None if condition is None else condition[states],
             )
             weight = votes[images, member, None, None, None]
             total[images] += weight * prediction[position]
         return total
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, **kwargs: Any
+    ) -> None:
         """Write one folder a member, as diffusers writes one model."""
         for member_id, network in zip(self.member_ids, self.networks, strict=True):
+            assert isinstance(network, UNet2DModel)
             network.save_pretrained(member_folder(save_directory, member_id), **kwargs)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | Path,
         members: Sequence[int] | None = None,
@@ -270,7 +272,9 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         ensemble = cls(member_ids=chosen, member={**config})
         for position, network in enumerate(networks):
             ensemble.networks[position] = network
-        return (ensemble if torch_dtype is None else ensemble.to(torch_dtype)).eval()
+        if torch_dtype is not None:
+            nn.Module.to(ensemble, dtype=torch_dtype)
+        return ensemble.eval()
 
 
 def member_folder(root: str | Path, member: int) -> Path:
@@ -300,8 +304,11 @@ def load_member(folder: Path) -> UNet2DModel:
     return network.eval()
 
 
-def _is_scalar(timestep: Timestep) -> bool:
-    return not torch.is_tensor(timestep) or timestep.ndim == 0
+def _at(timestep: Timestep, states: Int[Tensor, " chosen"]) -> Timestep:
+    """The timesteps of some states; one timestep for all stays as it is."""
+    if isinstance(timestep, int) or timestep.ndim == 0:
+        return timestep
+    return timestep[states]
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ensemble import card, store
-from ensemble.model import EnsembleModel, sampler
+from ensemble.model import EnsembleModel, Scheduler, sampler
 from ensemble.store import Run
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
@@ -43,13 +43,13 @@ class Sampling:
         eta: Share of fresh noise in DDIM, from 0 to 1; other schedulers ignore it.
     """
 
-    scheduler: SchedulerMixin
+    scheduler: Scheduler
     n_steps: int
     guidance_scale: float = 1.0
     eta: float = 0.0
 
 
-def query_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+def query_generators(seeds: Sequence[int] | np.ndarray) -> list[torch.Generator]:
     """One CPU generator per image.
 
     An image's noise then follows from its seed alone, not from the batch that it is
@@ -85,7 +85,7 @@ def guided(
     guided members. (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598)
     """
     told = model(states, timestep, votes, condition, state_of)
-    if condition is None or guidance_scale == 1.0:
+    if condition is None or model.no_label is None or guidance_scale == 1.0:
         return told
     nothing = torch.full_like(condition, model.no_label)
     untold = model(states, timestep, votes, nothing, state_of)
@@ -157,7 +157,7 @@ class EnsemblePipeline(DiffusionPipeline):
     def __init__(
         self,
         members: EnsembleModel,
-        scheduler: SchedulerMixin,
+        scheduler: Scheduler,
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         codes: CodeBook | None = None,
@@ -183,7 +183,7 @@ class EnsemblePipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         *,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
         votes: Float[Tensor, "..."] | np.ndarray | Sequence | None = None,
         ablate: Sequence[int] | Sequence[Sequence[int]] | None = None,
         latents: Float[Tensor, "images channels height width"] | None = None,
@@ -243,7 +243,7 @@ class EnsemblePipeline(DiffusionPipeline):
             generator,
         )
         images = latents
-        with self.progress_bar(total=sampling.n_steps) as progress:
+        with self.progress_bar(total=sampling.n_steps) as progress:  # type: ignore[call-arg]
             for step, timestep, images in walk:
                 if callback_on_step_end is not None:
                     changed = callback_on_step_end(
@@ -254,6 +254,13 @@ class EnsemblePipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         finished = self._finish(images, output_type)
         return ImagePipelineOutput(images=finished) if return_dict else (finished,)
+
+    def pictures(
+        self, seeds: Sequence[int] | np.ndarray, labels: Sequence[int] | None = None
+    ) -> Float[Tensor, "images channels height width"]:
+        """Pictures by the full ensemble, around [-1, 1], not clipped."""
+        output = self(seeds=seeds, class_labels=labels, output_type="latent")
+        return output.images  # type: ignore[union-attr]
 
     def sampling(
         self,
@@ -266,11 +273,13 @@ class EnsemblePipeline(DiffusionPipeline):
         Raises:
             BadInput: If the number of steps is not positive.
         """
-        n_steps = self.config["num_inference_steps"] if n_steps is None else n_steps
+        configured: Any = self.config
+        if n_steps is None:
+            n_steps = int(configured["num_inference_steps"])
         if n_steps < 1:
             raise BadInput(f"num_inference_steps is {n_steps}; at least 1 is needed.")
         if guidance_scale is None:
-            guidance_scale = self.config["guidance_scale"]
+            guidance_scale = float(configured["guidance_scale"])
         return Sampling(self.scheduler, n_steps, guidance_scale, eta)
 
     def condition(
@@ -347,14 +356,16 @@ class EnsemblePipeline(DiffusionPipeline):
         arrays = shown.cpu().permute(0, 2, 3, 1).float().numpy()
         return arrays if output_type == "np" else self.numpy_to_pil(arrays)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, **kwargs: Any
+    ) -> None:
         """Write the pipeline with its code book."""
         super().save_pretrained(str(save_directory), **kwargs)
         if self.codes is not None:
             store.write_array(Path(save_directory) / "codes.npy", self.codes.bits)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | Path,
         members: Sequence[int] | None = None,
@@ -426,7 +437,7 @@ def _codes(folder: Path) -> CodeBook | None:
 
 
 def _generators(
-    seeds: Sequence[int] | None, generator: Generators, batch_size: int
+    seeds: Sequence[int] | np.ndarray | None, generator: Generators, batch_size: int
 ) -> tuple[Generators, int]:
     if seeds is not None:
         if generator is not None:
@@ -443,7 +454,7 @@ def _generators(
 
 
 def _step_arguments(
-    scheduler: SchedulerMixin, generator: Generators, eta: float
+    scheduler: Scheduler, generator: Generators, eta: float
 ) -> dict[str, Any]:
     """What this scheduler's step takes of what every step might."""
     known = inspect.signature(scheduler.step).parameters

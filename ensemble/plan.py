@@ -54,6 +54,8 @@ def draw(config: Config) -> Plan:
         config.splits.n_members,
         config.splits.weight,
         config.splits.seed,
+        config.splits.removable,
+        config.splits.survivors,
     )
     return Plan(data, source_of, names, codes)
 

@@ -74,13 +74,12 @@ def generate(
     if folder.exists():
         return _unchanged(run, name, wanted)
     before = pipe.members.n_forwards
-    images = pipe(seeds=wanted["seeds"], class_labels=labels, output_type="latent")
+    images = pipe.pictures(wanted["seeds"], labels)
     with store.stage(run, f"generate {name}"), store.folder_in_the_making(folder) as to:
         store.write_array(to / "seeds.npy", np.asarray(seeds, dtype=np.int64))
         if labels is not None:
             store.write_array(to / "conditions.npy", np.asarray(labels, np.int64))
-        pictures = images.images.cpu().float().numpy()
-        store.write_array(to / "images.npy", pictures)
+        store.write_array(to / "images.npy", images.cpu().float().numpy())
         done = {**wanted, "member_forwards": pipe.members.n_forwards - before}
         store.seal(to, "info.json", done)
     return load(run, name)

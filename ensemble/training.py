@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -245,19 +246,12 @@ class Trainee:
         path = self.folder / "checkpoint.safetensors"
         if not path.exists():
             return
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = json.loads(metadata["facts"])
-            whole = metadata["digest"] == _digest(tensors)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
+        kept = _read_checkpoint(path)
+        if kept is None:
             tqdm.write(f"{path} is damaged; member {self.member} starts again.")
             path.unlink()
-            return
-        self._restore(tensors, facts)
+        else:
+            self._restore(*kept)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
@@ -540,6 +534,18 @@ def _writer(run: Run, member: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(run.path / "tensorboard" / f"{member:03d}")
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and facts of a checkpoint; None if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = json.loads(metadata["facts"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return (tensors, facts) if metadata["digest"] == _digest(tensors) else None
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -103,7 +103,7 @@ def ablated_votes(
             f"Source {unknown[0]} does not exist: this code book has sources 0 to "
             f"{codes.n_sources - 1}."
         )
-    return surviving_votes(codes.bits[chosen].any(axis=0))
+    return surviving_votes(np.logical_or.reduce(codes.bits[chosen]))
 
 
 def surviving_votes(

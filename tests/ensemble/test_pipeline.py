@@ -37,9 +37,7 @@ def test_one_member_is_bit_identical_to_the_stock_pipeline(scheduler):
 
 def test_a_lone_vote_is_that_member(pipe):
     votes = np.eye(4)[2]
-    alone = EnsemblePipeline(
-        members=tiny.ensemble(4).members, scheduler=pipe.scheduler
-    )
+    alone = EnsemblePipeline(members=tiny.ensemble(4).members, scheduler=pipe.scheduler)
     alone.members.networks = torch.nn.ModuleList([alone.members.networks[2]])
     alone.members.member_ids = [2]
     alone.set_progress_bar_config(disable=True)
@@ -258,7 +256,11 @@ def test_bad_calls_say_what_is_allowed(pipe, call, message):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(None, "give class_labels"), ([0, 1, 1], "3 class_labels"), (7, "allowed: 0 to 2")],
+    [
+        (None, "give class_labels"),
+        ([0, 1, 1], "3 class_labels"),
+        (7, "allowed: 0 to 2"),
+    ],
 )
 def test_bad_labels_say_what_is_allowed(labels, message):
     pipe = tiny.ensemble(1, n_classes=3)

@@ -165,11 +165,15 @@ def test_label_dropout_hides_labels(tmp_path):
 
 def test_members_share_weights_and_noise_unless_told_otherwise(tmp_path):
     for shared in (True, False):
-        settings = tiny.config(tmp_path / str(shared), training={"shared_noise": shared})
+        settings = tiny.config(
+            tmp_path / str(shared), training={"shared_noise": shared}
+        )
         run = store.create(settings)
         ready = plan.prepare(run)
         trainees = [
-            training.Trainee(run, member, ready.data, np.arange(2), Accelerator(cpu=True))
+            training.Trainee(
+                run, member, ready.data, np.arange(2), Accelerator(cpu=True)
+            )
             for member in (0, 1)
         ]
         noises = [trainee._noise(3, 0) for trainee in trainees]

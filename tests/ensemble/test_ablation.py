@@ -1,0 +1,146 @@
+"""Exact ablation is sampling again, source by source: the fast way must agree."""
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble import ablation, luck
+from ensemble.measurement import MEASUREMENTS, displacement
+from ensemble.model import SCHEDULERS
+from ensemble.queries import Queries
+from splits import designs
+from splits.codes import ablated_votes
+from tests import tiny
+
+
+def queries_of(pipe, n_queries=3, labels=None) -> Queries:
+    seeds = np.arange(10, 10 + n_queries)
+    images = pipe(seeds=seeds, class_labels=labels, output_type="latent").images
+    conditions = None if labels is None else np.array(labels)
+    return Queries(seeds, conditions, images.float().numpy())
+
+
+def one_by_one(pipe, queries, votes) -> np.ndarray:
+    """The naive twin: every query and every vote vector on its own."""
+    rows = []
+    for query, seed in enumerate(queries.seeds.tolist()):
+        label = None if queries.conditions is None else int(queries.conditions[query])
+        rows.append(
+            [
+                pipe(
+                    seeds=[seed], votes=row, class_labels=label, output_type="latent"
+                ).images[0]
+                for row in votes
+            ]
+        )
+    return torch.stack([torch.stack(row) for row in rows]).numpy()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_landscape_is_resampling_source_by_source(scheduler, tmp_path):
+    pipe = tiny.ensemble(scheduler=scheduler, codes=tiny.codes())
+    queries = queries_of(pipe)
+    votes = np.stack([ablated_votes(pipe.codes, [source]) for source in range(6)])
+    found = ablation.landscape(pipe, queries, votes, MEASUREMENTS, tmp_path / "work")
+    naive = one_by_one(pipe, queries, votes)
+    expected = np.sqrt(np.square(naive - queries.images[:, None]).mean(axis=(2, 3, 4)))
+    np.testing.assert_allclose(found.displacement, expected, rtol=1e-5)
+    bright = naive.clip(-1, 1).mean(axis=(2, 3, 4))
+    np.testing.assert_allclose(found.measured["brightness"], bright, atol=1e-6)
+
+
+def test_conditions_and_guidance_are_kept(tmp_path):
+    pipe = tiny.ensemble(n_classes=3, codes=tiny.codes())
+    pipe.register_to_config(guidance_scale=2.0)
+    queries = queries_of(pipe, labels=[2, 0, 1])
+    votes = np.stack([ablated_votes(pipe.codes, [source]) for source in range(3)])
+    found = ablation.landscape(pipe, queries, votes, {}, tmp_path / "work")
+    naive = one_by_one(pipe, queries, votes)
+    expected = np.sqrt(np.square(naive - queries.images[:, None]).mean(axis=(2, 3, 4)))
+    np.testing.assert_allclose(found.displacement, expected, rtol=1e-5)
+
+
+def test_ablating_nothing_displaces_nothing(tmp_path):
+    pipe = tiny.ensemble()
+    votes = np.full((1, 4), 0.25)
+    found = ablation.landscape(pipe, queries_of(pipe), votes, {}, tmp_path / "work")
+    assert found.displacement.max() < 1e-6
+
+
+def test_leave_one_out_leaves_each_members_own_picture(tmp_path):
+    codes = designs.draw("leave_one_out", 4, 4)
+    pipe = tiny.ensemble(4, codes=codes)
+    queries = queries_of(pipe, 2)
+    votes = np.stack([ablated_votes(codes, [source]) for source in range(4)])
+    assert np.array_equal(votes, np.eye(4))
+    pictures = ablation.ablated_pictures(
+        pipe, queries, np.zeros(4, dtype=np.int64), votes
+    )
+    for member in range(4):
+        own = pipe(seeds=[10], votes=np.eye(4)[member], output_type="latent").images[0]
+        torch.testing.assert_close(pictures[member], own)
+
+
+def test_equal_vote_vectors_and_the_first_step_are_computed_once(tmp_path):
+    pipe = tiny.ensemble()
+    queries = queries_of(pipe, 2)
+    votes = np.repeat([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]], 5, axis=0)
+    found = ablation.landscape(pipe, queries, votes, {}, tmp_path / "work")
+    n_steps, n_queries, n_distinct, n_voting, n_members = 4, 2, 2, 2, 4
+    first = n_queries * n_members
+    rest = (n_steps - 1) * n_queries * n_distinct * n_voting
+    assert found.member_forwards == first + rest
+    assert np.array_equal(found.displacement[:, :1], found.displacement[:, 1:2])
+
+
+def test_an_interrupted_landscape_goes_on_where_it_was(tmp_path, monkeypatch):
+    pipe = tiny.ensemble(codes=tiny.codes())
+    queries = queries_of(pipe)
+    votes = np.stack([ablated_votes(pipe.codes, [source]) for source in range(6)])
+    monkeypatch.setattr(ablation, "_block_size", lambda *_: 4)
+    whole = ablation.landscape(pipe, queries, votes, MEASUREMENTS, tmp_path / "whole")
+    real, calls = ablation.ablated_pictures, []
+
+    def dies_at_the_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(ablation, "ablated_pictures", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.landscape(pipe, queries, votes, MEASUREMENTS, tmp_path / "parts")
+    parts = ablation.landscape(pipe, queries, votes, MEASUREMENTS, tmp_path / "parts")
+    assert len(calls) == 6
+    assert np.array_equal(parts.displacement, whole.displacement)
+    assert np.array_equal(parts.measured["contrast"], whole.measured["contrast"])
+    assert parts.member_forwards == whole.member_forwards
+
+
+def test_other_votes_do_not_continue_old_blocks(tmp_path):
+    pipe = tiny.ensemble()
+    queries = queries_of(pipe, 1)
+    work = tmp_path / "work"
+    one = ablation.landscape(pipe, queries, np.eye(4)[:2], {}, work)
+    other = ablation.landscape(pipe, queries, np.eye(4)[2:], {}, work)
+    assert tiny.different(one.displacement, other.displacement)
+
+
+def test_less_memory_means_smaller_blocks_and_the_same_result(tmp_path):
+    pipe = tiny.ensemble(codes=tiny.codes())
+    activations, state = ablation.picture_bytes(pipe)
+    assert activations > state == 8 * 64
+    queries = queries_of(pipe)
+    votes = np.stack([ablated_votes(pipe.codes, [source]) for source in range(6)])
+    much = ablation.landscape(pipe, queries, votes, {}, tmp_path / "much")
+    assert pipe.members.forward_batch > 10
+    little = ablation.landscape(pipe, queries, votes, {}, tmp_path / "little", 1)
+    assert pipe.members.forward_batch < 10
+    np.testing.assert_allclose(much.displacement, little.displacement, rtol=1e-6)
+
+
+def test_displacement_is_the_root_mean_square():
+    noise = torch.randn(2, 1, 4, 4, generator=luck.generator(0, "test"))
+    moved = noise.clone()
+    moved[1, 0, 0, 0] += 4
+    assert displacement(noise, moved).tolist() == pytest.approx([0, 1], abs=1e-6)
