@@ -68,7 +68,12 @@ DATA = st.builds(
     n_images=or_null(COUNT),
 )
 SPLITS = st.builds(
-    SplitsConfig, design=TEXT, n_members=COUNT, weight=or_null(COUNT), seed=SEED
+    SplitsConfig,
+    design=TEXT,
+    n_members=COUNT,
+    weight=or_null(COUNT),
+    seed=SEED,
+    removable=or_null(COUNT),
 )
 MODEL = st.builds(
     lambda channels, **others: ModelConfig(**channels, **others),
@@ -276,6 +281,8 @@ def test_no_number_is_proposed_where_none_would_do(write, key, text):
         ("data", "n_images", 0, "at least 1."),
         ("splits", "n_members", 0, "at least 1."),
         ("splits", "weight", 0, "at least 1."),
+        ("splits", "removable", 0, "at least 1."),
+        ("splits", "survivors", 0, "at least 1."),
         ("splits", "seed", -1, "at least 0."),
         ("model", "prediction_type", "noise", "allowed: epsilon, v_prediction."),
         ("model", "schedule", "cos", "allowed: linear, cosine."),
