@@ -91,12 +91,15 @@ def histogram(
         100 * np.histogram(values, edges)[0] / max(1, len(values))
         for values in (displacement, placebo)
     )
-    frame = _Frame(0, longest, 0, 1.1 * float(max(bars.max(), outline.max())))
+    frame = _Frame(0.0, longest, 0.0, 1.1 * float(max(bars.max(), outline.max())))
     body = [
-        _axes(frame, _ticks(0, longest), _ticks(0, frame.top)),
+        _axes(frame, _ticks(0.0, longest), _ticks(0.0, frame.top)),
         f'<path class="bars" d="{_steps(frame, edges, bars)}"/>',
         f'<path class="placebo" d="{_steps(frame, edges, outline)}"/>',
-        *(_triangle(frame.x(value), frame.y(0)) for value in displacement[above]),
+        *(
+            _triangle(frame.x(value), frame.y(0.0))
+            for value in displacement[above].tolist()
+        ),
         _labels("displacement", "share of each, in %"),
         _histogram_legend(
             counted(len(displacement), unit),
@@ -126,7 +129,7 @@ def loss_curves(curves: Sequence[dict[str, list]], title: str) -> Markup:
         min(float(loss.min()) for loss in losses),
         max(float(loss.max()) for loss in losses),
     )
-    frame = _Frame(0, last, ticks[0][0], ticks[-1][0])
+    frame = _Frame(0.0, last, ticks[0][0], ticks[-1][0])
     lines = []
     for member, (step, loss) in enumerate(zip(steps, losses, strict=True)):
         n_points = min(len(step), POINTS_PER_CURVE)
@@ -144,7 +147,7 @@ def loss_curves(curves: Sequence[dict[str, list]], title: str) -> Markup:
         f"Loss of {len(curves)} members over {last:.0f} steps. It ends between "
         f"{min(finals):.3g} and {max(finals):.3g}."
     )
-    axes = _axes(frame, _ticks(0, last), ticks)
+    axes = _axes(frame, _ticks(0.0, last), ticks)
     labels = _labels("optimiser step", "training loss, logarithmic")
     return _svg([axes, *lines, labels], title, description)
 
@@ -172,10 +175,10 @@ def _steps(
     edges: Float[np.ndarray, " edges"],
     heights: Float[np.ndarray, " bins"],
 ) -> str:
-    path = f"M{frame.x(edges[0]):.1f} {frame.y(0):.1f}"
+    path = f"M{frame.x(edges[0]):.1f} {frame.y(0.0):.1f}"
     for right, height in zip(edges[1:], heights, strict=True):
         path += f"V{frame.y(height):.1f}H{frame.x(right):.1f}"
-    return path + f"V{frame.y(0):.1f}"
+    return path + f"V{frame.y(0.0):.1f}"
 
 
 def _triangle(x: float, y: float) -> str:
@@ -199,7 +202,7 @@ def _histogram_legend(units: str, placebos: str, above: np.bool_) -> str:
         f'<text x="168" y="14">{placebos}</text>'
     )
     if above:
-        legend += _triangle(307, 23)
+        legend += _triangle(307.0, 23.0)
         legend += '<text x="317" y="14">above placebo</text>'
     return legend
 

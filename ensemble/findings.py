@@ -22,7 +22,7 @@ from ensemble.page import counted
 from ensemble.store import Run
 
 N_THUMBNAILS = 4
-N_MORE = 100  # rows below the top ones: 64 pictures of 1,797 sources must still load
+N_MORE = 50  # rows below the top ones: 64 pictures of 1,797 sources must still load
 
 
 @dataclass(frozen=True, eq=False)
