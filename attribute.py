@@ -7,12 +7,17 @@ Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ensemble import launching, plan, store
 from ensemble.store import Run
 from splits.errors import BadInput
+
+if TYPE_CHECKING:
+    from ensemble.pipeline import EnsemblePipeline
 
 DEFAULT_QUERIES = 8
 
@@ -83,17 +88,29 @@ def numbers(option: str, text: str) -> list[int]:
         ) from None
 
 
+def ensemble_of(run: Run) -> "EnsemblePipeline":
+    """The run's pipeline; on a CPU as many members side by side as there are cores."""
+    import torch
+
+    from ensemble.pipeline import EnsemblePipeline
+
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    if torch.accelerator.is_available():
+        return pipe.to(torch.accelerator.current_accelerator())
+    torch.set_num_threads(1)
+    pipe.members.side_by_side = os.cpu_count() or 1
+    return pipe
+
+
 def generate(run: Run, options: argparse.Namespace) -> None:
     """Generate queries."""
     from ensemble import queries
-    from ensemble.pipeline import EnsemblePipeline
 
     if options.n < 1:
         raise BadInput(f"--n is {options.n}: at least one query is needed.")
     labels = numbers("--labels", options.labels) if options.labels else None
     seeds = range(options.seed, options.seed + options.n)
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    queries.generate(run, pipe, options.name, seeds, labels)
+    queries.generate(run, ensemble_of(run), options.name, seeds, labels)
     print(f"{options.n} queries in {run.queries(options.name)}")
 
 
@@ -101,7 +118,6 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     """Ablate every source, a set of sources, or groups of them."""
     from ensemble import influence
     from ensemble.measurement import chosen_measurements
-    from ensemble.pipeline import EnsemblePipeline
 
     ready = plan.load(run)
     if options.sources:
@@ -114,7 +130,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         print(line)
     influence.measure_exactly(
         run,
-        EnsemblePipeline.from_pretrained(run.path),
+        ensemble_of(run),
         ready,
         options.name,
         units,

@@ -13,7 +13,10 @@ import torch
 
 def seed_of(seed: int, stream: str, *numbers: int) -> int:
     """A 63-bit seed that follows from the key alone, on every platform."""
-    key = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), *numbers])
+    # The count tells (1,) from (1, 0): SeedSequence drops trailing zeros.
+    key = np.random.SeedSequence(
+        [seed, zlib.crc32(stream.encode()), len(numbers), *numbers]
+    )
     return int(key.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -6,9 +6,11 @@ is one diffusers model that owns its members and averages their predictions by v
 Before: config.py (sizes), training.py's output (weights). After: pipeline.py.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import (
@@ -41,6 +43,7 @@ SCHEDULERS = {
     "dpmsolver++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
 }
+Result = TypeVar("Result")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -127,6 +130,8 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         member_ids: Number of each member in the code book.
         forward_batch: Most images that a member sees in one forward pass; bounds
             memory.
+        side_by_side: Members that run at the same time, each in a thread of its own;
+            on a CPU, as many as cores with one torch thread each is fastest.
         n_forwards: Images that members were run on, counted over members.
     """
 
@@ -135,8 +140,10 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         super().__init__()
         self.member_ids = [int(member_id) for member_id in member_ids]
         self.networks = nn.ModuleList([UNet2DModel(**member) for _ in self.member_ids])
-        self.forward_batch = 512
+        self.forward_batch = 256
+        self.side_by_side = 1
         self.n_forwards = 0
+        self._counting = threading.Lock()
 
     @property
     def n_members(self) -> int:
@@ -163,7 +170,8 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         condition: Condition = None,
     ) -> Float[Tensor, "states channels height width"]:
         """What the member at this position predicts; the work is counted."""
-        self.n_forwards += len(noisy)
+        with self._counting:
+            self.n_forwards += len(noisy)
         network = self.networks[member]
         if len(noisy) <= self.forward_batch:
             return predict(network, noisy, timestep, condition)
@@ -203,25 +211,41 @@ class EnsembleModel(ModelMixin, ConfigMixin):
                 state i. Images that share a state share the work.
         """
         voted = votes > 0
-        one_to_one = state_of is None
-        total = torch.zeros_like(noisy if one_to_one else noisy[state_of])
-        for member in torch.nonzero(voted.any(dim=0)).flatten().tolist():
+        everywhere = torch.arange(len(votes), device=votes.device)
+        state_of = everywhere if state_of is None else state_of
+
+        def share(member: int) -> tuple[Tensor, Tensor]:
             images = torch.nonzero(voted[:, member]).flatten()
-            if one_to_one and len(images) == len(noisy):
-                prediction = self.predict_by(member, noisy, timestep, condition)
-                total += votes[:, member, None, None, None] * prediction
-                continue
-            at = images if one_to_one else state_of[images]
-            states, position = torch.unique(at, return_inverse=True)
-            prediction = self.predict_by(
-                member,
-                noisy[states],
-                _at(timestep, states),
-                None if condition is None else condition[states],
-            )
-            weight = votes[images, member, None, None, None]
-            total[images] += weight * prediction[position]
+            states, position = torch.unique(state_of[images], return_inverse=True)
+            label = None if condition is None else condition[states]
+            at = _at(timestep, states)
+            prediction = self.predict_by(member, noisy[states], at, label)
+            return images, prediction[position]
+
+        total = noisy.new_zeros(len(votes), *noisy.shape[1:])
+        members = torch.nonzero(voted.any(dim=0)).flatten().tolist()
+        for member, (images, prediction) in zip(
+            members, self._each(share, members), strict=True
+        ):
+            total[images] += votes[images, member, None, None, None] * prediction
         return total
+
+    def _each(
+        self, task: Callable[[int], Result], members: Sequence[int]
+    ) -> Iterator[Result]:
+        """Run a task for each member, some side by side; results in order."""
+        if self.side_by_side == 1:
+            yield from map(task, members)
+            return
+        # Whether gradients are wanted is a property of the thread that asks.
+        wanted = torch.is_grad_enabled()
+
+        def inside(member: int) -> Result:
+            with torch.set_grad_enabled(wanted):
+                return task(member)
+
+        with ThreadPoolExecutor(self.side_by_side) as pool:
+            yield from pool.map(inside, members)
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, **kwargs: Any

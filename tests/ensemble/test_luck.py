@@ -25,7 +25,7 @@ def test_the_same_key_gives_the_same_draws():
 
 
 def test_a_seed_is_the_same_on_every_platform():
-    assert luck.seed_of(0, "noise", 3, 7) == 2425804781289247140
+    assert luck.seed_of(0, "noise", 3, 7) == 1335509744027784508
 
 
 def test_seed_stream_and_numbers_all_tell_keys_apart():

@@ -115,6 +115,18 @@ def test_micro_batches_change_nothing():
     torch.testing.assert_close(whole, parts)
 
 
+def test_members_side_by_side_give_the_same_bits():
+    pipe = tiny.ensemble(codes=tiny.codes())
+    one = pipe(seeds=range(3), ablate=[0], output_type="latent").images
+    pipe.members.side_by_side = 3
+    assert torch.equal(
+        pipe(seeds=range(3), ablate=[0], output_type="latent").images, one
+    )
+    noisy = torch.randn(2, 1, 8, 8).double().requires_grad_()
+    votes = torch.full((2, 4), 0.25, dtype=torch.float64)
+    assert pipe.members(noisy, 500, votes).requires_grad
+
+
 def test_guiding_the_average_is_averaging_guided_members():
     pipe = tiny.ensemble(2, n_classes=3)
     guided = pipe(
