@@ -21,12 +21,7 @@ from tqdm.auto import tqdm
 from ensemble import store
 from ensemble.measurement import Measurement, displacement
 from ensemble.model import predict
-from ensemble.pipeline import (
-    EnsemblePipeline,
-    denoise,
-    initial_noise,
-    query_generators,
-)
+from ensemble.pipeline import EnsemblePipeline, denoise
 from ensemble.queries import Queries, on_device
 
 
@@ -73,7 +68,7 @@ def ablated_pictures(
         queries.noise(pipe)[torch.from_numpy(chosen)].to(device),
         torch.from_numpy(votes).to(device, pipe.members.dtype),
         None if condition is None else condition[torch.from_numpy(chosen).to(device)],
-        _noise_after_the_first(pipe, queries, of_query),
+        queries.generators(pipe, of_query),
         torch.from_numpy(state_of).to(device),
     )
     with torch.no_grad():
@@ -185,19 +180,6 @@ class _Blocks:
     def values(self) -> Float32[np.ndarray, "measurements queries vectors"]:
         """All values."""
         return np.array(self.array).reshape(self.shape)
-
-
-def _noise_after_the_first(
-    pipe: EnsemblePipeline, queries: Queries, of_query: np.ndarray
-) -> list[torch.Generator]:
-    """Each image's generator as it stands after its initial noise was drawn."""
-    states = []
-    for seed in queries.seeds[np.unique(of_query)].tolist():
-        (generator,) = query_generators([seed])
-        initial_noise(pipe.members, [generator], 1)
-        states.append(generator.get_state())
-    _, state_of = np.unique(of_query, return_inverse=True)
-    return [torch.Generator().set_state(states[index]) for index in state_of]
 
 
 def _block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:

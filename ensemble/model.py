@@ -225,12 +225,12 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         total = noisy.new_zeros(len(votes), *noisy.shape[1:])
         members = torch.nonzero(voted.any(dim=0)).flatten().tolist()
         for member, (images, prediction) in zip(
-            members, self._each(share, members), strict=True
+            members, self.each(share, members), strict=True
         ):
             total[images] += votes[images, member, None, None, None] * prediction
         return total
 
-    def _each(
+    def each(
         self, task: Callable[[int], Result], members: Sequence[int]
     ) -> Iterator[Result]:
         """Run a task for each member, some side by side; results in order."""

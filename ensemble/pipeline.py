@@ -9,6 +9,7 @@ Before: model.py (members), splits/codes.py (who saw what). After: ablation.py.
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ensemble import card, store
-from ensemble.model import EnsembleModel, Scheduler, sampler
+from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
 from ensemble.store import Run
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
@@ -71,24 +72,26 @@ def initial_noise(
 
 
 def guided(
-    model: EnsembleModel,
-    states: Float[Tensor, "states channels height width"],
-    timestep: Tensor,
-    votes: Float[Tensor, "images members"],
-    condition: Int[Tensor, " states"] | None,
+    predicted: Callable[[Condition], Tensor],
+    condition: Condition,
+    no_label: int | None,
     guidance_scale: float,
-    state_of: Int[Tensor, " images"] | None = None,
 ) -> Float[Tensor, "images channels height width"]:
-    """The ensemble's prediction, pushed away from the one without a label.
+    """A prediction for a label, pushed away from the one without a label.
 
     Guidance is linear in the prediction, so guiding the average is averaging the
     guided members. (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598)
+
+    Args:
+        predicted: The prediction under given labels.
+        condition: The labels; None for unconditional members.
+        no_label: The label that stands for "no label".
+        guidance_scale: Strength; 1 is none.
     """
-    told = model(states, timestep, votes, condition, state_of)
-    if condition is None or model.no_label is None or guidance_scale == 1.0:
+    told = predicted(condition)
+    if condition is None or no_label is None or guidance_scale == 1.0:
         return told
-    nothing = torch.full_like(condition, model.no_label)
-    untold = model(states, timestep, votes, nothing, state_of)
+    untold = predicted(torch.full_like(condition, no_label))
     return untold + guidance_scale * (told - untold)
 
 
@@ -121,18 +124,15 @@ def denoise(
     """
     scheduler = copy.deepcopy(sampling.scheduler)
     scheduler.set_timesteps(sampling.n_steps, device=noise.device)
-    extra = _step_arguments(scheduler, generator, sampling.eta)
+    extra = step_arguments(scheduler, generator, sampling.eta)
     states = noise * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(states, timestep)
         prediction = guided(
-            model,
-            scaled,
-            timestep,
-            votes,
+            functools.partial(model, scaled, timestep, votes, state_of=state_of),
             condition,
+            model.no_label,
             sampling.guidance_scale,
-            state_of,
         )
         if state_of is not None:
             states = states[state_of]
@@ -453,7 +453,7 @@ def _generators(
     return generator, batch_size
 
 
-def _step_arguments(
+def step_arguments(
     scheduler: Scheduler, generator: Generators, eta: float
 ) -> dict[str, Any]:
     """What this scheduler's step takes of what every step might."""

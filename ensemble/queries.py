@@ -41,6 +41,19 @@ class Queries:
         generators = query_generators(self.seeds.tolist())
         return initial_noise(pipe.members, generators, len(self.seeds))
 
+    def generators(
+        self, pipe: EnsemblePipeline, of_query: Int[np.ndarray, " images"]
+    ) -> list[torch.Generator]:
+        """A generator for each image, as it stands once its noise has been drawn."""
+        states = {}
+        for query in np.unique(of_query).tolist():
+            (generator,) = query_generators(self.seeds[query : query + 1])
+            initial_noise(pipe.members, [generator], 1)
+            states[query] = generator.get_state()
+        return [
+            torch.Generator().set_state(states[query]) for query in of_query.tolist()
+        ]
+
     def condition(self, pipe: EnsemblePipeline) -> Int[Tensor, " queries"] | None:
         """Labels as the members are told them."""
         labels = None if self.conditions is None else self.conditions.tolist()
