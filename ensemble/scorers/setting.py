@@ -1,0 +1,133 @@
+"""What a scorer is given and what it must answer.
+
+A score is somebody's prediction of influence, made without looking at any ablation:
+score[query, image], higher when training on the image lowered the query's loss more,
+so that its removal raises it. A source's score is the sum over its images.
+
+Before: queries.py, plan.py (the run). After: one module a method; scoring.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from diffusers import DDPMScheduler
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+
+from splits.codes import CodeBook
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Images at which gradients or losses are taken: training images, or queries.
+
+    Attributes:
+        images: In [-1, 1].
+        condition: Label of each image; None for unconditional members.
+        keys: What keys the noise that is added to each image. A training image's key is
+            its number; a query's lies outside of these.
+    """
+
+    images: Float[Tensor, "images channels height width"]
+    condition: Int64[Tensor, " images"] | None
+    keys: Int64[Tensor, " images"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice | Tensor) -> "Examples":
+        condition = None if self.condition is None else self.condition[chosen]
+        return Examples(self.images[chosen], condition, self.keys[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Everything that a scorer may see.
+
+    Attributes:
+        networks: The scored models: one reference model, one member, or all members.
+        saw: saw[n, i] is True if network n was trained on image i. A network's
+            gradients count only for images that it saw.
+        schedule: The noise that the networks were trained on.
+        train: The training images.
+        queries: What is attributed.
+        source_of: The source of each training image.
+        n_sources: How many sources there are.
+        codes: The code book; None for a reference model.
+        max_memory_mb: Bound on the memory of activations, gradients and kernels.
+        folder: Where features are kept, so that an interrupted scorer goes on.
+    """
+
+    networks: list[nn.Module]
+    saw: Bool[np.ndarray, "networks images"]
+    schedule: DDPMScheduler
+    train: Examples
+    queries: Examples
+    source_of: Int64[np.ndarray, " images"]
+    n_sources: int
+    codes: CodeBook | None
+    max_memory_mb: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.networks), len(self.train))
+        if self.saw.shape != wanted:
+            raise BadInput(
+                f"saw has shape {self.saw.shape}: (networks, images) = {wanted} is "
+                "wanted, who was trained on what."
+            )
+
+
+class Scorer(Protocol):
+    """A method that predicts influence.
+
+    Attributes:
+        paper: Author, year and address.
+        cost: Formula of its work: N images, Q queries, M networks, K draws.
+        needs: What it must be given besides the models.
+    """
+
+    paper: str
+    cost: str
+    needs: str
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score of every training image for every query; higher = more helpful."""
+        ...
+
+
+def by_source(
+    per_image: Float[np.ndarray, "queries images"],
+    source_of: Int64[np.ndarray, " images"],
+    n_sources: int,
+) -> Float32[np.ndarray, "queries sources"]:
+    """A source's score is the sum over its images; a source without images scores 0."""
+    return np.stack(
+        [np.bincount(source_of, weights=row, minlength=n_sources) for row in per_image]
+    ).astype(np.float32)
+
+
+def raw(score: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The score as the method gives it."""
+    return score
+
+
+def squared(score: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Magnitude alone: large scores weigh more, and the sign is lost."""
+    return np.square(score)
+
+
+def signed_squared(score: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Large scores weigh more, and the sign is kept."""
+    return np.sign(score) * np.square(score)
+
+
+READOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "raw": raw,
+    "squared": squared,
+    "signed_squared": signed_squared,
+}
