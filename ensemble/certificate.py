@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import UInt32
 
 from ensemble import plan as plans
 from ensemble import store
@@ -89,7 +89,7 @@ def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
 
 
 def _exposure(
-    member: int, exposure: Int[np.ndarray, " images"], images_seen: int, plan: Plan
+    member: int, exposure: UInt32[np.ndarray, " images"], images_seen: int, plan: Plan
 ) -> Iterator[str]:
     """Was each image of the split shown equally often, and no other at all?"""
     allowed = plan.codes.bits[plan.source_of, member]

@@ -1,0 +1,153 @@
+"""Every way in which the certificate can be broken is found, and named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ensemble import certificate, store
+from ensemble.data import TrainingImages
+from ensemble.pipeline import EnsemblePipeline
+from splits.codes import CodeBook
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tiny.trained(tmp_path_factory.mktemp("certificate") / "run")
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy that may be broken."""
+    original, _ = whole
+    shutil.copytree(original.path, tmp_path / "run")
+    return store.Run(tmp_path / "run", original.config)
+
+
+def test_an_untouched_run_holds(whole):
+    run, _ = whole
+    assert certificate.violations(run, sources=[0, 1]) == []
+    assert "holds for its 4 members and 8 sources" in certificate.statement(run)
+
+
+def test_ablation_runs_only_members_that_never_saw_the_sources(whole):
+    run, plan = whole
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    ran = certificate.members_that_run(pipe, [0, 1])
+    saw = plan.codes.bits[[0, 1]].any(axis=0)
+    assert ran == set(np.flatnonzero(~saw).tolist())
+
+
+def test_other_weights_are_found(run):
+    path = run.member(2) / "diffusion_pytorch_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    (found,) = certificate.violations(run)
+    assert found.startswith("(a) member 2:")
+    assert "expected sha256" in found
+
+
+def test_a_missing_member_is_found(run):
+    shutil.rmtree(run.member(1))
+    (found,) = certificate.violations(run)
+    assert found.startswith("(a) member 1:")
+    assert "missing" in found
+
+
+def reseal(folder, **changes):
+    """Write a record as if the member had really been trained so."""
+    record = store.read_json(folder / "member.json")
+    files = record.pop("files")
+    assert files
+    store.seal(folder, "member.json", {**record, **changes})
+
+
+def test_an_image_outside_the_split_is_found(run, whole):
+    _, plan = whole
+    folder = run.member(0)
+    exposure = np.load(folder / "exposure.npy")
+    image = int(np.flatnonzero(~plan.codes.bits[plan.source_of, 0])[0])
+    exposure[image] = 3
+    store.write_array(folder / "exposure.npy", exposure)
+    reseal(folder)
+    (found,) = certificate.violations(run)
+    assert f"member 0 was shown image {image} of source {image} 3 times" in found
+
+
+def test_uneven_exposure_is_found(run):
+    folder = run.member(0)
+    exposure = np.load(folder / "exposure.npy")
+    exposure[np.flatnonzero(exposure)[0]] += 5
+    store.write_array(folder / "exposure.npy", exposure)
+    reseal(folder)
+    (found,) = certificate.violations(run)
+    assert "18 were due" in found
+
+
+def test_counts_for_other_data_are_found(run):
+    folder = run.member(0)
+    store.write_array(folder / "exposure.npy", np.zeros(3, dtype=np.uint32))
+    reseal(folder)
+    (found,) = certificate.violations(run)
+    assert "counts 3 images, the data has 8" in found
+
+
+def test_another_split_is_found(run):
+    reseal(run.member(3), split_digest="0" * 64)
+    (found,) = certificate.violations(run)
+    assert "member 3 was trained on another split" in found
+
+
+def test_another_code_book_is_found(run, whole):
+    _, plan = whole
+    store.write_array(run.codes, CodeBook(plan.codes.bits[::-1].copy()).bits)
+    found = certificate.violations(run)
+    assert any("code_book_digest: the run was made with" in line for line in found)
+
+
+def test_copied_weights_are_found(run):
+    shutil.copy(
+        run.member(0) / "diffusion_pytorch_model.safetensors",
+        run.member(1) / "diffusion_pytorch_model.safetensors",
+    )
+    reseal(run.member(1))
+    (found,) = certificate.violations(run)
+    assert found == "(e) members 0 and 1 have the same weights"
+
+
+def test_identical_images_in_sources_with_different_codes_are_found(whole):
+    _, plan = whole
+    images = plan.data.images.copy()
+    first = 0
+    other = int(
+        np.flatnonzero((plan.codes.bits != plan.codes.bits[first]).any(axis=1))[0]
+    )
+    images[other] = images[first]
+    data = TrainingImages(images, None, (), {}, plan.data.names)
+    doubled = type(plan)(data, plan.source_of, plan.source_names, plan.codes)
+    (found,) = certificate._duplicates(doubled)
+    assert f"images 0 (digit 0000) and {other}" in found
+    assert "without one, the other stays" in found
+
+
+def test_a_member_that_runs_against_its_code_is_found(run, whole, monkeypatch):
+    _, plan = whole
+    everyone = set(range(4))
+    monkeypatch.setattr(certificate, "members_that_run", lambda *_: everyone)
+    saw = np.flatnonzero(plan.codes.bits[0]).tolist()
+    found = certificate.violations(run, sources=[0])
+    assert found == [
+        f"(a) member {member} saw a source of [0], and still runs" for member in saw
+    ]
+
+
+def test_a_damaged_record_is_found(run):
+    path = run.member(0) / "member.json"
+    record = json.loads(path.read_text())
+    record["images_seen"] += 1
+    path.write_text(json.dumps(record))
+    (found,) = certificate.violations(run)
+    assert "member.json" in found

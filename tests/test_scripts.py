@@ -1,0 +1,153 @@
+"""The scripts, as people run them: train, attribute, again, and with bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ensemble import store
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(name, *arguments, timeout=240):
+    """Run a script; returns exit code, output and errors."""
+    finished = subprocess.run(
+        [sys.executable, ROOT / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=timeout,
+    )
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder made by train.py, in two processes."""
+    folder = tmp_path_factory.mktemp("scripts")
+    config = folder / "tiny.yaml"
+    tree = {"run": str(folder / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 6, "weight": 3}
+    config.write_text(yaml.safe_dump(tree))
+    code, out, err = script("train.py", config, "training.processes=2")
+    assert code == 0, err
+    assert "Training 6 members in 2 processes" in out
+    assert f"Next: python attribute.py {folder / 'run'}" in out
+    return config, folder / "run"
+
+
+@pytest.mark.slow
+def test_everything_with_defaults_and_again_without_work(trained):
+    _, run = trained
+    code, out, err = script("attribute.py", run)
+    assert code == 0, err
+    assert "certificate" in out
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
+    before = (run / "influence" / "demo" / "info.json").stat().st_mtime_ns
+    code, _, err = script("attribute.py", run)
+    assert code == 0, err
+    assert (run / "influence" / "demo" / "info.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_training_again_is_a_no_op_and_other_options_are_refused(trained):
+    config, run = trained
+    before = (run / "members" / "000" / "member.json").stat().st_mtime_ns
+    code, out, err = script("train.py", run / "config.yaml", "training.processes=1")
+    assert code == 0, err
+    assert "6 members in" in out
+    assert (run / "members" / "000" / "member.json").stat().st_mtime_ns == before
+    code, _, err = script("train.py", config, "training.steps=7")
+    assert code == 2
+    assert "training.steps: 6 -> 7" in err
+
+
+@pytest.mark.slow
+def test_commands_one_by_one(trained):
+    _, run = trained
+    code, out, err = script(
+        "attribute.py", run, "generate", "--name", "one", "--n", 2, "--seed", 5
+    )
+    assert code == 0, err
+    assert np.load(run / "queries" / "one" / "seeds.npy").tolist() == [5, 6]
+    code, out, err = script(
+        "attribute.py",
+        *(run, "ablate", "--name", "one", "--sources", "1"),
+        *("--measurement", "contrast", "--placebos", 3),
+    )
+    assert code == 0, err
+    assert "without sources 1: 3 of 6 members stay" in out
+    (folder,) = (run / "influence").glob("one-*")
+    info = store.read_json(folder / "info.json")
+    assert info["measurements"] == ["contrast"]
+    assert info["n_placebos"] == 3
+    code, out, err = script("attribute.py", run, "verify", "--sources", "1,2")
+    assert code == 0, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--n", "0"], "--n is 0"),
+        (["ablate", "--name", "none"], "There are no queries called 'none'"),
+        (["ablate", "--sources", "x"], "--sources is 'x'"),
+        (["ablate", "--groups", "artist"], "no column 'artist'"),
+        (["verify", "--sources", "99"], "Source 99 does not exist"),
+        (["report", "--name", "none"], "none"),
+    ],
+)
+def test_bad_input_ends_in_one_message_and_code_2(trained, arguments, message):
+    _, run = trained
+    code, _, err = script("attribute.py", run, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "Cannot read the config nowhere.yaml"),
+        (["configs/digits.yaml", "training.stepz=3"], "Did you mean 'steps'?"),
+        (["configs/digits.yaml", "training.learning_rate=1e-4"], "YAML reads 1e-4"),
+        (["configs/digits.yaml", "splits.n_members=15"], "15"),
+        (["configs/digits.yaml", "splits.n_members=4"], "More sources than codes"),
+        (["configs/digits.yaml", "data.kind=shards", "data.path=no.tar"], "no.tar"),
+    ],
+)
+def test_bad_configs_end_in_one_message_and_code_2(tmp_path, arguments, message):
+    config, *overrides = arguments
+    code, _, err = script("train.py", config, f"run={tmp_path / 'run'}", *overrides)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_the_plan_is_printed_and_nothing_is_written(tmp_path):
+    code, out, err = script(
+        "train.py", "configs/digits.yaml", f"run={tmp_path / 'run'}", "--plan"
+    )
+    assert code == 0, err
+    assert "images" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_members_are_refused(trained):
+    config, _ = trained
+    for text, message in (("9", "Member 9 does not exist"), ("a", "--members is 'a'")):
+        code, _, err = script("train.py", config, "--members", text)
+        assert code == 2
+        assert message in err
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    code, _, err = script("attribute.py", tmp_path)
+    assert code == 2
+    assert "is not a run folder" in err
