@@ -1,0 +1,111 @@
+"""Denoisers so small that everything about them can be written out."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from ensemble.scorers.curvature import Fitted, States
+from ensemble.scorers.layers import Layers
+
+
+class Denoiser(nn.Module):
+    """Any network from images to images of the same shape, in float64."""
+
+    def __init__(self, *body: nn.Module, seed: int = 0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body).double().eval()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator) / 2)
+
+    def forward(
+        self, noisy: Tensor, timestep: Tensor, class_labels: Tensor | None = None
+    ) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.body(noisy).reshape(noisy.shape))
+
+
+def linear(n_pixels: int = 4) -> Denoiser:
+    """One linear layer."""
+    return Denoiser(nn.Flatten(), nn.Linear(n_pixels, n_pixels))
+
+
+def deep_linear(n_pixels: int = 4) -> Denoiser:
+    """Linear layers without anything between them."""
+    return Denoiser(
+        nn.Flatten(), nn.Linear(n_pixels, 5), nn.Linear(5, 3), nn.Linear(3, n_pixels)
+    )
+
+
+def convolutional() -> Denoiser:
+    """Two convolutions, one with a stride, and a linear layer: 4x4 grey images."""
+    return Denoiser(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(3, 2, 3, stride=2, padding=1, bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(8, 16),
+    )
+
+
+def states(n_draws: int, *shape: int, seed: int = 0) -> States:
+    """Random noisy images and targets, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    noisy, wanted, chance = torch.randn(
+        3, n_draws, *shape, generator=generator, dtype=torch.float64
+    )
+    timestep = torch.zeros(n_draws, dtype=torch.int64)
+    return States(noisy, timestep, None, wanted, chance)
+
+
+def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:
+    """The curvature written out, for weights in the order of `network.parameters()`."""
+    blocks = []
+    for name, curvature in fitted.layers.items():
+        n_outputs, n_inputs = layers.shape(name)
+        basis = torch.eye(n_outputs * n_inputs, dtype=torch.float64)
+        if curvature.inputs is not None and curvature.outputs is not None:
+            basis = torch.kron(curvature.outputs, curvature.inputs)
+        joint = basis @ torch.diag(curvature.eigenvalues.flatten()) @ basis.T
+        order = torch.arange(n_outputs * n_inputs).reshape(n_outputs, n_inputs)
+        if layers.modules[name].bias is not None:
+            flat = torch.cat([order[:, :-1].flatten(), order[:, -1]])
+        else:
+            flat = order.flatten()
+        blocks.append(joint[flat][:, flat])
+    return torch.block_diag(*blocks)
+
+
+def jacobian(network: nn.Module, states: States) -> Tensor:
+    """Derivative of every predicted value by every weight: (draws, values, weights)."""
+    prediction = network(states.noisy, states.timestep).sample.flatten(1)
+    weights = list(network.parameters())
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.cat(
+                        [
+                            part.flatten()
+                            for part in torch.autograd.grad(
+                                value, weights, retain_graph=True
+                            )
+                        ]
+                    )
+                    for value in of_draw
+                ]
+            )
+            for of_draw in prediction
+        ]
+    )
+
+
+def gauss_newton(network: nn.Module, states: States) -> Tensor:
+    """E[(2/D) JᵀJ], written out."""
+    derivative = jacobian(network, states)
+    n_draws, n_values, _ = derivative.shape
+    return (
+        2 / (n_values * n_draws) * torch.einsum("ndp,ndq->pq", derivative, derivative)
+    )
