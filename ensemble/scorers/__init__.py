@@ -10,11 +10,22 @@ Before: queries.py, plan.py. After: ensemble/scoring.py.
 from ensemble.scorers.setting import (
     READOUTS,
     Examples,
+    Journey,
     Scorer,
     Setting,
+    Work,
     by_source,
 )
 
-__all__ = ["READOUTS", "SCORERS", "Examples", "Scorer", "Setting", "by_source"]
+__all__ = [
+    "READOUTS",
+    "SCORERS",
+    "Examples",
+    "Journey",
+    "Scorer",
+    "Setting",
+    "Work",
+    "by_source",
+]
 
 SCORERS: dict[str, Scorer] = {}

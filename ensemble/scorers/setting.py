@@ -8,9 +8,9 @@ Before: queries.py, plan.py (the run). After: one module a method; scoring.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from diffusers import DDPMScheduler
@@ -45,6 +45,34 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
+class Journey:
+    """How the queries were generated.
+
+    Attributes:
+        timesteps: At which the sampler stood, in its order.
+        clean: What it then took the finished picture for, around [-1, 1], not clipped.
+    """
+
+    timesteps: Int64[Tensor, " steps"]
+    clean: Float[Tensor, "queries steps channels height width"]
+
+
+@dataclass
+class Work:
+    """What scoring has cost so far.
+
+    Attributes:
+        gradients: Gradients taken of single images at single draws.
+        forwards: Single images at single draws that were only denoised.
+        seconds_before: Spent on what was read back from `Setting.folder`.
+    """
+
+    gradients: int = 0
+    forwards: int = 0
+    seconds_before: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Setting:
     """Everything that a scorer may see.
 
@@ -60,6 +88,10 @@ class Setting:
         codes: The code book; None for a reference model.
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
         folder: Where features are kept, so that an interrupted scorer goes on.
+        journey: How the queries were generated, on request; None if unknown.
+        checkpoints: checkpoints[n] are moments of network n's training, with the
+            finished network as the last; None: only the finished networks are left.
+        work: Tally of what scoring costs.
     """
 
     networks: list[nn.Module]
@@ -72,6 +104,9 @@ class Setting:
     codes: CodeBook | None
     max_memory_mb: int
     folder: Path
+    journey: Callable[[], Journey] | None = None
+    checkpoints: list[list[nn.Module]] | None = None
+    work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
         wanted = (len(self.networks), len(self.train))
@@ -89,11 +124,13 @@ class Scorer(Protocol):
         paper: Author, year and address.
         cost: Formula of its work: N images, Q queries, M networks, K draws.
         needs: What it must be given besides the models.
+        scale: What a score of one means.
     """
 
-    paper: str
-    cost: str
-    needs: str
+    paper: ClassVar[str]
+    cost: ClassVar[str]
+    needs: ClassVar[str]
+    scale: ClassVar[str]
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query; higher = more helpful."""
