@@ -5,16 +5,16 @@ values, the Gauss-Newton matrix of the mean squared error is
 
     H = E[(2/D) JᵀJ],    over training images, timesteps and noise together.
 
-For one layer a column of J is a sum of products b_r ⊗ a_r (layers.py), and H is taken
-for the product of two small matrices, A = E[a aᵀ] and B = E[b bᵀ] (K-FAC; Martens &
-Grosse 2015, arXiv 1503.05671). In the eigenbases of A and B the diagonal of H can then
-be measured itself (EK-FAC; George et al. 2018, arXiv 1806.03884). Weights of different
-layers count as independent, a layer's bias belongs to its weights.
+For one layer a row of J is a sum of products b_r ⊗ a_r (layers.py), and H is taken for
+the product of two small matrices, A = E[a aᵀ] and B = E[b bᵀ] (K-FAC; Martens & Grosse
+2015, arXiv 1503.05671). In the eigenbases of A and B the diagonal of H can then be
+measured itself (EK-FAC; George et al. 2018, arXiv 1806.03884). Weights of different
+layers count as independent; a layer's bias belongs to its weights.
 
 A pseudo-target is a random prediction error that has the covariance of the loss: pulled
 back, it gives an unbiased sample of H (arXiv 2410.13850, section 2).
 
-Before: layers.py. After: mlodozeniec2025influence.py and whoever divides by curvature.
+Before: layers.py. After: fitting.py, mlodozeniec2025influence.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ensemble.scorers.layers import (
@@ -39,15 +39,15 @@ APPROXIMATIONS = ("ekfac", "kfac", "diagonal")
 TARGETS = ("sampled", "exact", "observed")
 SHARINGS = ("expand", "reduce")
 # Directions of what a layer is given, and of what comes back to it, as columns.
-Bases = tuple[Float64[Tensor, "inputs inputs"], Float64[Tensor, "outputs outputs"]]
+Bases = tuple[Float[Tensor, "inputs inputs"], Float[Tensor, "outputs outputs"]]
 
 
 @dataclass(frozen=True, eq=False)
-class States:
-    """Noisy images that the network is run on, and what it should have predicted.
+class Batch:
+    """Noisy images to measure curvature at; each row is a draw of its own.
 
     Attributes:
-        noisy: The inputs.
+        noisy: What the network is run on.
         timestep: Of the diffusion.
         condition: Labels, for conditional networks.
         wanted: What the loss compares the prediction with.
@@ -55,26 +55,35 @@ class States:
     """
 
     noisy: Float[Tensor, "draws channels height width"]
-    timestep: Tensor
-    condition: Tensor | None
+    timestep: Int64[Tensor, " draws"]
+    condition: Int64[Tensor, " draws"] | None
     wanted: Float[Tensor, "draws channels height width"]
     chance: Float[Tensor, "draws channels height width"]
 
 
 @dataclass(frozen=True, eq=False)
-class LayerCurvature:
+class Spectrum:
     """One layer's curvature: directions, and how curved the loss is along each.
 
     Attributes:
-        inputs: Directions of what the layer is given, as columns; None: its axes.
-        outputs: Directions of what comes back to it, as columns; None: its axes.
-        eigenvalues: Curvature along each pair of directions, without damping.
+        bases: The directions; None: the weights' own axes.
+        eigenvalues: Curvature along each pair of directions.
+    """
+
+    bases: Bases | None
+    eigenvalues: Float64[Tensor, "outputs inputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inverse:
+    """One layer's damped curvature, ready to divide by.
+
+    Attributes:
+        spectrum: The curvature, as the network's weights are stored.
         damping: Added to every eigenvalue.
     """
 
-    inputs: Float[Tensor, "inputs inputs"] | None
-    outputs: Float[Tensor, "outputs outputs"] | None
-    eigenvalues: Float[Tensor, "outputs inputs"]
+    spectrum: Spectrum
     damping: float
 
     def solve(
@@ -84,29 +93,23 @@ class LayerCurvature:
 
         Q_B [(Q_Bᵀ G Q_A) / (Λ + damping)] Q_Aᵀ
         """
-        return self._along(self._turned(gradient) / (self.eigenvalues + self.damping))
-
-    def _turned(self, gradient: Tensor) -> Tensor:
-        if self.inputs is None or self.outputs is None:
-            return gradient
-        return self.outputs.T @ gradient @ self.inputs
-
-    def _along(self, coefficients: Tensor) -> Tensor:
-        if self.inputs is None or self.outputs is None:
-            return coefficients
-        return self.outputs @ coefficients @ self.inputs.T
+        divisor = self.spectrum.eigenvalues + self.damping
+        if self.spectrum.bases is None:
+            return gradient / divisor
+        inputs, outputs = self.spectrum.bases
+        return outputs @ ((outputs.T @ gradient @ inputs) / divisor) @ inputs.T
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The curvature of one network.
+    """The damped curvature of one network.
 
     Attributes:
-        layers: Curvature of each layer that takes part.
+        layers: Of each layer that takes part.
         ignored: Modules that take no part, and why.
     """
 
-    layers: dict[str, LayerCurvature]
+    layers: dict[str, Inverse]
     ignored: dict[str, str]
 
     def solve(self, gradients: Gradients) -> Gradients:
@@ -117,7 +120,7 @@ class Fitted:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What a sidecar should say: damping of each layer, and what was ignored."""
+        """For the sidecar: damping of each layer, and what was ignored."""
         damping = {name: layer.damping for name, layer in self.layers.items()}
         return {"damping": damping, "ignored": self.ignored}
 
@@ -136,12 +139,17 @@ class Curvature:
             products over positions, `reduce` multiplies sums (Eschenhagen et al. 2023,
             arXiv 2311.00636).
         damping: Added to the eigenvalues, in units of each layer's mean eigenvalue.
+        n_draws: (timestep, noise) draws of each training image in each of the two
+            passes, for directions and for eigenvalues.
+        seed: Draws them, and the pseudo-targets.
     """
 
     approximation: str = "ekfac"
     targets: str = "sampled"
     sharing: str = "expand"
     damping: float = 0.1
+    n_draws: int = 16
+    seed: int = 0
 
     def __post_init__(self) -> None:
         _one_of("approximation", self.approximation, APPROXIMATIONS)
@@ -152,50 +160,53 @@ class Curvature:
                 f"damping is {self.damping}; allowed: from 0 up, in units of a layer's "
                 "mean eigenvalue. 0.1 is the default."
             )
+        if self.n_draws < 1:
+            raise BadInput(f"n_draws is {self.n_draws}; at least 1 is needed.")
         if self.approximation == "diagonal" and self.sharing != "expand":
             raise BadInput(
                 f"sharing={self.sharing!r} has no effect on a diagonal, which is not "
                 "made of factors. Leave it out, or choose ekfac or kfac."
             )
 
-    def fit(
+    def measure(
         self,
         network: nn.Module,
         layers: Layers,
-        states: Callable[[int], Iterable[States]],
-    ) -> Fitted:
-        """Measure the curvature of a network.
+        batches: Callable[[int], Iterable[Batch]],
+    ) -> dict[str, Spectrum]:
+        """Measure the curvature of a network, layer by layer.
 
         Args:
             network: In eval mode.
             layers: Those that take part.
-            states: What to run it on: in pass 0 for the directions, in pass 1 for the
+            batches: What to run it on: in pass 0 for the directions, in pass 1 for the
                 curvature along them.
         """
-        bases: dict[str, Bases | None] = dict.fromkeys(layers.modules)
-        eigenvalues: dict[str, Tensor] = {}
+        spectra = {
+            name: Spectrum(None, _zeros(*layers.shape(name))) for name in layers.modules
+        }
         if self.approximation != "diagonal":
-            factors = self._factors(network, layers, states(0))
-            for name, (inputs, outputs) in factors.items():
-                input_values, input_basis = torch.linalg.eigh(inputs)
-                output_values, output_basis = torch.linalg.eigh(outputs)
-                bases[name] = (input_basis, output_basis)
-                eigenvalues[name] = torch.outer(
-                    output_values.clamp(0), input_values.clamp(0)
-                )
-        if self.approximation != "kfac":
-            eigenvalues = self._measured(network, layers, bases, states(1))
-        like = next(network.parameters())
-        return Fitted(
-            {
-                name: self._layer(name, bases[name], eigenvalues[name], like)
-                for name in layers.modules
-            },
-            layers.ignored,
-        )
+            factors = self._factors(network, layers, batches(0))
+            spectra = {name: _product(*pair) for name, pair in factors.items()}
+        if self.approximation == "kfac":
+            return spectra
+        return self._measured(network, layers, spectra, batches(1))
+
+    def damp(
+        self, spectra: dict[str, Spectrum], layers: Layers, like: Tensor
+    ) -> Fitted:
+        """Add the damping; what divides gradients is stored like another tensor.
+
+        Raises:
+            BadInput: If nothing is added and a direction is flat.
+        """
+        damped = {
+            name: self._damp(name, spectrum, like) for name, spectrum in spectra.items()
+        }
+        return Fitted(damped, layers.ignored)
 
     def _factors(
-        self, network: nn.Module, layers: Layers, states: Iterable[States]
+        self, network: nn.Module, layers: Layers, batches: Iterable[Batch]
     ) -> dict[str, tuple[Float64[Tensor, "..."], Float64[Tensor, "..."]]]:
         """A and B of every layer, averaged over draws."""
         inputs, outputs = {}, {}
@@ -204,7 +215,7 @@ class Curvature:
             inputs[name] = _zeros(n_inputs, n_inputs)
             outputs[name] = _zeros(n_outputs, n_outputs)
         n_draws = 0
-        for batch in states:
+        for batch in batches:
             passage = _forward(network, layers, batch)
             n_draws += len(batch.noisy)
             for number, pull in enumerate(self._pulls(passage, batch)):
@@ -219,7 +230,11 @@ class Curvature:
             for name in layers.modules
         }
 
-    def _shared(self, given: Tensor, returned: Tensor) -> tuple[Tensor, Tensor]:
+    def _shared(
+        self, given: Given, returned: Returned
+    ) -> tuple[
+        Float[Tensor, "draws groups inputs"], Float[Tensor, "draws groups outputs"]
+    ]:
         if self.sharing == "expand":
             return given, returned
         return given.mean(dim=1, keepdim=True), returned.sum(dim=1, keepdim=True)
@@ -228,21 +243,31 @@ class Curvature:
         self,
         network: nn.Module,
         layers: Layers,
-        bases: dict[str, Bases | None],
-        states: Iterable[States],
-    ) -> dict[str, Float64[Tensor, "outputs inputs"]]:
-        """E[(Q_Bᵀ G Q_A)²], entry by entry, with G the gradient of one draw."""
+        spectra: dict[str, Spectrum],
+        batches: Iterable[Batch],
+    ) -> dict[str, Spectrum]:
+        """Eigenvalues E[(Q_Bᵀ G Q_A)²], entry by entry, G the gradient of one draw."""
         total = {name: _zeros(*layers.shape(name)) for name in layers.modules}
+        # In the network's own type, so that they are not converted for every batch.
+        like = next(network.parameters())
+        bases = {
+            name: _like(spectrum.bases, like) for name, spectrum in spectra.items()
+        }
         n_draws = 0
-        for batch in states:
+        for batch in batches:
             passage = _forward(network, layers, batch)
             n_draws += len(batch.noisy)
             for pull in self._pulls(passage, batch):
                 for name, given, returned in passage.back(pull):
                     total[name] += _squares(given, returned, bases[name])
-        return {name: squares / n_draws for name, squares in total.items()}
+        return {
+            name: Spectrum(spectra[name].bases, squares / n_draws)
+            for name, squares in total.items()
+        }
 
-    def _pulls(self, passage: Passage, batch: States) -> Iterator[Tensor]:
+    def _pulls(
+        self, passage: Passage, batch: Batch
+    ) -> Iterator[Float[Tensor, "draws channels height width"]]:
         """Directions at the prediction whose outer products average to (2/D) I."""
         n_values = passage.prediction[0].numel()
         if self.targets == "observed":
@@ -255,9 +280,8 @@ class Curvature:
                 pull.view(len(pull), -1)[:, value] = (2 / n_values) ** 0.5
                 yield pull
 
-    def _layer(
-        self, name: str, bases: Bases | None, eigenvalues: Tensor, like: Tensor
-    ) -> LayerCurvature:
+    def _damp(self, name: str, spectrum: Spectrum, like: Tensor) -> Inverse:
+        eigenvalues = spectrum.eigenvalues
         mean = float(eigenvalues.mean())
         # A layer that nothing ever comes back to has gradients of zero as well; any
         # damping keeps them so.
@@ -270,22 +294,28 @@ class Curvature:
                 f"layer {name}, and damping=0 divides by its curvature. Use a damping "
                 "above 0, or more draws."
             )
-        inputs, outputs = (None, None) if bases is None else bases
-        return LayerCurvature(
-            None if inputs is None else inputs.to(like),
-            None if outputs is None else outputs.to(like),
-            eigenvalues.to(like),
-            damping,
-        )
+        stored = Spectrum(_like(spectrum.bases, like), eigenvalues.to(like))
+        return Inverse(stored, damping)
 
 
-def _forward(network: nn.Module, layers: Layers, batch: States) -> Passage:
+def _forward(network: nn.Module, layers: Layers, batch: Batch) -> Passage:
     return forward(network, layers, batch.noisy, batch.timestep, batch.condition)
 
 
 def _gram(rows: Float[Tensor, "draws positions values"]) -> Float64[Tensor, "v v"]:
     rows = rows.flatten(0, 1)
     return (rows.T @ rows).cpu().double()
+
+
+def _product(
+    inputs: Float64[Tensor, "inputs inputs"],
+    outputs: Float64[Tensor, "outputs outputs"],
+) -> Spectrum:
+    """Directions and eigenvalues of B ⊗ A."""
+    input_values, input_basis = torch.linalg.eigh(inputs)
+    output_values, output_basis = torch.linalg.eigh(outputs)
+    eigenvalues = torch.outer(output_values.clamp(0), input_values.clamp(0))
+    return Spectrum((input_basis, output_basis), eigenvalues)
 
 
 def _squares(
@@ -296,16 +326,20 @@ def _squares(
         # One position: the square of a product is a product of squares.
         given, returned = given[:, 0], returned[:, 0]
         if bases is not None:
-            given, returned = given @ bases[0].to(given), returned @ bases[1].to(given)
+            given, returned = given @ bases[0], returned @ bases[1]
         return (returned.square().T @ given.square()).cpu().double()
     gradient = returned.transpose(1, 2) @ given
     if bases is not None:
-        gradient = bases[1].to(given).T @ gradient @ bases[0].to(given)
+        gradient = bases[1].T @ gradient @ bases[0]
     return gradient.square().sum(dim=0).cpu().double()
 
 
+def _like(bases: Bases | None, like: Tensor) -> Bases | None:
+    return None if bases is None else (bases[0].to(like), bases[1].to(like))
+
+
 def _zeros(*shape: int) -> Float64[Tensor, "..."]:
-    """Sums are kept in float64, beside the processor, whatever the network's type."""
+    """Sums are kept in float64 by the processor, whatever the network's type."""
     return torch.zeros(shape, dtype=torch.float64)
 
 

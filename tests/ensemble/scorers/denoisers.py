@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ensemble.scorers.curvature import Fitted, States
+from ensemble.scorers.curvature import Batch, Fitted
 from ensemble.scorers.layers import Layers
 
 
@@ -50,25 +50,27 @@ def convolutional() -> Denoiser:
     )
 
 
-def states(n_draws: int, *shape: int, seed: int = 0) -> States:
+def batch(n_draws: int, *shape: int, seed: int = 0) -> Batch:
     """Random noisy images and targets, in float64."""
     generator = torch.Generator().manual_seed(seed)
     noisy, wanted, chance = torch.randn(
         3, n_draws, *shape, generator=generator, dtype=torch.float64
     )
     timestep = torch.zeros(n_draws, dtype=torch.int64)
-    return States(noisy, timestep, None, wanted, chance)
+    return Batch(noisy, timestep, None, wanted, chance)
 
 
 def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:
     """The curvature written out, for weights in the order of `network.parameters()`."""
     blocks = []
-    for name, curvature in fitted.layers.items():
+    for name, inverse in fitted.layers.items():
+        spectrum = inverse.spectrum
         n_outputs, n_inputs = layers.shape(name)
         basis = torch.eye(n_outputs * n_inputs, dtype=torch.float64)
-        if curvature.inputs is not None and curvature.outputs is not None:
-            basis = torch.kron(curvature.outputs, curvature.inputs)
-        joint = basis @ torch.diag(curvature.eigenvalues.flatten()) @ basis.T
+        if spectrum.bases is not None:
+            inputs, outputs = spectrum.bases
+            basis = torch.kron(outputs, inputs)
+        joint = basis @ torch.diag(spectrum.eigenvalues.flatten()) @ basis.T
         order = torch.arange(n_outputs * n_inputs).reshape(n_outputs, n_inputs)
         if layers.modules[name].bias is not None:
             flat = torch.cat([order[:, :-1].flatten(), order[:, -1]])
@@ -78,9 +80,9 @@ def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:
     return torch.block_diag(*blocks)
 
 
-def jacobian(network: nn.Module, states: States) -> Tensor:
+def jacobian(network: nn.Module, batch: Batch) -> Tensor:
     """Derivative of every predicted value by every weight: (draws, values, weights)."""
-    prediction = network(states.noisy, states.timestep).sample.flatten(1)
+    prediction = network(batch.noisy, batch.timestep).sample.flatten(1)
     weights = list(network.parameters())
     return torch.stack(
         [
@@ -102,9 +104,9 @@ def jacobian(network: nn.Module, states: States) -> Tensor:
     )
 
 
-def gauss_newton(network: nn.Module, states: States) -> Tensor:
+def gauss_newton(network: nn.Module, batch: Batch) -> Tensor:
     """E[(2/D) JᵀJ], written out."""
-    derivative = jacobian(network, states)
+    derivative = jacobian(network, batch)
     n_draws, n_values, _ = derivative.shape
     return (
         2 / (n_values * n_draws) * torch.einsum("ndp,ndq->pq", derivative, derivative)

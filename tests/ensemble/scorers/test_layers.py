@@ -91,10 +91,10 @@ def test_a_layer_that_is_used_twice_has_the_gradient_of_both_uses():
     shared = nn.Linear(4, 4)
     network = Denoiser(nn.Flatten(), shared, nn.Tanh(), shared)
     found = layers.find(network)
-    states = denoisers.states(2, 1, 2, 2)
-    passage = layers.forward(network, found, states.noisy, states.timestep)
-    gradients = layers.per_image(passage, states.chance, n_images=1)
-    expected = naive(network, found, states.noisy, states.timestep, states.chance)
+    batch = denoisers.batch(2, 1, 2, 2)
+    passage = layers.forward(network, found, batch.noisy, batch.timestep)
+    gradients = layers.per_image(passage, batch.chance, n_images=1)
+    expected = naive(network, found, batch.noisy, batch.timestep, batch.chance)
     (name,) = expected
     torch.testing.assert_close(gradients[name][0], expected[name])
 
