@@ -1,0 +1,288 @@
+"""Features: the row of numbers by which a kernel method knows an image, kept on disk.
+
+A feature is a projected gradient, averaged over noise draws. Rows are written to a
+memory map block by block, and a second one tells which are there, so an interrupted
+scorer goes on where it was, and methods that look at the same gradients share them. A
+file's name is the digest of everything that decides its content.
+
+Before: gradients.py. After: kernel.py; one module a method.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from ensemble import store
+from ensemble.scorers import gradients, memory
+from ensemble.scorers.gradients import OUTPUTS, Draws, States
+from ensemble.scorers.kernel import Kernel, decompose
+from ensemble.scorers.memory import Batch
+from ensemble.scorers.projection import Projection
+from ensemble.scorers.setting import Examples, Setting
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Which gradient stands for an image.
+
+    Attributes:
+        output: What is differentiated: a name in `gradients.OUTPUTS`.
+        draws: Noise draws that it is averaged over.
+        projection: How many numbers are left of it.
+        unit_draws: Scale the gradient at every draw to length one before averaging.
+    """
+
+    output: str = "loss"
+    draws: Draws = field(default_factory=Draws)
+    projection: Projection = field(default_factory=Projection)
+    unit_draws: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise BadInput(
+                f"output is {self.output!r}; known: {', '.join(OUTPUTS)}. Choose one."
+            )
+
+    def width(self, network: nn.Module) -> int:
+        """Numbers in a row."""
+        trainable = gradients.trainable_parameters(network)
+        return self.projection.width(sum(weights.numel() for _, weights in trainable))
+
+    def batch(
+        self, setting: Setting, network: nn.Module, examples: Examples, n_draws: int
+    ) -> Batch:
+        """Images and draws at once."""
+        at_once = 1 if self.unit_draws else n_draws
+        return memory.batch(setting, network, examples, at_once, self.width(network))
+
+    def rows(
+        self, network: nn.Module, states: States, batch: Batch, keys: list[int]
+    ) -> Float[Tensor, "images width"]:
+        """Features of images.
+
+        Args:
+            network: What is differentiated.
+            states: The images with noise added.
+            batch: Draws at once.
+            keys: By which an image is named in errors.
+        """
+        total = states.noisy.new_zeros(len(states.noisy), self.width(network))
+        for chosen in batch.draws(states.n_draws):
+            rows = gradients.gradient_sums(
+                network, states.at(chosen), self.output, self.projection, keys
+            )
+            # The projected gradient's length is the gradient's, give or take
+            # 1 / sqrt(2 n_dimensions) of it.
+            total += functional.normalize(rows) if self.unit_draws else rows
+        return total / states.n_draws
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What one network's gradients say about training images and queries.
+
+    Attributes:
+        network: The network.
+        train: Features of the training images that it saw; a memory map.
+        seen: The numbers of these images, ascending.
+        queries: Features of the queries.
+        max_memory_mb: Bound on the memory of what is made of them.
+    """
+
+    network: nn.Module
+    train: Float[np.ndarray, "seen width"]
+    seen: Int64[np.ndarray, " seen"]
+    queries: Float[np.ndarray, "queries width"]
+    max_memory_mb: int
+
+    def kernel(self) -> Kernel:
+        """The kernel of the training images."""
+        return decompose(self.train, self.max_memory_mb)
+
+    def blocks(self) -> Iterator[slice]:
+        """Training images by so many as memory allows."""
+        at_once = max(1, self.max_memory_mb * 2**20 // (64 * self.train.shape[1]))
+        for first in range(0, len(self.seen), at_once):
+            yield slice(first, first + at_once)
+
+
+Block = Callable[
+    [Float[np.ndarray, "images width"], Int64[np.ndarray, " images"]],
+    Float[np.ndarray, "queries images"],
+]
+
+
+def of_networks(setting: Setting, feature: Feature) -> Iterator[Rows]:
+    """Features of every network, one after the other."""
+    for network, saw in zip(setting.networks, setting.saw, strict=True):
+        yield rows_of(setting, feature, network, saw)
+
+
+def of_checkpoints(setting: Setting, feature: Feature) -> Iterator[Rows]:
+    """Features of every checkpoint of every network."""
+    checkpoints = setting.checkpoints or [[network] for network in setting.networks]
+    for moments, saw in zip(checkpoints, setting.saw, strict=True):
+        for network in moments:
+            yield rows_of(setting, feature, network, saw)
+
+
+def rows_of(
+    setting: Setting, feature: Feature, network: nn.Module, saw: np.ndarray
+) -> Rows:
+    """Features of one network."""
+    seen = np.flatnonzero(saw)
+    train = setting.train[torch.from_numpy(seen).to(setting.train.images.device)]
+    return Rows(
+        network=network,
+        train=kept(setting, feature, network, train),
+        seen=seen,
+        queries=kept(setting, feature, network, setting.queries),
+        max_memory_mb=setting.max_memory_mb,
+    )
+
+
+def averaged(
+    setting: Setting, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
+) -> Float32[np.ndarray, "queries images"]:
+    """Mean of the networks' scores; a network scores 0 what it did not see.
+
+    Args:
+        setting: What is scored.
+        networks: Features of each network.
+        prepare: Gives, for one network, the function that scores a block of images.
+    """
+    total = table(setting)
+    n_networks = 0
+    for rows in networks:
+        n_networks += 1
+        score = prepare(rows)
+        for block in rows.blocks():
+            images = rows.seen[block]
+            total[:, images] += score(rows.train[block], images)
+    total /= n_networks
+    return total
+
+
+def table(setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    """Zeros for every score, on disk; they vanish when nobody holds them."""
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=setting.folder) as file:
+        shape = (len(setting.queries), len(setting.train))
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def kept(
+    setting: Setting, feature: Feature, network: nn.Module, examples: Examples
+) -> Float[np.ndarray, "examples width"]:
+    """Features of examples, from the disk as far as they are there.
+
+    Raises:
+        BadInput: If there is no room for them, or a gradient cannot be taken.
+    """
+    shape = (len(examples), feature.width(network))
+    path = setting.folder / f"{_digest(setting, feature, network, examples)}.npy"
+    dtype = examples.images[:0].cpu().numpy().dtype
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_suffix(".lock")):
+        rows = _opened(path, shape, dtype)
+        # What each row took; zero: it is not there yet.
+        seconds = _opened(path.with_suffix(".seconds.npy"), shape[:1], np.float64)
+        setting.work.seconds_before += float(seconds.sum())
+        _fill(setting, feature, network, examples, rows, seconds)
+    setting.work.gradients += len(examples) * len(feature.draws)
+    return rows
+
+
+def _fill(
+    setting: Setting,
+    feature: Feature,
+    network: nn.Module,
+    examples: Examples,
+    rows: np.memmap,
+    seconds: np.memmap,
+) -> None:
+    """Take the rows that are missing."""
+    missing = np.flatnonzero(seconds == 0)
+    if not missing.size:
+        return
+    batch = feature.batch(setting, network, examples, len(feature.draws))
+    with tqdm(
+        total=len(rows),
+        initial=len(rows) - len(missing),
+        desc=f"gradients, {rows.nbytes / 2**20:.0f} MB",
+        unit=" images",
+        disable=None,
+    ) as bar:
+        for part in batch.parts(len(missing)):
+            began = time.perf_counter()
+            numbers = missing[part]
+            chosen = examples[torch.from_numpy(numbers).to(examples.images.device)]
+            states = gradients.drawn_states(setting.schedule, chosen, feature.draws)
+            found = feature.rows(network, states, batch, chosen.keys.tolist())
+            rows[numbers] = found.cpu().numpy()
+            rows.flush()
+            seconds[numbers] = (time.perf_counter() - began) / len(numbers)
+            seconds.flush()
+            bar.update(len(numbers))
+
+
+def _opened(
+    path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike
+) -> np.memmap:
+    """An array on disk; zeros if it was not there.
+
+    Raises:
+        BadInput: If there is no room for it.
+    """
+    if path.exists():
+        return np.lib.format.open_memmap(path, "r+")
+    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise BadInput(
+            f"Features of {shape[0]} images take {needed / 2**20:.0f} MB, but "
+            f"{path.parent} has {free / 2**20:.0f} MB left. Make room, or project to "
+            "fewer dimensions."
+        )
+    with store.replacing(path) as partial:
+        np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def _digest(
+    setting: Setting, feature: Feature, network: nn.Module, examples: Examples
+) -> str:
+    """Of everything that decides the rows."""
+    condition = examples.condition
+    parts = {
+        "feature": dataclasses.asdict(feature),
+        "schedule": store.array_digest(setting.schedule.alphas_cumprod.cpu().numpy()),
+        "prediction": setting.schedule.config["prediction_type"],
+        "images": _digest_of(examples.images),
+        "keys": _digest_of(examples.keys),
+        "condition": None if condition is None else _digest_of(condition),
+        "weights": {
+            name: (_digest_of(weights), weights.requires_grad)
+            for name, weights in network.named_parameters()
+        },
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _digest_of(tensor: Tensor) -> str:
+    return store.array_digest(tensor.detach().cpu().numpy())

@@ -1,0 +1,46 @@
+"""Losses of single images at single noise draws.
+
+Before: gradients.py (draws). After: lin2025das.py, feldman2020influence.py,
+ilyas2022datamodels.py.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import nn
+
+from ensemble.scorers import gradients, memory
+from ensemble.scorers.gradients import Draws
+from ensemble.scorers.setting import Examples, Setting
+
+
+@torch.no_grad()
+def losses(
+    setting: Setting, network: nn.Module, examples: Examples, draws: Draws
+) -> Float[np.ndarray, "examples draws"]:
+    """Mean squared error of the network's prediction at every image and draw."""
+    setting.work.forwards += len(examples) * len(draws)
+    batch = memory.batch(setting, network, examples, len(draws), width=0)
+    found = []
+    for part in batch.parts(len(examples)):
+        states = gradients.drawn_states(setting.schedule, examples[part], draws)
+        at_draws = [
+            gradients.values(network, states.at(chosen), "loss")
+            for chosen in batch.draws(len(draws))
+        ]
+        found.append(torch.cat(at_draws, dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def query_losses(
+    setting: Setting, draws: Draws
+) -> Float64[np.ndarray, "networks queries"]:
+    """Mean loss of every network at every query."""
+    return np.stack(
+        [
+            losses(setting, network, setting.queries, draws).mean(
+                axis=1, dtype=np.float64
+            )
+            for network in setting.networks
+        ]
+    )
