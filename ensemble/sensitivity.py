@@ -1,0 +1,503 @@
+"""Sensitivity: how a picture moves with the votes, for the price of a few generations.
+
+With J the derivative of a query's picture by the members' votes and d = votes of an
+ablation minus equal votes, the picture moves by J d, and its squared displacement is
+dᵀGd with the Gram matrix G = JᵀJ / pixels. One members x members matrix so answers
+every code, every union of codes and every placebo. (Dai & Gifford 2024, arXiv
+2406.07908, take J by forward-mode derivatives; the other roads are ours.)
+
+Four roads lead to J or G; they agree, and differ in price and in what they miss:
+
+    tangents   exact derivative, M forward-mode products a member and step; misses how
+               the picture bends between equal votes and the ablation
+    designed   steps M to 2M real vote vectors beside the query and fits J to where they
+               end; sees the bending, misses what a plane cannot fit
+    adjoint    one reverse pass for one number read off the picture
+    sketch     reverse passes for random readings; estimates G where M is large
+
+All pictures are taken before clipping.
+
+Before: pipeline.py, queries.py. After: influence.py.
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ensemble import luck
+from ensemble.model import Condition, EnsembleModel
+from ensemble.pipeline import (
+    EnsemblePipeline,
+    Sampling,
+    denoise,
+    guided,
+    step_arguments,
+)
+from ensemble.queries import Queries
+from splits.errors import BadInput
+
+Pictures = Float[Tensor, "queries channels height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """How each query's picture moves with the votes.
+
+    Attributes:
+        jacobian: J of each query; for changes of votes that sum to zero.
+        member_forwards: Work: images that members were run on.
+        derivative_passes: Further work: images that derivatives were carried through.
+        road: How it was found.
+    """
+
+    jacobian: Float64[np.ndarray, "queries pixels members"]
+    member_forwards: int
+    derivative_passes: int
+    road: str
+
+    @functools.cached_property
+    def gram(self) -> Float64[np.ndarray, "queries members members"]:
+        """G of each query: displacement² of a change of votes d is dᵀGd."""
+        return self.jacobian.transpose(0, 2, 1) @ self.jacobian / self.jacobian.shape[1]
+
+
+def displacement(
+    gram: Float64[np.ndarray, "queries members members"],
+    votes: Float64[np.ndarray, "vectors members"],
+) -> Float64[np.ndarray, "queries vectors"]:
+    """First-order displacement of each query under each vote vector."""
+    change = votes - 1 / votes.shape[1]
+    squared = np.stack([((change @ one) * change).sum(axis=1) for one in gram])
+    return np.sqrt(np.maximum(squared, 0))
+
+
+# (scaled states of the query and beside it, members' predictions at the query, timestep,
+# condition) -> predictions for the states beside it.
+Beside = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
+
+
+def stepped_beside(
+    pipe: EnsemblePipeline, queries: Queries, n_beside: int, beside: Beside
+) -> tuple[Tensor, Tensor]:
+    """Sample each query exactly and, beside it, states whose predictions are given.
+
+    The scheduler steps all of them as one batch with the query's noise, so that every
+    sampler whose step is linear in state and prediction is treated alike.
+
+    Args:
+        pipe: The ensemble.
+        queries: What is sampled.
+        n_beside: States beside each query; all start where the query starts.
+        beside: What the ensemble is taken to predict at them.
+
+    Returns:
+        Pictures (queries, channels, height, width) and the states beside them at the
+        end (queries, n_beside, channels, height, width), not clipped.
+    """
+    model, sampling = pipe.members, pipe.sampling()
+    scheduler = copy.deepcopy(sampling.scheduler)
+    scheduler.set_timesteps(sampling.n_steps, device=model.device)
+    noise = queries.noise(pipe).to(model.device) * scheduler.init_noise_sigma
+    condition = queries.condition(pipe)
+    states = noise[:, None].repeat(1, 1 + n_beside, 1, 1, 1)
+    of_query = np.repeat(np.arange(len(noise)), 1 + n_beside)
+    generators = queries.generators(pipe, of_query)
+    extra = step_arguments(scheduler, generators, sampling.eta)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(states, timestep)
+            at_query = _every_member(model, sampling, scaled[:, 0], timestep, condition)
+            predicted = torch.cat(
+                [
+                    at_query.mean(dim=1, keepdim=True),
+                    beside(scaled, at_query, timestep, condition),
+                ],
+                dim=1,
+            )
+            states = scheduler.step(
+                predicted.flatten(0, 1), timestep, states.flatten(0, 1), **extra
+            ).prev_sample.unflatten(0, (len(noise), 1 + n_beside))
+    return states[:, 0], states[:, 1:]
+
+
+def ablated_beside(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    votes: Float64[np.ndarray, "vectors members"],
+    n_feedback: int | None = 1,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Sample each query and, beside it, its ablations by vote vectors, approximately.
+
+    The query x is stepped exactly: every member is run on it. An ablation y with votes
+    v would need every member that votes, at y; instead
+
+        sum of v_m ε_m(y)  ~  sum of v_m ε_m(x) + mean over k of [ ε_k(y) - ε_k(x) ]
+
+    with n_feedback members k drawn from those that vote, anew at every step. On
+    average the right side is the left, and it is the left where all are drawn; so one
+    forward pass a step follows an ablation that would have taken half of the members.
+
+    Args:
+        pipe: The ensemble.
+        queries: What is sampled.
+        votes: One vector for each ablation: equal votes of the members that stay.
+        n_feedback: Members drawn; None takes all: exact ablation.
+        seed: Draws them.
+
+    Returns:
+        Pictures (queries, ...) and ablated pictures (queries, vectors, ...).
+    """
+    model, sampling = pipe.members, pipe.sampling()
+    weights = torch.from_numpy(votes).to(model.device, model.dtype)
+    rng = luck.rng(seed, "feedback")
+
+    def beside(
+        scaled: Tensor, at_query: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
+        share = _drawn(votes, n_feedback, rng)
+        further = _feedback(
+            model, sampling, scaled[:, 1:], at_query, timestep, condition, share
+        )
+        return torch.einsum("vm,qm...->qv...", weights, at_query) + further
+
+    return stepped_beside(pipe, queries, len(votes), beside)
+
+
+def _every_member(
+    model: EnsembleModel,
+    sampling: Sampling,
+    states: Pictures,
+    timestep: Tensor,
+    condition: Condition,
+) -> Float[Tensor, "queries members channels height width"]:
+    """What each member predicts at each state."""
+    return torch.stack(
+        list(
+            model.each(
+                lambda member: guided_member(
+                    model, sampling, member, states, timestep, condition
+                ),
+                range(model.n_members),
+            )
+        ),
+        dim=1,
+    )
+
+
+def guided_member(
+    model: EnsembleModel,
+    sampling: Sampling,
+    member: int,
+    states: Pictures,
+    timestep: Tensor,
+    condition: Condition,
+) -> Pictures:
+    """What one member predicts, guided as the sampler guides the ensemble."""
+    return guided(
+        lambda label: model.predict_by(member, states, timestep, label),
+        condition,
+        model.no_label,
+        sampling.guidance_scale,
+    )
+
+
+def _drawn(
+    votes: Float64[np.ndarray, "vectors members"],
+    n_feedback: int | None,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, "vectors members"]:
+    """How much each member's feedback counts for each ablation at one step.
+
+    Each ablation takes the first n_feedback of its voting members in an order that is
+    common to all, so that few members see many states each.
+    """
+    if n_feedback is None:
+        return votes
+    order = rng.permutation(votes.shape[1])
+    voting = votes[:, order] > 0
+    taken = voting & (np.cumsum(voting, axis=1) <= n_feedback)
+    share = np.zeros(votes.shape)
+    share[:, order] = taken / taken.sum(axis=1, keepdims=True)
+    return share
+
+
+def _feedback(
+    model: EnsembleModel,
+    sampling: Sampling,
+    states: Float[Tensor, "queries vectors channels height width"],
+    at_query: Float[Tensor, "queries members channels height width"],
+    timestep: Tensor,
+    condition: Condition,
+    share: Float64[np.ndarray, "vectors members"],
+) -> Float[Tensor, "queries vectors channels height width"]:
+    """How much more the drawn members predict at the ablations than at the query."""
+    total = torch.zeros_like(states)
+    weights = torch.from_numpy(share).to(states)
+
+    def difference(member: int) -> tuple[Tensor, Tensor]:
+        vectors = torch.nonzero(weights[:, member]).flatten()
+        chosen = states[:, vectors].flatten(0, 1)
+        label = condition
+        if condition is not None:
+            label = condition.repeat_interleave(len(vectors))
+        found = guided_member(model, sampling, member, chosen, timestep, label)
+        found = found.unflatten(0, (len(states), len(vectors)))
+        return vectors, found - at_query[:, member, None]
+
+    members = np.flatnonzero(share.any(axis=0)).tolist()
+    for member, (vectors, found) in zip(
+        members, model.each(difference, members), strict=True
+    ):
+        total[:, vectors] += weights[vectors, member, None, None, None] * found
+    return total
+
+
+def design(n_members: int, paired: bool, seed: int = 0) -> np.ndarray:
+    """Vote vectors of half of the members that tell all members apart.
+
+    With n_members a power of two: the non-constant rows of Hadamard's matrix, which are
+    orthogonal; else as many random halves. Paired adds each vector's complement, so
+    that bending of even order cancels.
+
+    Returns:
+        float64 (vectors, members), rows sum to one.
+    """
+    rng = luck.rng(seed, "design", n_members)
+    if n_members & (n_members - 1) == 0:
+        signs = (
+            scipy.linalg.hadamard(n_members)[1:]
+            * rng.choice([-1, 1], n_members - 1)[:, None]
+        )
+        signs = signs[:, rng.permutation(n_members)]
+    else:
+        half = np.where(np.arange(n_members) < n_members // 2, 1, -1)
+        signs = np.stack([rng.permutation(half) for _ in range(n_members)])
+    halves = np.concatenate([signs, -signs]) > 0 if paired else signs > 0
+    return halves / halves.sum(axis=1, keepdims=True)
+
+
+def designed(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    paired: bool = False,
+    n_feedback: int | None = 1,
+    seed: int = 0,
+) -> Sensitivity:
+    """Fit J to a designed set of ablations, each followed by one member a step.
+
+    With D the changes of votes of the set and U where the pictures moved (rows), the
+    least-squares derivative is Jᵀ = D⁺U.
+
+    Args:
+        pipe: The ensemble.
+        queries: The pictures.
+        paired: Also step the complement of each vector: bending of even order cancels,
+            at the price of nearly one generation.
+        n_feedback: Members that follow each ablation at each step; None: all, exactly.
+        seed: Draws the design and the members.
+    """
+    before = pipe.members.n_forwards
+    votes = design(pipe.members.n_members, paired, seed)
+    pictures, ablated = ablated_beside(pipe, queries, votes, n_feedback, seed)
+    moved = (ablated - pictures[:, None]).flatten(2).double().cpu().numpy()
+    inverse = np.linalg.pinv(votes - 1 / votes.shape[1])
+    return Sensitivity(
+        jacobian=np.einsum("mv,qvp->qpm", inverse, moved, optimize=True),
+        member_forwards=pipe.members.n_forwards - before,
+        derivative_passes=0,
+        road="designed, paired" if paired else "designed",
+    )
+
+
+def tangents(pipe: EnsemblePipeline, queries: Queries) -> Sensitivity:
+    """J by forward-mode derivatives, all members' directions along one trajectory.
+
+        u_j' = p u_j + q [ ε_j(x) - mean ε(x) + mean over k of (∂ε_k/∂x) u_j ]
+
+    Exact to rounding for samplers x' = p x + q ε (+ noise). One pass through a member
+    carries all M directions and shares the undifferentiated part.
+    """
+    model, sampling = pipe.members, pipe.sampling()
+    before, n_passes = model.n_forwards, 0
+
+    def beside(
+        scaled: Tensor, at_query: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
+        nonlocal n_passes
+        at, directions = scaled[:, 0], (scaled[:, 1:] - scaled[:, :1]).transpose(0, 1)
+        mean = at_query.mean(dim=1, keepdim=True)
+        carried = torch.zeros_like(scaled[:, 1:])
+        for member in range(model.n_members):
+            carried += _carried(
+                model, sampling, member, at, directions, timestep, condition
+            )
+            n_passes += len(at) * model.n_members
+        return mean + (at_query - mean) + carried / model.n_members
+
+    pictures, moved = stepped_beside(pipe, queries, model.n_members, beside)
+    moved = (moved - pictures[:, None]).flatten(2).double().cpu().numpy()
+    return Sensitivity(
+        jacobian=moved.transpose(0, 2, 1),
+        member_forwards=model.n_forwards - before,
+        derivative_passes=n_passes,
+        road="tangents",
+    )
+
+
+def _carried(
+    model: EnsembleModel,
+    sampling: Sampling,
+    member: int,
+    states: Pictures,
+    directions: Float[Tensor, "members queries channels height width"],
+    timestep: Tensor,
+    condition: Condition,
+) -> Float[Tensor, "queries members channels height width"]:
+    """One member's Jacobian at the states, applied to every direction."""
+
+    def predicted(at: Tensor) -> Tensor:
+        return guided_member(model, sampling, member, at, timestep, condition)
+
+    def along(direction: Tensor) -> Tensor:
+        return torch.func.jvp(predicted, (states,), (direction,))[1]
+
+    # The fused attention kernels have no forward-mode derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.vmap(along)(directions).transpose(0, 1)
+
+
+def adjoint(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    reading: Callable[[Pictures], Float[Tensor, " queries"]],
+) -> tuple[Float64[np.ndarray, "queries members"], int, int]:
+    """Derivative of one number read off each picture by every member's vote.
+
+    One pass back through the sampler, whatever the number of members or sources:
+
+        λ = p λ' + q mean over k of (∂ε_k/∂x)ᵀ λ',    g_j = sum over steps of q <λ', ε_j>
+
+    Only the states are kept; each step's activations are made again when it is passed.
+
+    Args:
+        pipe: The ensemble; a scheduler without memory of earlier steps (DDIM, DDPM,
+            Euler).
+        queries: The pictures.
+        reading: Reads one number off each picture, differentiably.
+
+    Returns:
+        Derivatives, centred over members (only changes of votes that sum to zero
+        matter); member forwards; reverse passes through a member.
+
+    Raises:
+        BadInput: If the scheduler remembers earlier steps.
+    """
+    if getattr(pipe.scheduler.config, "solver_order", 1) > 1:
+        raise BadInput(
+            f"{type(pipe.scheduler).__name__} uses earlier predictions in each step, "
+            "which one pass back cannot follow. Use sampling.scheduler ddim, ddpm or "
+            "euler, or the method 'differential'."
+        )
+    model = pipe.members
+    before, n_queries = model.n_forwards, len(queries.seeds)
+    states = _states(pipe, queries)
+    votes = torch.full((n_queries, model.n_members), 1 / model.n_members)
+    votes = votes.to(states[0])
+    final = states[-1].detach().requires_grad_()
+    (pull,) = torch.autograd.grad(reading(final).sum(), final)
+    total = torch.zeros_like(votes)
+    steps = _single_steps(pipe, queries)
+    for step, state in reversed(list(zip(steps, states[:-1], strict=True))):
+        at, counted = state.detach().requires_grad_(), votes.clone().requires_grad_()
+        pull, gained = torch.autograd.grad(step(at, counted), (at, counted), pull)
+        total += gained
+    centred = (total - total.mean(dim=1, keepdim=True)).double().cpu().numpy()
+    n_passes = n_queries * model.n_members * len(steps)
+    return centred, model.n_forwards - before, n_passes
+
+
+def sketch(
+    pipe: EnsemblePipeline, queries: Queries, n_probes: int = 8, seed: int = 0
+) -> Float64[np.ndarray, "queries members members"]:
+    """G from random readings: the mean of g gᵀ over probes v ~ N(0, I / pixels).
+
+    Unbiased; its relative error falls as 1 / sqrt(n_probes). Costs n_probes passes back
+    through M members, against M² products of `tangents`: a gain where M is large.
+    """
+    gram = np.zeros(
+        (len(queries.seeds), pipe.members.n_members, pipe.members.n_members)
+    )
+    for probe in range(n_probes):
+        keyed = luck.generator(seed, "probe", probe)
+        shape = queries.images.shape
+        direction = torch.randn(shape, generator=keyed) / np.sqrt(np.prod(shape[1:]))
+
+        def reading(images: Pictures, direction: Tensor = direction) -> Tensor:
+            return (images * direction.to(images)).sum(dim=(1, 2, 3))
+
+        derivative, _, _ = adjoint(pipe, queries, reading)
+        gram += derivative[:, :, None] * derivative[:, None, :] / n_probes
+    return gram
+
+
+def _states(pipe: EnsemblePipeline, queries: Queries) -> list[Pictures]:
+    """The states of the queries before every step, and the pictures."""
+    model = pipe.members
+    noise = queries.noise(pipe).to(model.device)
+    votes = torch.full((len(noise), model.n_members), 1 / model.n_members)
+    of_query = np.arange(len(noise))
+    walk = denoise(
+        model,
+        pipe.sampling(),
+        noise,
+        votes.to(noise),
+        queries.condition(pipe),
+        queries.generators(pipe, of_query),
+    )
+    with torch.no_grad():
+        return [noise * pipe.scheduler.init_noise_sigma] + [at for _, _, at in walk]
+
+
+def _single_steps(
+    pipe: EnsemblePipeline, queries: Queries
+) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """Each sampling step as a function of (states, votes); noise is left out.
+
+    Added noise depends on neither states nor votes, so it has no derivative.
+    """
+    model, sampling = pipe.members, pipe.sampling()
+    scheduler = copy.deepcopy(sampling.scheduler)
+    scheduler.set_timesteps(sampling.n_steps, device=model.device)
+    condition = queries.condition(pipe)
+    of_query = np.arange(len(queries.seeds))
+
+    def step(timestep: Tensor, states: Tensor, votes: Tensor) -> Tensor:
+        stepper = copy.deepcopy(scheduler)
+        scaled = stepper.scale_model_input(states, timestep)
+        prediction = guided(
+            functools.partial(model, scaled, timestep, votes),
+            condition,
+            model.no_label,
+            sampling.guidance_scale,
+        )
+        extra = step_arguments(
+            stepper, queries.generators(pipe, of_query), sampling.eta
+        )
+        return stepper.step(prediction, timestep, states, **extra).prev_sample
+
+    return [functools.partial(step, timestep) for timestep in scheduler.timesteps]
+
+
+def generation_forwards(pipe: EnsemblePipeline, n_queries: int = 1) -> int:
+    """Member forwards that so many pictures of the full ensemble take."""
+    passes = 1 if pipe.sampling().guidance_scale == 1 else 2
+    return n_queries * pipe.sampling().n_steps * pipe.members.n_members * passes

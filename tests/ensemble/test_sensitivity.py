@@ -1,0 +1,252 @@
+"""All roads lead to the same derivative; on members with closed forms, to the formula.
+
+Everything here is float64, so that roads may be told apart from rounding.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ensemble import ablation, luck, sensitivity
+from ensemble.queries import Queries
+from splits.errors import BadInput
+from tests import tiny
+
+SINGLE_STEP = ["ddim", "ddpm", "euler"]
+ALL = [*SINGLE_STEP, "dpmsolver++"]
+IN_FLOAT32 = ["euler", "dpmsolver++"]  # these schedulers compute their steps so
+
+
+class Constant(nn.Module):
+    """A member that predicts one picture, whatever it sees."""
+
+    def __init__(self, member):
+        super().__init__()
+        keyed = luck.generator(member, "constant")
+        picture = torch.randn(1, 8, 8, generator=keyed).double()
+        self.picture = nn.Parameter(picture)
+
+    def forward(self, noisy, timestep, class_labels=None):
+        return SimpleNamespace(sample=self.picture.expand_as(noisy))
+
+
+class Linear(nn.Module):
+    """A member whose prediction is linear in the state: what Gaussian data asks for."""
+
+    def __init__(self, member):
+        super().__init__()
+        keyed = luck.generator(member, "linear")
+        common = torch.randn(64, 64, generator=luck.generator(0, "common"))
+        own = torch.randn(64, 64, generator=keyed)
+        self.matrix = nn.Parameter(((common + 0.3 * own) / 40).double())
+        self.offset = nn.Parameter(torch.randn(64, generator=keyed).double())
+
+    def forward(self, noisy, timestep, class_labels=None):
+        flat = noisy.flatten(1) @ self.matrix.T + self.offset
+        return SimpleNamespace(sample=flat.reshape(noisy.shape))
+
+
+def ensemble_of(kind, scheduler="ddim", n_members=4):
+    pipe = tiny.ensemble(n_members, scheduler=scheduler, codes=tiny.codes())
+    for member in range(n_members):
+        pipe.members.networks[member] = kind(member)
+    return pipe
+
+
+def queries_of(pipe, n_queries=2, labels=None):
+    seeds = np.arange(n_queries)
+    images = pipe(seeds=seeds, class_labels=labels, output_type="latent").images
+    conditions = None if labels is None else np.array(labels)
+    return Queries(seeds, conditions, images.float().numpy())
+
+
+def pictures_at(pipe, queries, votes):
+    """The naive twin: sampling with these votes, exactly."""
+    of_query = np.repeat(np.arange(len(queries.seeds)), len(votes))
+    rows = np.tile(votes, (len(queries.seeds), 1))
+    found = ablation.ablated_pictures(pipe, queries, of_query, rows)
+    return found.unflatten(0, (len(queries.seeds), len(votes)))
+
+
+def by_differences(pipe, queries, size=1e-5):
+    """The naive twin of J: central differences along each member's vote."""
+    equal = np.full(4, 0.25)
+    directions = np.eye(4) - 0.25
+    ends = [
+        pictures_at(pipe, queries, equal + sign * size * directions) for sign in (1, -1)
+    ]
+    return ((ends[0] - ends[1]) / (2 * size)).flatten(2).transpose(1, 2).numpy()
+
+
+HALVES = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [1 / 3, 1 / 3, 0, 1 / 3]])
+
+
+@pytest.mark.parametrize("scheduler", ALL)
+def test_following_every_voting_member_is_exact_ablation(scheduler):
+    pipe = tiny.ensemble(scheduler=scheduler)
+    queries = queries_of(pipe)
+    full, beside = sensitivity.ablated_beside(pipe, queries, HALVES, n_feedback=None)
+    torch.testing.assert_close(beside, pictures_at(pipe, queries, HALVES))
+    equal = pictures_at(pipe, queries, np.full((1, 4), 0.25))[:, 0]
+    torch.testing.assert_close(full, equal)
+
+
+@pytest.mark.parametrize("kind", [Constant, Linear, None])
+@pytest.mark.parametrize("scheduler", ALL)
+def test_tangents_are_the_derivative(kind, scheduler):
+    pipe = ensemble_of(kind, scheduler) if kind else tiny.ensemble(scheduler=scheduler)
+    queries = queries_of(pipe)
+    found = sensitivity.tangents(pipe, queries).jacobian
+    # Only changes of votes that sum to zero matter: centre both.
+    found = found - found.mean(axis=2, keepdims=True)
+    if scheduler in IN_FLOAT32:
+        expected, tolerance = by_differences(pipe, queries, size=1e-2), 1e-2
+    else:
+        expected, tolerance = by_differences(pipe, queries), 1e-6
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < tolerance
+
+
+def test_guidance_and_labels_enter_the_derivative():
+    pipe = tiny.ensemble(n_classes=3)
+    pipe.register_to_config(guidance_scale=2.0)
+    queries = queries_of(pipe, labels=[1, 2])
+    found = sensitivity.tangents(pipe, queries).jacobian
+    expected = by_differences(pipe, queries)
+    np.testing.assert_allclose(
+        found - found.mean(axis=2, keepdims=True), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("scheduler", SINGLE_STEP)
+def test_the_adjoint_is_the_transpose_of_the_tangents(scheduler):
+    pipe = tiny.ensemble(scheduler=scheduler)
+    queries = queries_of(pipe)
+    weight = torch.randn(1, 8, 8, generator=luck.generator(0, "weight")).double()
+    found, forwards, passes = sensitivity.adjoint(
+        pipe, queries, lambda images: (images * weight).sum(dim=(1, 2, 3))
+    )
+    jacobian = sensitivity.tangents(pipe, queries).jacobian
+    expected = np.einsum("p,qpm->qm", weight.flatten().numpy(), jacobian)
+    expected -= expected.mean(axis=1, keepdims=True)
+    tolerance = 1e-4 if scheduler in IN_FLOAT32 else 1e-9
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+    assert forwards == 2 * 2 * 4 * 4
+    assert passes == 2 * 4 * 4
+
+
+def test_members_that_predict_a_constant_have_a_closed_form():
+    """Pictures are then linear in the votes: first order is exact, for any code."""
+    pipe = ensemble_of(Constant)
+    queries = queries_of(pipe)
+    exact = pictures_at(pipe, queries, HALVES)
+    moved = exact - pictures_at(pipe, queries, np.full((1, 4), 0.25))
+    expected = moved.square().mean(dim=(2, 3, 4)).sqrt().numpy()
+    for found in (
+        sensitivity.tangents(pipe, queries),
+        sensitivity.designed(pipe, queries),
+        sensitivity.designed(pipe, queries, paired=True),
+    ):
+        np.testing.assert_allclose(
+            sensitivity.displacement(found.gram, HALVES), expected, rtol=1e-9
+        )
+
+
+def test_one_step_of_constant_members_is_the_schedulers_own_coefficient():
+    pipe = ensemble_of(Constant)
+    pipe.register_to_config(num_inference_steps=1)
+    queries = queries_of(pipe, 1)
+    found = sensitivity.tangents(pipe, queries).jacobian[0]
+    scheduler = pipe.scheduler
+    level = scheduler.alphas_cumprod[0].double()
+    final = scheduler.final_alpha_cumprod.double()
+    coefficient = (1 - final).sqrt() - (final * (1 - level) / level).sqrt()
+    predicted = torch.stack(
+        [network.picture.detach() for network in pipe.members.networks]
+    )
+    expected = float(coefficient) * predicted.flatten(1).T.numpy()
+    np.testing.assert_allclose(
+        found - found.mean(axis=1, keepdims=True),
+        expected - expected.mean(axis=1, keepdims=True),
+        rtol=1e-5,
+    )
+
+
+def test_linear_members_are_followed_exactly_on_average():
+    """With linear members one random member a step errs, but not on average."""
+    pipe = ensemble_of(Linear)
+    queries = queries_of(pipe, 1)
+    exact = pictures_at(pipe, queries, HALVES)
+    draws = torch.stack(
+        [
+            sensitivity.ablated_beside(pipe, queries, HALVES, 1, seed)[1]
+            for seed in range(60)
+        ]
+    )
+    spread = (draws - exact).flatten(1).norm(dim=1).mean()
+    # Members are drawn anew at every step, so products of steps keep the mean exact.
+    assert float((draws.mean(dim=0) - exact).norm() / spread) < 4 / np.sqrt(60)
+
+
+def test_the_sketch_approaches_the_gram_matrix():
+    pipe = ensemble_of(Linear)
+    queries = queries_of(pipe)
+    jacobian = sensitivity.tangents(pipe, queries).jacobian
+    jacobian = jacobian - jacobian.mean(axis=2, keepdims=True)
+    gram = jacobian.transpose(0, 2, 1) @ jacobian / jacobian.shape[1]
+    errors = [
+        np.linalg.norm(sensitivity.sketch(pipe, queries, n_probes) - gram)
+        / np.linalg.norm(gram)
+        for n_probes in (4, 128)
+    ]
+    # Relative error about sqrt(2 / n_probes) for a Wishart matrix; 3 times that.
+    assert errors[1] < 3 * np.sqrt(2 / 128)
+    assert errors[1] < errors[0]
+
+
+def test_displacement_is_the_quadratic_form():
+    rng = np.random.default_rng(0)
+    jacobian = rng.normal(size=(2, 10, 4))
+    gram = jacobian.transpose(0, 2, 1) @ jacobian / 10
+    found = sensitivity.displacement(gram, HALVES)
+    for query in range(2):
+        for vector, votes in enumerate(HALVES):
+            moved = jacobian[query] @ (votes - 0.25)
+            assert found[query, vector] == pytest.approx(
+                np.sqrt(np.square(moved).mean()), rel=1e-12
+            )
+
+
+@pytest.mark.parametrize("n_members", [4, 8, 6, 7])
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_design_tells_all_members_apart(n_members, paired):
+    votes = sensitivity.design(n_members, paired)
+    np.testing.assert_allclose(votes.sum(axis=1), 1)
+    centred = votes - 1 / n_members
+    assert np.linalg.matrix_rank(centred) == n_members - 1
+    half = (votes > 0).sum(axis=1)
+    assert set(half) <= {n_members // 2, n_members - n_members // 2}
+
+
+def test_the_designed_road_does_what_its_options_say():
+    pipe = tiny.ensemble()
+    queries = queries_of(pipe)
+    single = sensitivity.designed(pipe, queries)
+    paired = sensitivity.designed(pipe, queries, paired=True)
+    whole = sensitivity.designed(pipe, queries, n_feedback=None)
+    other = sensitivity.designed(pipe, queries, seed=1)
+    assert tiny.different(single.gram, paired.gram)
+    assert tiny.different(single.gram, whole.gram)
+    assert tiny.different(single.gram, other.gram)
+    # 4 steps x 2 queries x (4 members + vectors followed by one member each)
+    assert single.member_forwards == 4 * 2 * (4 + 3)
+    assert paired.member_forwards == 4 * 2 * (4 + 6)
+
+
+def test_schedulers_with_memory_have_no_adjoint():
+    pipe = tiny.ensemble(scheduler="dpmsolver++")
+    with pytest.raises(BadInput, match="uses earlier predictions"):
+        sensitivity.adjoint(pipe, queries_of(pipe), lambda images: images.sum())
