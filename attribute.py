@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensemble.pipeline import EnsemblePipeline
 
 DEFAULT_QUERIES = 8
+METHODS = ["exact", "differential", "adjoint"]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = commands.add_parser(
         "ablate", parents=[named], help="what each source's removal does to them"
     )
-    command.add_argument("--method", default="exact", choices=["exact"])
+    command.add_argument("--method", default="exact", choices=METHODS)
     which = command.add_mutually_exclusive_group()
     which.add_argument("--sources", metavar="3,17", help="remove just these, together")
     which.add_argument("--groups", metavar="COLUMN", help="remove by metadata column")
@@ -116,29 +117,34 @@ def generate(run: Run, options: argparse.Namespace) -> None:
 
 def ablate(run: Run, options: argparse.Namespace) -> None:
     """Ablate every source, a set of sources, or groups of them."""
-    from ensemble import influence
+    from ensemble import influence, units
     from ensemble.measurement import chosen_measurements
 
     ready = plan.load(run)
     if options.sources:
-        units = influence.one_set(ready, numbers("--sources", options.sources))
+        removed = units.one_set(ready, numbers("--sources", options.sources))
     elif options.groups:
-        units = influence.by_column(ready, options.groups)
+        removed = units.by_column(ready, options.groups)
     else:
-        units = influence.each_source(ready)
-    for line in influence.survivors(units):
+        removed = units.each_source(ready)
+    for line in units.survivors(removed):
         print(line)
-    influence.measure_exactly(
+    asked = influence.Asked(
         run,
         ensemble_of(run),
         ready,
         options.name,
-        units,
-        n_placebos=options.placebos,
-        measurements=chosen_measurements(options.measurement),
-        max_memory_mb=options.max_memory,
+        removed,
+        chosen_measurements(options.measurement),
     )
-    folder = influence.influence_folder(run, options.name, units)
+    if options.method == "exact":
+        folder = influence.measure_exactly(asked, options.placebos, options.max_memory)
+    elif options.method == "differential":
+        folder = influence.measure_differentially(
+            asked, n_placebos=options.placebos or influence.MANY_PLACEBOS
+        )
+    else:
+        folder = influence.measure_adjointly(asked)
     print(influence.summary(folder))
 
 

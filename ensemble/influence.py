@@ -1,281 +1,274 @@
-"""Influence: what each source's removal does to each query, against placebo.
+"""Influence: what each unit's removal does to each query, measured and kept.
 
-A unit is what is removed at once: a source, or a set of sources. Dropping half of the
-members moves any picture, so a unit's displacement means something only beside that of
-placebo codes: codes of the same weight that belong to no source. Excess is the
-displacement minus the placebos' mean; the p-value says how often so large a
-displacement would come up among as many placebos as there are units.
+Two methods fill the same tables in `influence/NAME`. Exact ablation samples every query
+without every unit and beside it without placebos. Differential ablation finds how the
+pictures move with the votes, reads all units and a great many placebos off that, and
+recomputes the top units and a random sample exactly, to say how far it can be trusted.
 
-Before: ablation.py (samples), measurement.py. After: evaluation, report.py.
+Before: ablation.py, sensitivity.py, placebo.py. After: evaluation, report.py.
 """
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
 
-from ensemble import ablation, queries, store
+from ensemble import ablation, audit, placebo, queries, sensitivity, store
 from ensemble.measurement import MEASUREMENTS, Measurement
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.queries import Queries
 from ensemble.store import Run
-from splits import designs
-from splits.codes import CodeBook, surviving_votes
+from ensemble.units import Units, votes_without
 from splits.errors import BadInput
 
-THRESHOLD = 0.05
+N_TOP = 6
+MANY_PLACEBOS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
-    """What is removed at once, row by row.
+class Asked:
+    """What is to be measured.
 
     Attributes:
-        silenced: Members that saw some of the unit's sources, and fall silent.
-        sources: The sources of each unit.
-        names: What each unit is called.
-        kind: `sources` if every unit is one source, in order; else `groups`.
-    """
-
-    silenced: Bool[np.ndarray, "units members"]
-    sources: list[list[int]]
-    names: list[str]
-    kind: str
-
-    @property
-    def weights(self) -> Int[np.ndarray, " units"]:
-        """Members that each unit silences."""
-        return self.silenced.sum(axis=1)
-
-
-def each_source(plan: Plan) -> Units:
-    """Every source is a unit of its own.
-
-    Raises:
-        BadInput: If every member saw some source, so that it cannot be ablated.
-    """
-    sources = [[source] for source in range(plan.codes.n_sources)]
-    return _units(plan.codes, sources, plan.source_names, "sources")
-
-
-def one_set(plan: Plan, sources: Sequence[int]) -> Units:
-    """One unit: all of these sources together.
-
-    Raises:
-        BadInput: If a source does not exist, or no member survives.
-    """
-    unknown = [one for one in sources if not 0 <= one < plan.codes.n_sources]
-    if unknown:
-        raise BadInput(
-            f"Source {unknown[0]} does not exist: this run has sources 0 to "
-            f"{plan.codes.n_sources - 1}."
-        )
-    name = "sources " + ", ".join(str(source) for source in sources)
-    return _units(plan.codes, [sorted(set(sources))], [name], "groups")
-
-
-def by_column(plan: Plan, column: str) -> Units:
-    """One unit for each value of a metadata column: all sources with that value.
-
-    Raises:
-        BadInput: If there is no such column, or no member survives some unit.
-    """
-    if column not in plan.data.columns:
-        known = ", ".join(plan.data.columns) or "none"
-        raise BadInput(f"The data has no column {column!r}; known: {known}.")
-    values = np.asarray(plan.data.columns[column])
-    names = sorted(set(values.tolist()))
-    sources = [np.unique(plan.source_of[values == name]).tolist() for name in names]
-    return _units(plan.codes, sources, [f"{column} {name}" for name in names], "groups")
-
-
-def _units(
-    codes: CodeBook, sources: list[list[int]], names: list[str], kind: str
-) -> Units:
-    silenced = np.stack([codes.bits[chosen].any(axis=0) for chosen in sources])
-    for name, row in zip(names, silenced, strict=True):
-        if row.all():
-            raise BadInput(
-                f"Without {name} none of the {codes.n_members} members is left to "
-                "vote: each has seen some of it. Remove less at once, or train with "
-                "more members that each see less (splits.weight, or one source for "
-                "each value of the column)."
-            )
-    return Units(silenced, sources, names, kind)
-
-
-def votes_without(silenced: Bool[np.ndarray, "rows members"]) -> np.ndarray:
-    """Equal votes of the members that each row leaves, float64 (rows, members)."""
-    return np.stack([surviving_votes(row) for row in silenced])
-
-
-def p_values(
-    displacement: Float[np.ndarray, "queries units"],
-    placebo: Float[np.ndarray, "queries placebos"],
-    unit_weights: Int[np.ndarray, " units"],
-    placebo_weights: Int[np.ndarray, " placebos"],
-) -> Float64[np.ndarray, "queries units"]:
-    """How often some unit would displace so much, were all units placebos.
-
-    If N units and n placebos are exchangeable, the chance that the largest of the units
-    has at most r of the placebos above it is exactly
-
-        p(r) = 1 - product over i = 0..r of (n - i) / (N + n - i)
-
-    so p is corrected for the N units without any assumption about the distribution; it
-    cannot be smaller than N / (N + n). Units are compared with placebos of their own
-    weight; C different weights multiply p by C. Ties count as placebos above.
-    """
-    result = np.ones(displacement.shape)
-    classes = np.unique(unit_weights)
-    for weight in classes:
-        units = unit_weights == weight
-        drawn = np.sort(placebo[:, placebo_weights == weight], axis=1)
-        n_units, n_placebos = int(units.sum()), drawn.shape[1]
-        ranks = np.arange(n_placebos)
-        kept = np.log1p(-n_units / (n_units + n_placebos - ranks))
-        # The last entry: all placebos above, so p is one.
-        p_of_rank = np.append(-np.expm1(np.cumsum(kept)), 1.0)
-        for query, row in enumerate(drawn):
-            above = n_placebos - np.searchsorted(row, displacement[query, units])
-            result[query, units] = np.minimum(1, p_of_rank[above] * len(classes))
-    return result
-
-
-def excess(
-    displacement: Float[np.ndarray, "queries units"],
-    placebo: Float[np.ndarray, "queries placebos"],
-    unit_weights: Int[np.ndarray, " units"],
-    placebo_weights: Int[np.ndarray, " placebos"],
-) -> Float64[np.ndarray, "queries units"]:
-    """Displacement minus the mean displacement of placebos of the same weight.
-
-    Not a number where no placebo of that weight exists.
-    """
-    result = np.full(displacement.shape, np.nan)
-    for weight in np.unique(unit_weights):
-        units, drawn = unit_weights == weight, placebo_weights == weight
-        if drawn.any():
-            level = placebo[:, drawn].mean(axis=1, dtype=np.float64)
-            result[:, units] = displacement[:, units] - level[:, None]
-    return result
-
-
-def placebo_codes(
-    plan: Plan, units: Units, n_placebos: int | None, seed: int
-) -> Bool[np.ndarray, "placebos members"]:
-    """Placebos for the units; by default enough for a corrected p-value of 0.05."""
-    if n_placebos is None:
-        n_placebos = int(np.ceil(len(units.sources) * (1 / THRESHOLD - 1)))
-    return designs.placebos(plan.codes, n_placebos, seed, units.weights.tolist())
-
-
-def measure_exactly(
-    run: Run,
-    pipe: EnsemblePipeline,
-    plan: Plan,
-    name: str,
-    units: Units,
-    n_placebos: int | None = None,
-    measurements: Mapping[str, Measurement] = MEASUREMENTS,
-    n_top: int = 6,
-    max_memory_mb: int = 1024,
-) -> None:
-    """Ablate every unit from every query, exactly, and keep what came out.
-
-    Args:
         run: The run folder.
         pipe: The ensemble.
         plan: Sources and codes.
         name: The queries.
         units: What is removed.
-        n_placebos: Placebo codes to run beside them; None: enough for p = 0.05.
         measurements: What to read off besides the displacement.
-        n_top: Units of each query whose ablated picture is kept.
-        max_memory_mb: Bound on the memory of activations and states.
     """
-    folder = influence_folder(run, name, units)
+
+    run: Run
+    pipe: EnsemblePipeline
+    plan: Plan
+    name: str
+    units: Units
+    measurements: Mapping[str, Measurement]
+
+    def folder(self, method: str) -> Path:
+        """Where the tables are kept: each method, and each set of units, its own."""
+        name = self.name if method == "exact" else f"{self.name}-{method}"
+        if self.units.kind != "sources":
+            name += "-" + store.array_digest(self.units.silenced)[:8]
+        return self.run.influence(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came out, before it is compared with placebo.
+
+    Attributes:
+        displacement: Of each query without each unit.
+        placebo: Of each query without each placebo.
+        placebos: Members that each placebo silences.
+        influences: Measurement of the full picture minus that of the ablated one.
+        top_units: Units of each query whose exact pictures are kept, most displacing
+            first.
+        top_images: Those pictures.
+        facts: How it was found, for the record.
+        gram: G of each query, where the method has one.
+    """
+
+    displacement: Float[np.ndarray, "queries units"]
+    placebo: Float[np.ndarray, "queries placebos"]
+    placebos: Bool[np.ndarray, "placebos members"]
+    influences: dict[str, Float[np.ndarray, "queries units"]]
+    top_units: Int64[np.ndarray, "queries top"]
+    top_images: Float[np.ndarray, "queries top channels height width"]
+    facts: dict[str, Any]
+    gram: Float64[np.ndarray, "queries members members"] | None = None
+
+
+def measure_exactly(
+    asked: Asked, n_placebos: int | None = None, max_memory_mb: int = 1024
+) -> Path:
+    """Ablate every unit and every placebo from every query, exactly.
+
+    Args:
+        asked: What to measure.
+        n_placebos: Placebos to run beside the units; None: enough for p = 0.05.
+        max_memory_mb: Bound on the memory of activations and states.
+
+    Returns:
+        The folder of the tables; if they were there already, nothing is computed.
+    """
+    folder = asked.folder("exact")
     if folder.exists():
-        return
-    asked = queries.load(run, name)
-    placebos = placebo_codes(plan, units, n_placebos, run.config.splits.seed)
+        return folder
+    run, pipe, units = asked.run, asked.pipe, asked.units
+    asked_for = queries.load(run, asked.name)
+    if n_placebos is None:
+        n_placebos = placebo.enough(len(units.sources))
+    placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
     votes = votes_without(np.concatenate([units.silenced, placebos]))
     unfinished = folder.with_name(folder.name + ".work")
     began = time.perf_counter()
-    with store.stage(run, f"ablate {folder.name}") as facts:
-        found = ablation.landscape(
-            pipe,
-            asked,
-            votes,
-            dict(measurements),
-            unfinished,
-            max_memory_mb,
+    with store.stage(run, f"ablate {folder.name}"):
+        landscape = ablation.landscape(
+            pipe, asked_for, votes, dict(asked.measurements), unfinished, max_memory_mb
         )
-        facts["member_forwards"] = found.member_forwards
-        influences = _influences(run, pipe, asked, found, votes, measurements)
-        _keep(
-            run,
-            folder,
-            units,
-            placebos,
-            found.displacement,
-            influences,
-            measurements,
-            _top(pipe, asked, units, found.displacement, n_top),
-            {
+        n_units = len(units.sources)
+        displacement = landscape.displacement[:, :n_units]
+        influences = {
+            name: landscape.full[name][:, None] - values[:, :n_units]
+            for name, values in landscape.measured.items()
+        }
+        top = _largest(displacement, N_TOP)
+        found = Found(
+            displacement=displacement,
+            placebo=landscape.displacement[:, n_units:],
+            placebos=placebos,
+            influences={**influences, **_of_denoiser(asked, asked_for)},
+            top_units=top,
+            top_images=_exact_pictures(pipe, asked_for, units, top),
+            facts={
                 "method": "exact",
                 "seconds": round(time.perf_counter() - began, 3),
-                "member_forwards": found.member_forwards,
-                "generation_forwards": generation_forwards(pipe),
+                "member_forwards": landscape.member_forwards,
+                "generations": landscape.member_forwards / _generation(pipe, asked_for),
             },
         )
+        _keep(asked, folder, found)
     shutil.rmtree(unfinished)
+    return folder
 
 
-def generation_forwards(pipe: EnsemblePipeline) -> int:
-    """Member forwards that one picture of the full ensemble takes."""
-    passes = 1 if pipe.sampling().guidance_scale == 1 else 2
-    return pipe.sampling().n_steps * pipe.members.n_members * passes
+def measure_differentially(
+    asked: Asked,
+    paired: bool | None = None,
+    n_placebos: int = MANY_PLACEBOS,
+    n_audit: int = 32,
+    seed: int = 0,
+) -> Path:
+    """Read every unit and many placebos off the sensitivity; recompute a few exactly.
+
+    Real codes and placebos are read off the same matrix, so the p-values are as honest
+    as those of exact ablation; what is approximate is the displacement, and the audit
+    says by how much.
+
+    Args:
+        asked: What to measure.
+        paired: Step each designed vector with its complement: more accurate, at the
+            price of nearly one generation; None: where the members are 16 or fewer,
+            because then each is a larger change of votes.
+        n_placebos: Placebo codes.
+        n_audit: Units of each query drawn at random to be recomputed.
+        seed: Draws design, followed members and audit.
+
+    Returns:
+        The folder of the tables; if they were there already, nothing is computed.
+    """
+    folder = asked.folder("differential")
+    if folder.exists():
+        return folder
+    run, pipe, units = asked.run, asked.pipe, asked.units
+    asked_for = queries.load(run, asked.name)
+    placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
+    if paired is None:
+        paired = bool(pipe.members.n_members <= 16)
+    began = time.perf_counter()
+    with store.stage(run, f"ablate {folder.name}"):
+        before = pipe.members.n_forwards
+        moves = sensitivity.designed(pipe, asked_for, paired, seed=seed)
+        landscape_forwards = pipe.members.n_forwards - before
+        seconds = time.perf_counter() - began
+        votes = votes_without(units.silenced)
+        displacement = sensitivity.displacement(moves.gram, votes)
+        top = _largest(displacement, N_TOP)
+        top_images = _exact_pictures(pipe, asked_for, units, top)
+        audited = audit.drawn(len(units.sources), top, n_audit, seed)
+        exact = _exact_displacement(pipe, asked_for, units, audited)
+        found = Found(
+            displacement=displacement,
+            placebo=sensitivity.displacement(moves.gram, votes_without(placebos)),
+            placebos=placebos,
+            influences={
+                **_first_order(asked, asked_for, moves, votes),
+                **_of_denoiser(asked, asked_for),
+            },
+            top_units=top,
+            top_images=top_images,
+            facts={
+                "method": "differential",
+                "road": moves.road,
+                "seconds": round(time.perf_counter() - began, 3),
+                "seconds_of_landscape": round(seconds, 3),
+                "member_forwards": pipe.members.n_forwards - before,
+                "generations": landscape_forwards / _generation(pipe, asked_for),
+                "audit": audit.result(displacement, exact, audited, top),
+            },
+            gram=moves.gram,
+        )
+        _keep(asked, folder, found)
+    return folder
 
 
-def influence_folder(run: Run, name: str, units: Units) -> Path:
-    """Where the influence of these units on these queries is kept."""
-    if units.kind == "sources":
-        return run.influence(name)
-    digest = store.array_digest(units.silenced)[:8]
-    return run.influence(f"{name}-{digest}")
+def measure_adjointly(asked: Asked) -> Path:
+    """Influence on one measurement of pictures, by one pass back through the sampler.
 
+    To first order, and signed: full minus ablated = -g·d.
 
-def _influences(
-    run: Run,
-    pipe: EnsemblePipeline,
-    asked: Queries,
-    found: ablation.Landscape,
-    votes: Float64[np.ndarray, "vectors members"],
-    measurements: Mapping[str, Measurement],
-) -> dict[str, Float[np.ndarray, "queries vectors"]]:
-    """Measurement of the full ensemble minus that of each ablated one."""
-    influences = {
-        name: found.full[name][:, None] - values
-        for name, values in found.measured.items()
+    Returns:
+        The folder of the tables; if they were there already, nothing is computed.
+
+    Raises:
+        BadInput: If the measurement is not one of pictures, or not just one is given.
+    """
+    readings = {
+        name: measurement.of_pictures
+        for name, measurement in asked.measurements.items()
+        if measurement.of_pictures is not None
     }
-    for name, measurement in measurements.items():
-        if measurement.of_denoiser is not None:
-            form = measurement.of_denoiser(
-                pipe.members,
-                noise_schedule(run.config.model),
-                queries.on_device(pipe, asked.images),
-                asked.condition(pipe),
-            ).numpy()
-            influences[name] = quadratic_influence(form, votes)
-    return influences
+    if len(readings) != 1:
+        raise BadInput(
+            "The method 'adjoint' follows one number read off the pictures: name one "
+            f"with --measurement, of {', '.join(sorted(readings) or MEASUREMENTS)}."
+        )
+    ((name, reading),) = readings.items()
+    folder = asked.folder("adjoint").with_suffix(f".{name}")
+    if folder.exists():
+        return folder
+    asked_for = queries.load(asked.run, asked.name)
+    with store.stage(asked.run, f"ablate {folder.name}"):
+        derivative, forwards, passes = sensitivity.adjoint(
+            asked.pipe, asked_for, reading
+        )
+        votes = votes_without(asked.units.silenced)
+        influence = -derivative @ (votes - 1 / votes.shape[1]).T
+        with store.folder_in_the_making(folder) as to:
+            table = influence.astype(np.float32)
+            store.write_array(to / f"influence_{name}.npy", table)
+            facts = {"method": "adjoint", "member_forwards": forwards}
+            store.seal(to, "info.json", {**facts, "derivative_passes": passes})
+    return folder
+
+
+def summary(folder: Path) -> str:
+    """What came out, in a few lines."""
+    info = store.read_json(folder / "info.json")
+    if info["method"] == "adjoint":
+        return f"Signed influence, to first order: {folder}"
+    displacement = store.sealed_array(folder, "info.json", "displacement.npy")
+    drawn = store.sealed_array(folder, "info.json", "placebo.npy")
+    n_queries = len(displacement)
+    standing = n_queries - len(info["unattributable"])
+    level = f"{drawn.mean():.3f}" if drawn.size else "none possible"
+    lines = [
+        f"mean displacement {displacement.mean():.3f}, placebo {level}; for "
+        f"{standing} of {n_queries} queries some of the {info['units']} stand out "
+        f"(p <= {info['threshold']}; smallest possible {info['smallest_p']:.3g})"
+    ]
+    return "\n".join(
+        [*lines, *([info["audit"]["sentence"]] if "audit" in info else [])]
+    )
 
 
 def quadratic_influence(
@@ -283,110 +276,145 @@ def quadratic_influence(
     votes: Float64[np.ndarray, "vectors members"],
 ) -> Float64[np.ndarray, "queries vectors"]:
     """vᵀRv at equal votes minus vᵀRv at the ablated votes."""
-    ablated = np.einsum("vm,qmn,vn->qv", votes, form, votes, optimize=True)
+    ablated = np.stack([((votes @ one) * votes).sum(axis=1) for one in form])
     return form.mean(axis=(1, 2), dtype=np.float64)[:, None] - ablated
 
 
-def _top(
+def _of_denoiser(
+    asked: Asked, asked_for: Queries
+) -> dict[str, Float64[np.ndarray, "queries units"]]:
+    """Influence on measurements of the denoiser; exact for every unit."""
+    votes = votes_without(asked.units.silenced)
+    influences = {}
+    for name, measurement in asked.measurements.items():
+        if measurement.of_denoiser is not None:
+            form = measurement.of_denoiser(
+                asked.pipe.members,
+                noise_schedule(asked.run.config.model),
+                queries.on_device(asked.pipe, asked_for.images),
+                asked_for.condition(asked.pipe),
+            ).numpy()
+            influences[name] = quadratic_influence(form, votes)
+    return influences
+
+
+def _first_order(
+    asked: Asked,
+    asked_for: Queries,
+    moves: sensitivity.Sensitivity,
+    votes: Float64[np.ndarray, "units members"],
+    block: int = 4096,
+) -> dict[str, Float[np.ndarray, "queries units"]]:
+    """Influence on measurements of pictures, read off the first-order pictures."""
+    change = votes - 1 / votes.shape[1]
+    full = torch.from_numpy(asked_for.images).double()
+    influences = {}
+    for name, measurement in asked.measurements.items():
+        if measurement.of_pictures is None:
+            continue
+        values = []
+        for query, jacobian in enumerate(moves.jacobian):
+            parts = [
+                measurement.of_pictures(
+                    full[query]
+                    + torch.from_numpy(part @ jacobian.T).reshape(-1, *full.shape[1:])
+                )
+                for part in np.split(change, range(block, len(change), block))
+            ]
+            values.append(torch.cat(parts))
+        influences[name] = (
+            measurement.of_pictures(full)[:, None] - torch.stack(values)
+        ).numpy()
+    return influences
+
+
+def _largest(
+    displacement: Float[np.ndarray, "queries units"], n_top: int
+) -> Int64[np.ndarray, "queries top"]:
+    """The most displacing units of each query, most displacing first."""
+    return np.argsort(-displacement, axis=1, kind="stable")[:, :n_top].astype(np.int64)
+
+
+def _exact_pictures(
     pipe: EnsemblePipeline,
-    asked: Queries,
+    asked_for: Queries,
     units: Units,
-    displacement: Float[np.ndarray, "queries vectors"],
-    n_top: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The most displacing units of each query, and their ablated pictures."""
-    n_units = len(units.sources)
-    n_top = min(n_top, n_units)
-    order = np.argsort(-displacement[:, :n_units], axis=1, kind="stable")[:, :n_top]
+    chosen: Int64[np.ndarray, "queries chosen"],
+) -> Float[np.ndarray, "queries chosen channels height width"]:
+    """Exact pictures of each query without each of its chosen units."""
     pictures = ablation.ablated_pictures(
         pipe,
-        asked,
-        np.repeat(np.arange(len(asked.seeds)), n_top),
-        votes_without(units.silenced[order.reshape(-1)]),
+        asked_for,
+        np.repeat(np.arange(len(chosen)), chosen.shape[1]),
+        votes_without(units.silenced[chosen.reshape(-1)]),
     )
-    shape = (len(order), n_top, *pictures.shape[1:])
-    return order.astype(np.int64), pictures.cpu().float().numpy().reshape(shape)
+    found = pictures.cpu().float().numpy()
+    return found.reshape(*chosen.shape, *found.shape[1:])
 
 
-def _keep(
-    run: Run,
-    folder: Path,
+def _exact_displacement(
+    pipe: EnsemblePipeline,
+    asked_for: Queries,
     units: Units,
-    placebos: Bool[np.ndarray, "placebos members"],
-    displacement: Float[np.ndarray, "queries vectors"],
-    influences: dict[str, Float[np.ndarray, "queries vectors"]],
-    measurements: Mapping[str, Measurement],
-    top: tuple[np.ndarray, np.ndarray],
-    facts: dict[str, Any],
-) -> None:
+    chosen: Int64[np.ndarray, "queries chosen"],
+) -> Float64[np.ndarray, "queries chosen"]:
+    """Exact displacement of each query by each of its chosen units."""
+    if not chosen.size:
+        return np.zeros(chosen.shape)
+    pictures = _exact_pictures(pipe, asked_for, units, chosen).astype(np.float64)
+    moved = pictures - asked_for.images[:, None]
+    return np.sqrt(np.square(moved).mean(axis=(2, 3, 4)))
+
+
+def _generation(pipe: EnsemblePipeline, asked_for: Queries) -> int:
+    return sensitivity.generation_forwards(pipe, len(asked_for.seeds))
+
+
+def _keep(asked: Asked, folder: Path, found: Found) -> None:
     """Write the tables of `influence/NAME` and what they mean."""
-    n_units = len(units.sources)
-    real, placebo = displacement[:, :n_units], displacement[:, n_units:]
-    drawn = placebos.sum(axis=1)
-    corrected = p_values(real, placebo, units.weights, drawn)
-    above = excess(real, placebo, units.weights, drawn)
-    smallest = p_values(
-        np.full((1, n_units), np.inf), placebo[:1], units.weights, drawn
+    units, drawn = asked.units, found.placebos.sum(axis=1)
+    corrected = placebo.p_values(
+        found.displacement, found.placebo, units.weights, drawn
     )
+    above = placebo.excess(found.displacement, found.placebo, units.weights, drawn)
     with store.folder_in_the_making(folder) as to:
-        store.write_array(to / "displacement.npy", real.astype(np.float32))
-        store.write_array(to / "placebo.npy", placebo.astype(np.float32))
-        store.write_array(to / "placebo_weights.npy", drawn.astype(np.int64))
-        store.write_array(to / "excess.npy", above.astype(np.float32))
-        store.write_array(to / "p_values.npy", corrected)
-        for name, values in influences.items():
-            table = values[:, :n_units].astype(np.float32)
-            store.write_array(to / f"influence_{name}.npy", table)
-        store.write_array(to / "top_units.npy", top[0])
-        store.write_array(to / "top_images.npy", top[1])
-        store.seal(
-            to,
-            "info.json",
-            {
-                **facts,
-                "units": units.kind,
-                "unit_names": None if units.kind == "sources" else units.names,
-                "group_sources": None if units.kind == "sources" else units.sources,
-                "n_placebos": len(placebos),
-                "smallest_p": float(smallest.min()),
-                "threshold": THRESHOLD,
-                "unattributable": np.flatnonzero(
-                    corrected.min(axis=1) > THRESHOLD
-                ).tolist(),
-                "measurements": list(influences),
-                "measurement_sentences": {
-                    name: measurements[name].sentence for name in influences
-                },
-                "code_book_digest": store.read_json(run.manifest)["code_book_digest"],
-                "peak_memory_bytes": store.peak_memory_bytes(),
-            },
-        )
+        tables = {
+            "displacement": found.displacement.astype(np.float32),
+            "placebo": found.placebo.astype(np.float32),
+            "placebo_weights": drawn.astype(np.int64),
+            "excess": above.astype(np.float32),
+            "p_values": corrected,
+            "top_units": found.top_units,
+            "top_images": found.top_images.astype(np.float32),
+        }
+        for name, values in found.influences.items():
+            tables[f"influence_{name}"] = values.astype(np.float32)
+        if found.gram is not None:
+            tables["gram"] = found.gram
+        for name, table in tables.items():
+            store.write_array(to / f"{name}.npy", table)
+        store.seal(to, "info.json", _facts(asked, found, corrected))
 
 
-def survivors(units: Units) -> list[str]:
-    """What will be left, before the work starts, one line for each unit of a few."""
-    left = (~units.silenced).sum(axis=1)
-    if len(left) > 20:
-        return [
-            f"{len(left)} {units.kind}, one by one; {left.min()} to {left.max()} of "
-            f"{units.silenced.shape[1]} members stay."
-        ]
-    return [
-        f"without {name}: {stay} of {units.silenced.shape[1]} members stay"
-        for name, stay in zip(units.names, left, strict=True)
-    ]
-
-
-def summary(folder: Path) -> str:
-    """What came out, in a few lines."""
-    info = store.read_json(folder / "info.json")
-    displacement = store.sealed_array(folder, "info.json", "displacement.npy")
-    placebo = store.sealed_array(folder, "info.json", "placebo.npy")
-    n_queries = len(displacement)
-    standing = n_queries - len(info["unattributable"])
-    level = f"{placebo.mean():.3f}" if placebo.size else "none possible"
-    return (
-        f"mean displacement {displacement.mean():.3f}, placebo {level}; for "
-        f"{standing} of {n_queries} queries some of the {info['units']} stand out "
-        f"(p <= {info['threshold']}; smallest possible {info['smallest_p']:.3f})"
-    )
+def _facts(
+    asked: Asked, found: Found, corrected: Float64[np.ndarray, "queries units"]
+) -> dict[str, Any]:
+    units, single = asked.units, asked.units.kind == "sources"
+    drawn = found.placebos.sum(axis=1)
+    threshold = placebo.THRESHOLD
+    return {
+        **found.facts,
+        "units": units.kind,
+        "unit_names": None if single else units.names,
+        "group_sources": None if single else units.sources,
+        "n_placebos": len(found.placebos),
+        "smallest_p": placebo.smallest_p(units.weights, drawn),
+        "threshold": threshold,
+        "unattributable": np.flatnonzero(corrected.min(axis=1) > threshold).tolist(),
+        "measurements": list(found.influences),
+        "measurement_sentences": {
+            name: asked.measurements[name].sentence for name in found.influences
+        },
+        "code_book_digest": asked.plan.codes.digest(),
+        "peak_memory_bytes": store.peak_memory_bytes(),
+    }

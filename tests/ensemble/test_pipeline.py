@@ -294,9 +294,9 @@ def test_a_member_that_is_not_there_is_named(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="Member 9 is not in .*holds 0-3"):
         EnsemblePipeline.from_pretrained(tmp_path, members=[9])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "model_index.json").write_text("{}")
     with pytest.raises(BadInput, match="holds no trained member"):
-        (tmp_path / "empty").mkdir()
-        (tmp_path / "empty" / "model_index.json").write_text("{}")
         EnsemblePipeline.from_pretrained(tmp_path / "empty")
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ensemble.scorers.curvature import Batch, Fitted
+from ensemble.scorers.curvature import Fitted, Sample
 from ensemble.scorers.layers import Layers
 
 
@@ -50,14 +50,14 @@ def convolutional() -> Denoiser:
     )
 
 
-def batch(n_draws: int, *shape: int, seed: int = 0) -> Batch:
+def sample(n_draws: int, *shape: int, seed: int = 0) -> Sample:
     """Random noisy images and targets, in float64."""
     generator = torch.Generator().manual_seed(seed)
     noisy, wanted, chance = torch.randn(
         3, n_draws, *shape, generator=generator, dtype=torch.float64
     )
     timestep = torch.zeros(n_draws, dtype=torch.int64)
-    return Batch(noisy, timestep, None, wanted, chance)
+    return Sample(noisy, timestep, None, wanted, chance)
 
 
 def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:
@@ -72,17 +72,21 @@ def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:
             basis = torch.kron(outputs, inputs)
         joint = basis @ torch.diag(spectrum.eigenvalues.flatten()) @ basis.T
         order = torch.arange(n_outputs * n_inputs).reshape(n_outputs, n_inputs)
-        if layers.modules[name].bias is not None:
-            flat = torch.cat([order[:, :-1].flatten(), order[:, -1]])
-        else:
-            flat = order.flatten()
+        module = layers.modules[name]
+        of_weights = order[:, : module.weight[0].numel()]
+        if isinstance(module, nn.Conv2d):
+            of_patch = (*module.kernel_size, module.in_channels)
+            of_weights = of_weights.unflatten(1, of_patch).permute(0, 3, 1, 2)
+        flat = of_weights.flatten()
+        if module.bias is not None:
+            flat = torch.cat([flat, order[:, -1]])
         blocks.append(joint[flat][:, flat])
     return torch.block_diag(*blocks)
 
 
-def jacobian(network: nn.Module, batch: Batch) -> Tensor:
+def jacobian(network: nn.Module, sample: Sample) -> Tensor:
     """Derivative of every predicted value by every weight: (draws, values, weights)."""
-    prediction = network(batch.noisy, batch.timestep).sample.flatten(1)
+    prediction = network(sample.noisy, sample.timestep).sample.flatten(1)
     weights = list(network.parameters())
     return torch.stack(
         [
@@ -104,9 +108,9 @@ def jacobian(network: nn.Module, batch: Batch) -> Tensor:
     )
 
 
-def gauss_newton(network: nn.Module, batch: Batch) -> Tensor:
+def gauss_newton(network: nn.Module, sample: Sample) -> Tensor:
     """E[(2/D) JᵀJ], written out."""
-    derivative = jacobian(network, batch)
+    derivative = jacobian(network, sample)
     n_draws, n_values, _ = derivative.shape
     return (
         2 / (n_values * n_draws) * torch.einsum("ndp,ndq->pq", derivative, derivative)

@@ -15,7 +15,7 @@ from ensemble.scorers.projection import Projection
 from ensemble.training import denoising_loss
 from splits.errors import BadInput
 from tests import tiny
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import references, tiny_setting
 from tests.ensemble.scorers.denoisers import Denoiser
 
 WHOLE = Projection(n_dimensions=None)
@@ -46,24 +46,15 @@ def sums(network, states, output="loss", projection=WHOLE):
 
 def naive(network, states, output="loss"):
     """One ordinary gradient at a time."""
-    rows = []
-    for image in range(len(states.noisy)):
-        total = 0
-        for draw in range(states.n_draws):
-            alone = States(
-                noisy=states.noisy[image : image + 1, draw : draw + 1],
-                wanted=states.wanted[image : image + 1, draw : draw + 1],
-                timesteps=states.timesteps[draw : draw + 1],
-                weights=states.weights[draw : draw + 1],
-                condition=None
-                if states.condition is None
-                else states.condition[image : image + 1],
+    return torch.stack(
+        [
+            sum(
+                references.gradient_of(network, states, image, draw, output)
+                for draw in range(states.n_draws)
             )
-            value = gradients.values(network, alone, output).sum()
-            parts = torch.autograd.grad(value, list(network.parameters()))
-            total = total + torch.cat([part.flatten() for part in parts])
-        rows.append(total)
-    return torch.stack(rows)
+            for image in range(len(states.noisy))
+        ]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

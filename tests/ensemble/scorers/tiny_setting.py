@@ -1,19 +1,20 @@
-"""A setting that scores in a second: 8 images, 3 queries, tiny networks in float64."""
+"""A setting that scores in a second: 12 images, 3 queries, tiny networks in float64."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ensemble import config as configs
 from ensemble.model import noise_schedule
 from ensemble.scorers.features import Feature
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Examples, Setting
-from splits import designs
+from ensemble.scorers.setting import Examples, Journey, Setting
 from tests import tiny
+from tests.ensemble.scorers.denoisers import Denoiser
 
 DRAWS = Draws(n_timesteps=3)
 FEATURE = Feature(draws=DRAWS, projection=Projection(n_dimensions=64))
@@ -34,23 +35,39 @@ def examples(n_images: int, seed: int, n_classes: int | None = None) -> Examples
     return Examples(images, condition, seed + torch.arange(n_images))
 
 
-def setting(folder: Path, n_classes: int | None = None, n_images: int = 8) -> Setting:
-    """Two networks of which each saw half of the sources; two images a source."""
-    n_sources = n_images // 2
-    codes = designs.draw("partition", n_sources, 2, None, 0)
-    source_of = np.repeat(np.arange(n_sources), 2)
-    networks = list(tiny.ensemble(n_members=2, n_classes=n_classes).members.networks)
+def journey(n_queries: int = 3) -> Journey:
+    """What a sampler of two steps might have seen."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (n_queries, 2, 1, 8, 8)
+    clean = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Journey(torch.tensor([700, 200]), clean)
+
+
+def setting(folder: Path) -> Setting:
+    """Four networks of which each saw half of six sources; two images a source."""
+    codes = tiny.codes()
+    source_of = np.arange(12) % codes.n_sources
+    networks: list[nn.Module] = [
+        Denoiser(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.Tanh(),
+            nn.Conv2d(4, 1, 3, padding=1),
+            seed=seed,
+        )
+        for seed in range(codes.n_members)
+    ]
     return Setting(
         networks=networks,
         saw=codes.bits[source_of].T.copy(),
         schedule=schedule(),
-        train=examples(n_images, 0, n_classes),
-        queries=examples(3, 1000, n_classes),
+        train=examples(12, 0),
+        queries=examples(3, 1000),
         source_of=source_of,
-        n_sources=n_sources,
+        n_sources=codes.n_sources,
         codes=codes,
         max_memory_mb=512,
         folder=folder,
+        journey=journey,
     )
 
 

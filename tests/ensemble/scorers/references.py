@@ -1,0 +1,55 @@
+"""Naive twins: one image, one draw, one network at a time, and dense algebra."""
+
+import numpy as np
+import torch
+
+from ensemble.scorers import gradients
+from ensemble.scorers.gradients import Draws, States
+from ensemble.scorers.setting import Examples, Setting
+
+
+def gradient_of(network, states: States, image: int, draw: int, output: str):
+    """Torch's gradient by all weights, at one image and one draw."""
+    condition = states.condition
+    alone = States(
+        noisy=states.noisy[image : image + 1, draw : draw + 1],
+        wanted=states.wanted[image : image + 1, draw : draw + 1],
+        timesteps=states.timesteps[draw : draw + 1],
+        weights=states.weights[draw : draw + 1],
+        condition=None if condition is None else condition[image : image + 1],
+    )
+    value = gradients.values(network, alone, output).sum()
+    parts = torch.autograd.grad(value, list(network.parameters()))
+    return torch.cat([part.flatten() for part in parts])
+
+
+def features(
+    setting: Setting,
+    network,
+    examples: Examples,
+    output: str,
+    draws: Draws,
+    unit: bool = False,
+) -> np.ndarray:
+    """Whole gradients, averaged over draws."""
+    states = gradients.drawn_states(setting.schedule, examples, draws)
+    rows = []
+    for image in range(len(examples)):
+        drawn = [
+            gradient_of(network, states, image, draw, output)
+            for draw in range(len(draws))
+        ]
+        drawn = [row / row.norm() for row in drawn] if unit else drawn
+        rows.append(torch.stack(drawn).mean(dim=0))
+    return torch.stack(rows).numpy()
+
+
+def inverse_kernel(train: np.ndarray, damping: float):
+    """(GGᵀ + λI)⁻¹, so that K_λ⁻¹ = (I - Gᵀ(GGᵀ + λI)⁻¹G) / λ can be applied."""
+    level = damping * np.square(train).sum(axis=1).mean()
+    small = np.linalg.inv(train @ train.T + level * np.eye(len(train)))
+
+    def solved(rows: np.ndarray) -> np.ndarray:
+        return (rows - rows @ train.T @ small @ train) / level
+
+    return solved

@@ -1,0 +1,112 @@
+"""What every scorer in the table promises."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble.scorers import READOUTS, SCORERS, by_source, memory
+from ensemble.scorers.features import Feature
+from ensemble.scorers.gradients import Draws
+from tests.ensemble.scorers import tiny_setting
+
+METHODS = sorted(SCORERS)
+
+
+def quick(method):
+    """The method with options that make it fast."""
+    scorer = SCORERS[method]
+    changes = {}
+    for option in dataclasses.fields(scorer):
+        value = getattr(scorer, option.name)
+        if isinstance(value, Feature):
+            changes[option.name] = dataclasses.replace(
+                tiny_setting.FEATURE, output=value.output, unit_draws=value.unit_draws
+            )
+        if isinstance(value, Draws):
+            changes[option.name] = tiny_setting.DRAWS
+    return dataclasses.replace(scorer, **changes)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return tiny_setting.setting(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """Images and queries in another order, in other batches, with other files."""
+    plain = tiny_setting.setting(tmp_path_factory.mktemp("turned"))
+    images, queries = np.random.default_rng(0).permutation(12), np.array([2, 0, 1])
+    journey = plain.journey()
+    return (
+        dataclasses.replace(
+            plain,
+            train=plain.train[torch.from_numpy(images)],
+            saw=plain.saw[:, images],
+            source_of=plain.source_of[images],
+            queries=plain.queries[torch.from_numpy(queries)],
+            journey=lambda: dataclasses.replace(journey, clean=journey.clean[queries]),
+        ),
+        images,
+        queries,
+    )
+
+
+@pytest.fixture(scope="module")
+def scores(setting):
+    return {method: quick(method).score(setting) for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_finite_numbers_of_every_image_for_every_query(method, scores):
+    score = scores[method]
+    assert score.shape == (3, 12)
+    assert score.dtype == np.float32
+    assert np.isfinite(score).all()
+    assert np.ptp(score) > 0 or method == "constant"
+
+
+# A source and the one with the opposite code explain the same: the lasso takes the first.
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"lasso_datamodel"}))
+def test_order_and_batches_change_nothing(method, scores, turned, monkeypatch):
+    monkeypatch.setattr(memory, "ENOUGH", 5)
+    another, images, queries = turned
+    found = quick(method).score(another)
+    expected = scores[method][queries][:, images]
+    tolerance = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_says_what_it_is(method):
+    scorer = SCORERS[method]
+    for fact in (scorer.paper, scorer.cost, scorer.needs, scorer.scale):
+        assert fact
+    assert scorer.__doc__
+
+
+def test_all_methods_differ(scores):
+    """Lone finished networks make TracIn the inner product, and GAS the cosine."""
+    same = {("gradient_dot", "tracin"), ("gas", "gradient_cosine")}
+    for first in METHODS:
+        for second in METHODS:
+            if first < second:
+                alike = np.allclose(scores[first], scores[second], rtol=1e-4)
+                assert alike == ((first, second) in same), (first, second)
+
+
+def test_permuting_sources_permutes_columns():
+    score = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
+    source_of, order = np.arange(12) % 6, np.random.default_rng(1).permutation(6)
+    assert np.array_equal(
+        by_source(score, order[source_of], 6)[:, order], by_source(score, source_of, 6)
+    )
+
+
+def test_readouts_keep_or_drop_the_sign():
+    score = np.array([-2.0, 0.0, 3.0])
+    assert READOUTS["raw"](score).tolist() == [-2, 0, 3]
+    assert READOUTS["squared"](score).tolist() == [4, 0, 9]
+    assert READOUTS["signed_squared"](score).tolist() == [-4, 0, 9]

@@ -1,0 +1,61 @@
+"""What is removed at once, and who is left."""
+
+import numpy as np
+import pytest
+
+from ensemble import plan, units
+from ensemble.units import Units
+from splits import BadInput
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("units")
+    splits = {"design": "balanced", "n_members": 6, "weight": 3}
+    return plan.draw(tiny.config(folder, data={"n_images": 4}, splits=splits))
+
+
+def test_every_source_is_a_unit(ready):
+    each = units.each_source(ready)
+    assert np.array_equal(each.silenced, ready.codes.bits)
+    assert each.sources == [[0], [1], [2], [3]]
+    assert each.weights.tolist() == [3] * 4
+
+
+def test_a_set_silences_the_union(ready):
+    pair = units.one_set(ready, [2, 0, 2])
+    bits = ready.codes.bits
+    assert np.array_equal(pair.silenced[0], bits[0] | bits[2])
+    assert pair.names == ["sources 2, 0, 2"]
+    assert pair.sources == [[0, 2]]
+
+
+def test_a_column_makes_a_unit_of_each_value(ready):
+    groups = units.by_column(ready, "label")
+    assert groups.names == [f"label {label}" for label in range(4)]
+    assert groups.sources == [[0], [1], [2], [3]]
+
+
+def test_what_cannot_be_removed_is_refused(ready):
+    with pytest.raises(BadInput, match="none of the 6 members is left"):
+        units.one_set(ready, [0, 1, 2, 3])
+    with pytest.raises(BadInput, match="Source 7 does not exist: .*0 to 3"):
+        units.one_set(ready, [7])
+    with pytest.raises(BadInput, match="no column 'artist'; known: label"):
+        units.by_column(ready, "artist")
+
+
+def test_votes_are_equal_among_those_that_stay(ready):
+    votes = units.votes_without(ready.codes.bits)
+    assert np.array_equal(votes > 0, ~ready.codes.bits)
+    np.testing.assert_allclose(votes.sum(axis=1), 1)
+
+
+def test_survivors_are_shown_unit_by_unit_or_as_a_range():
+    few = Units(np.array([[1, 0, 0]], dtype=bool), [[0]], ["a"], "sources")
+    assert units.survivors(few) == ["without a: 2 of 3 members stay"]
+    many = Units(np.tile(few.silenced, (30, 1)), [[0]] * 30, ["a"] * 30, "sources")
+    assert units.survivors(many) == [
+        "30 sources, one by one; 2 to 2 of 3 members stay."
+    ]
