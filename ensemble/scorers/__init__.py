@@ -7,6 +7,18 @@ in the table below.
 Before: queries.py, plan.py. After: ensemble/scoring.py.
 """
 
+from ensemble.scorers.barshan2020relatif import RelativeInfluence
+from ensemble.scorers.charpiat2019similarity import GradientCosine, GradientDot
+from ensemble.scorers.controls import Constant, Random
+from ensemble.scorers.features import Feature
+from ensemble.scorers.feldman2020influence import EmpiricalInfluence
+from ensemble.scorers.georgiev2023journey import JourneyTrak
+from ensemble.scorers.hammoudeh2022gas import Gas
+from ensemble.scorers.hammoudeh2022renormalised import RenormalisedInfluence
+from ensemble.scorers.ilyas2022datamodels import Datamodel
+from ensemble.scorers.lin2025das import Das
+from ensemble.scorers.park2023trak import Trak
+from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
     READOUTS,
     Examples,
@@ -16,6 +28,8 @@ from ensemble.scorers.setting import (
     Work,
     by_source,
 )
+from ensemble.scorers.similarity import ComponentCosine, PixelCosine, PixelDot
+from ensemble.scorers.zheng2024dtrak import DTrak
 
 __all__ = [
     "READOUTS",
@@ -28,4 +42,28 @@ __all__ = [
     "by_source",
 ]
 
-SCORERS: dict[str, Scorer] = {}
+SCORERS: dict[str, Scorer] = {
+    "random": Random(),
+    "constant": Constant(),
+    "pixel_dot": PixelDot(),
+    "pixel_cosine": PixelCosine(),
+    "component_cosine": ComponentCosine(),
+    "empirical_influence": EmpiricalInfluence(),
+    "ridge_datamodel": Datamodel(penalty="ridge"),
+    "lasso_datamodel": Datamodel(penalty="lasso"),
+    "gradient_dot": GradientDot(),
+    "gradient_cosine": GradientCosine(),
+    "tracin": TracIn(),
+    "gas": Gas(),
+    "relative_influence": RelativeInfluence(),
+    "renormalised_influence": RenormalisedInfluence(),
+    "trak": Trak(),
+    "journey_trak": JourneyTrak(),
+    "dtrak": DTrak(),
+    "dtrak_mean": DTrak(Feature(output="mean")),
+    "dtrak_l1": DTrak(Feature(output="l1_norm")),
+    "dtrak_l2": DTrak(Feature(output="l2_norm")),
+    "dtrak_linf": DTrak(Feature(output="linf_norm")),
+    "dtrak_weighted": DTrak(Feature(output="weighted_loss")),
+    "das": Das(),
+}

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -48,8 +48,8 @@ class Feature:
     """
 
     output: str = "loss"
-    draws: Draws = field(default_factory=Draws)
-    projection: Projection = field(default_factory=Projection)
+    draws: Draws = Draws()
+    projection: Projection = Projection()
     unit_draws: bool = False
 
     def __post_init__(self) -> None:
@@ -127,10 +127,20 @@ Block = Callable[
 ]
 
 
-def of_networks(setting: Setting, feature: Feature) -> Iterator[Rows]:
-    """Features of every network, one after the other."""
+def of_networks(
+    setting: Setting,
+    feature: Feature,
+    asked: Callable[[nn.Module], np.ndarray] | None = None,
+) -> Iterator[Rows]:
+    """Features of every network, one after the other.
+
+    Args:
+        setting: What is scored.
+        feature: What stands for an image.
+        asked: Gives the queries' features for a network; None: the same feature.
+    """
     for network, saw in zip(setting.networks, setting.saw, strict=True):
-        yield rows_of(setting, feature, network, saw)
+        yield rows_of(setting, feature, network, saw, asked)
 
 
 def of_checkpoints(setting: Setting, feature: Feature) -> Iterator[Rows]:
@@ -142,7 +152,11 @@ def of_checkpoints(setting: Setting, feature: Feature) -> Iterator[Rows]:
 
 
 def rows_of(
-    setting: Setting, feature: Feature, network: nn.Module, saw: np.ndarray
+    setting: Setting,
+    feature: Feature,
+    network: nn.Module,
+    saw: np.ndarray,
+    asked: Callable[[nn.Module], np.ndarray] | None = None,
 ) -> Rows:
     """Features of one network."""
     seen = np.flatnonzero(saw)
@@ -151,7 +165,9 @@ def rows_of(
         network=network,
         train=kept(setting, feature, network, train),
         seen=seen,
-        queries=kept(setting, feature, network, setting.queries),
+        queries=kept(setting, feature, network, setting.queries)
+        if asked is None
+        else asked(network),
         max_memory_mb=setting.max_memory_mb,
     )
 
@@ -184,6 +200,14 @@ def table(setting: Setting) -> Float32[np.ndarray, "queries images"]:
     with tempfile.TemporaryFile(dir=setting.folder) as file:
         shape = (len(setting.queries), len(setting.train))
         return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def unit(
+    rows: Float[np.ndarray, "images width"],
+) -> Float[np.ndarray, "images width"]:
+    """Rows at length one; a row of zeros stays one."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
 
 
 def kept(

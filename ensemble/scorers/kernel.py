@@ -8,7 +8,7 @@ every method of the TRAK family starts from
 We take the smaller of GᵀG and GGᵀ apart once, in float64, so that every damping λ costs
 two small products and nothing is ever inverted. Damping is relative: λ is so many times
 the mean squared length of a feature, and scores rank alike whatever features are scaled
-by. (Park et al. 2023, https://arxiv.org/abs/2303.14186, eq. 14)
+by. (Park et al. 2023, https://arxiv.org/abs/2303.14186)
 
 Before: features.py. After: one module a method.
 """
@@ -22,6 +22,8 @@ from jaxtyping import Float, Float64
 
 from splits.errors import BadInput
 
+# Relative damping by default: a choice, never tuned on what is reported.
+DAMPING = 1.0
 # Directions weaker than this, relative to the strongest, are rounding errors.
 FLOOR = 1e-12
 
@@ -44,16 +46,7 @@ class Kernel:
     mean_square: float
 
     def damped(self, damping: float) -> Float64[np.ndarray, " rank"]:
-        """L + λ, with λ = damping · mean squared length.
-
-        Raises:
-            BadInput: If damping is not positive.
-        """
-        if not damping > 0:
-            raise BadInput(
-                f"damping is {damping}; it must be greater than 0. It is relative to the "
-                "mean squared length of a feature: 1 is usual."
-            )
+        """L + λ, with λ = damping · mean squared length."""
         return self.eigenvalues + damping * self.mean_square
 
     def solve(
@@ -85,6 +78,19 @@ class Kernel:
 
     def _along(self, rows: np.ndarray) -> Float64[np.ndarray, "rows rank"]:
         return rows.astype(np.float64) @ self.axes
+
+
+def require_positive(damping: float) -> None:
+    """Refuse a damping that leaves the kernel singular.
+
+    Raises:
+        BadInput: If it is not greater than zero.
+    """
+    if not damping > 0:
+        raise BadInput(
+            f"damping is {damping}; it must be greater than 0. It is relative to the "
+            f"mean squared length of a feature: {DAMPING} is usual."
+        )
 
 
 def decompose(images: Images, max_memory_mb: int) -> Kernel:

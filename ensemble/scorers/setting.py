@@ -116,6 +116,12 @@ class Setting:
                 "wanted, who was trained on what."
             )
 
+    def included(self) -> Bool[np.ndarray, "networks sources"]:
+        """Which sources each network was trained on."""
+        included = np.zeros((len(self.networks), self.n_sources), dtype=bool)
+        included[:, self.source_of] = self.saw
+        return included
+
 
 class Scorer(Protocol):
     """A method that predicts influence.
@@ -146,6 +152,15 @@ def by_source(
     return np.stack(
         [np.bincount(source_of, weights=row, minlength=n_sources) for row in per_image]
     ).astype(np.float32)
+
+
+def over_images(
+    per_source: Float[np.ndarray, "queries sources"],
+    source_of: Int64[np.ndarray, " images"],
+) -> Float32[np.ndarray, "queries images"]:
+    """A source's score, in equal shares over its images; undoes `by_source`."""
+    n_images = np.bincount(source_of)
+    return (per_source[:, source_of] / n_images[source_of]).astype(np.float32)
 
 
 def raw(score: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

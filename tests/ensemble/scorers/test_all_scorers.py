@@ -71,7 +71,7 @@ def test_scores_are_finite_numbers_of_every_image_for_every_query(method, scores
 # A source and the one with the opposite code explain the same: the lasso takes the first.
 @pytest.mark.parametrize("method", sorted({*METHODS} - {"lasso_datamodel"}))
 def test_order_and_batches_change_nothing(method, scores, turned, monkeypatch):
-    monkeypatch.setattr(memory, "ENOUGH", 5)
+    monkeypatch.setattr(memory, "ENOUGH", 9)
     another, images, queries = turned
     found = quick(method).score(another)
     expected = scores[method][queries][:, images]

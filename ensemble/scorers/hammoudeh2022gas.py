@@ -1,0 +1,41 @@
+"""GAS: TracIn with gradients of unit length.
+
+    score[q, i] = 1/C Σ over checkpoints c of cosine(g_q(c), g_i(c))
+
+With the finished network as the only checkpoint this is the cosine of gradients.
+(Hammoudeh & Lowd 2022, https://arxiv.org/abs/2201.10055, "gradient aggregated
+similarity")
+
+Before: features.py. After: ensemble/scoring.py.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32
+
+from ensemble.scorers import features
+from ensemble.scorers.charpiat2019similarity import cosine
+from ensemble.scorers.features import Feature
+from ensemble.scorers.setting import Setting
+
+
+@dataclass(frozen=True)
+class Gas:
+    """Gradient aggregated similarity.
+
+    Attributes:
+        feature: Which gradient stands for an image.
+    """
+
+    paper: ClassVar[str] = "Hammoudeh & Lowd 2022, https://arxiv.org/abs/2201.10055"
+    cost: ClassVar[str] = "M·C·K·(N+Q) gradients, C checkpoints"
+    needs: ClassVar[str] = "checkpoints of the training; uses the last weights if none"
+    scale: ClassVar[str] = "mean cosine, from -1 to 1"
+    feature: Feature = Feature()
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score of every training image for every query."""
+        rows = features.of_checkpoints(setting, self.feature)
+        return features.averaged(setting, rows, cosine)

@@ -1,0 +1,47 @@
+"""Renormalised influence: influence for a gradient of a given length.
+
+    score[q, i] = g_q K_λ⁻¹ g_i / |g_i|
+
+(Hammoudeh & Lowd 2022, https://arxiv.org/abs/2201.10055)
+
+Before: features.py, kernel.py. After: ensemble/scoring.py.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32
+
+from ensemble.scorers import features, kernel
+from ensemble.scorers.features import Block, Feature, Rows
+from ensemble.scorers.setting import Setting
+
+
+@dataclass(frozen=True)
+class RenormalisedInfluence:
+    """Renormalised influence.
+
+    Attributes:
+        feature: Which gradient stands for an image.
+        damping: λ, relative to the mean squared length of the training features.
+    """
+
+    paper: ClassVar[str] = "Hammoudeh & Lowd 2022, https://arxiv.org/abs/2201.10055"
+    cost: ClassVar[str] = "M·K·(N+Q) gradients, M·N³ for the kernel"
+    needs: ClassVar[str] = "nothing"
+    scale: ClassVar[str] = "change of the query's loss for a unit training gradient"
+    feature: Feature = Feature()
+    damping: float = kernel.DAMPING
+
+    def __post_init__(self) -> None:
+        kernel.require_positive(self.damping)
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score of every training image for every query."""
+        rows = features.of_networks(setting, self.feature)
+        return features.averaged(setting, rows, self._scored)
+
+    def _scored(self, rows: Rows) -> Block:
+        solved = rows.kernel().solve(rows.queries, self.damping)
+        return lambda images, _: solved @ features.unit(images).T
