@@ -1,7 +1,8 @@
 """Ask whose data made a picture: python attribute.py RUN [COMMAND ...].
 
 Without a command, everything with its defaults: generate queries, ablate every source
-exactly, verify the certificate, write report.html. What is done already is left alone.
+(exactly, up to 200 of them), verify the certificate, write report.html. What is done
+already is left alone.
 
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ensemble.pipeline import EnsemblePipeline
 
 DEFAULT_QUERIES = 8
+# Exact ablation of more sources than this, each with its placebos, takes hours.
+MANY_SOURCES = 200
 METHODS = ["exact", "differential", "adjoint"]
 
 
@@ -175,9 +178,12 @@ def report(run: Run, options: argparse.Namespace) -> None:
 
 
 def everything(run: Run, _: argparse.Namespace) -> None:
-    """All stages with their defaults."""
-    for stage in ("generate", "ablate", "verify", "report"):
-        COMMANDS[stage](run, parse([str(run.path), stage]))
+    """All stages with their defaults; many sources are ablated differentially."""
+    many = store.read_json(run.manifest)["n_sources"] > MANY_SOURCES
+    method = "differential" if many else "exact"
+    for stage in (["generate"], ["ablate", "--method", method], ["verify"], ["report"]):
+        options = parse([str(run.path), *stage])
+        COMMANDS[options.command](run, options)
 
 
 COMMANDS = {

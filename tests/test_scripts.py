@@ -87,6 +87,11 @@ def test_commands_one_by_one(trained):
     info = store.read_json(folder / "info.json")
     assert info["measurements"] == ["contrast"]
     assert info["n_placebos"] == 3
+    code, out, err = script(
+        "attribute.py", run, "ablate", "--name", "one", "--method", "differential"
+    )
+    assert code == 0, err
+    assert (run / "influence" / "one-differential" / "gram.npy").exists()
     code, out, err = script("attribute.py", run, "verify", "--sources", "1,2")
     assert code == 0, err
 
