@@ -16,6 +16,8 @@ from splits.errors import BadInput
 # Measured on UNets of 0.2 to 2.6 million weights: a forward and a backward pass hold
 # 1.3 to 1.5 times what the layers give out, and two copies of one layer's gradient.
 PASSES, GRADIENTS = 2, 3
+# Noise, noisy image, and what should be predicted.
+IMAGES = 3
 # More images at draws are no faster.
 ENOUGH = 1024
 
@@ -58,9 +60,10 @@ def batch(
     Raises:
         BadInput: If a single image at a single draw takes more.
     """
-    state = PASSES * activation_bytes(network, examples)
-    largest = max(weights.numel() for weights in network.parameters())
     number = examples.images.element_size()
+    state = PASSES * activation_bytes(network, examples)
+    state += IMAGES * number * examples.images[0].numel()
+    largest = max(weights.numel() for weights in network.parameters())
     image = number * (GRADIENTS * largest + 2 * width)
     allowed = setting.max_memory_mb * 2**20
     if state + image > allowed:

@@ -1,0 +1,110 @@
+"""Likeness of pictures, and the controls."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from ensemble.scorers import similarity
+from ensemble.scorers.controls import Constant, Random
+from ensemble.scorers.similarity import (
+    ComponentCosine,
+    FeatureCosine,
+    PixelCosine,
+    PixelDot,
+    pixels,
+)
+from splits.errors import BadInput
+from tests.ensemble.scorers import tiny_setting
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return tiny_setting.setting(tmp_path)
+
+
+def cosine(first, second):
+    lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)
+    return first @ second.T / lengths
+
+
+def test_pixels_are_compared_as_they_are(setting):
+    queries, train = pixels(setting.queries.images), pixels(setting.train.images)
+    np.testing.assert_allclose(
+        PixelDot().score(setting), queries @ train.T, rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        PixelCosine().score(setting), cosine(queries, train), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_an_encoder_is_compared_by_what_it_says(setting):
+    def encoder(images):
+        return pixels(images)[:, :5] ** 2
+
+    wanted = cosine(encoder(setting.queries.images), encoder(setting.train.images))
+    found = FeatureCosine(encoder).score(setting)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_components_are_the_training_images_own(setting):
+    train, queries = pixels(setting.train.images), pixels(setting.queries.images)
+    components = PCA(4).fit(train)
+    wanted = cosine(components.transform(queries), components.transform(train))
+    found = ComponentCosine(4).score(setting)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_more_components_than_there_are_is_all_of_them(setting):
+    many, all_of_them = ComponentCosine(1000), ComponentCosine(11)
+    np.testing.assert_allclose(
+        many.score(setting), all_of_them.score(setting), rtol=1e-5
+    )
+
+
+def test_components_are_learnt_from_enough_images(setting, monkeypatch):
+    monkeypatch.setattr(similarity, "ENOUGH_IMAGES", 6)
+    train, queries = pixels(setting.train.images), pixels(setting.queries.images)
+    components = PCA(4).fit(train[::2])
+    wanted = cosine(components.transform(queries), components.transform(train))
+    found = ComponentCosine(4).score(setting)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_is_most_like_itself(setting):
+    same = dataclasses.replace(setting, queries=setting.train[3:6])
+    for method in (PixelCosine(), ComponentCosine(8)):
+        score = method.score(same)
+        assert score.argmax(axis=1).tolist() == [3, 4, 5]
+        np.testing.assert_allclose(score.max(axis=1), 1, rtol=1e-5)
+
+
+def test_images_are_compared_in_blocks(setting):
+    wanted = PixelDot().score(setting)
+    small = dataclasses.replace(setting, max_memory_mb=0)
+    np.testing.assert_allclose(PixelDot().score(small), wanted, rtol=1e-6)
+
+
+def test_no_components_are_refused():
+    with pytest.raises(BadInput, match="n_components is 0"):
+        ComponentCosine(0)
+
+
+def test_random_scores_are_standard_normal_and_follow_from_their_seed(setting):
+    big = dataclasses.replace(
+        setting,
+        train=tiny_setting.examples(2000, 0),
+        saw=np.ones((4, 2000), dtype=bool),
+        source_of=np.arange(2000) % 6,
+    )
+    score = Random().score(big)
+    assert abs(score.mean()) < 4 / 6000**0.5
+    assert score.std() == pytest.approx(1, abs=4 / 12000**0.5)
+    assert np.array_equal(Random().score(big), score)
+    assert not np.allclose(Random(seed=1).score(big), score)
+    assert np.abs(np.corrcoef(score) - np.eye(3)).max() < 4 / 2000**0.5
+
+
+def test_constant_scores_count_images(setting):
+    assert (Constant().score(setting) == 1).all()

@@ -1,0 +1,31 @@
+"""Losses of single images at single draws."""
+
+import dataclasses
+
+import numpy as np
+
+from ensemble.scorers import gradients, memory
+from ensemble.scorers.losses import losses, query_losses
+from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers.tiny_setting import DRAWS
+
+
+def test_losses_are_mean_squared_errors_whatever_is_done_at_once(tmp_path, monkeypatch):
+    setting = tiny_setting.setting(tmp_path)
+    network = setting.networks[0]
+    states = gradients.drawn_states(setting.schedule, setting.train, DRAWS)
+    wanted = gradients.values(network, states, "loss").detach().numpy()
+    for at_once in (1, 4, 1000):
+        monkeypatch.setattr(memory, "ENOUGH", at_once)
+        found = losses(setting, network, setting.train, DRAWS)
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert setting.work == dataclasses.replace(setting.work, forwards=3 * 12 * 3)
+
+
+def test_query_losses_are_means_over_draws_for_every_network(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    found = query_losses(setting, DRAWS)
+    assert found.shape == (4, 3)
+    for network, row in zip(setting.networks, found, strict=True):
+        alone = losses(setting, network, setting.queries, DRAWS)
+        np.testing.assert_allclose(row, alone.mean(axis=1), rtol=1e-12)
