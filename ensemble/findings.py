@@ -7,7 +7,7 @@ order of the rows and the pictures.
 Before: influence.py (saves the tables), figures.py. After: report.py.
 """
 
-import glob
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,13 @@ def saved(run: Run, name: str) -> list[Influence]:
     Raises:
         BadInput: If a table is missing or damaged.
     """
-    folder = run.influence(name)
     # A group's folder carries eight digits of the digest of who falls silent.
-    grouped = sorted(folder.parent.glob(f"{glob.escape(name)}-????????"))
-    tables = [_read(path) for path in [folder, *grouped] if path.exists()]
-    return [
-        table
-        for table in tables
-        if table.folder == name or table.info["units"] == "groups"
+    kept = re.compile(re.escape(name) + "(-differential)?(-[0-9a-f]{8})?")
+    folder = run.influence(name).parent
+    tables = [
+        _read(path) for path in sorted(folder.glob("*")) if kept.fullmatch(path.name)
     ]
+    return sorted(tables, key=lambda table: table.info["units"] == "groups")
 
 
 def _read(folder: Path) -> Influence:
