@@ -46,8 +46,8 @@ def model_card(run: Run) -> str:
         | one source is | {settings.data.source} |
         | design | {settings.splits.design}, seed {settings.splits.seed} |
         | code book | sha256 {manifest["code_book_digest"]} |
-        | training | {settings.training.steps} steps of {settings.training.batch_size} \
-        images, seed {settings.training.seed} |
+        | training | {settings.training.steps} steps, batches of \
+{settings.training.batch_size}, seed {settings.training.seed} |
         | commit | {manifest["commit"]} |
         | licence | that of the training data; the code is Apache-2.0 |
 

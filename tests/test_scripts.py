@@ -69,6 +69,28 @@ def test_training_again_is_a_no_op_and_other_options_are_refused(trained):
 
 
 @pytest.mark.slow
+def test_processes_that_others_started_share_the_members(tmp_path):
+    """As `accelerate launch` and torchrun start them, where there are devices."""
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 6, "weight": 3}
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    finished = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        + ["--nproc_per_node", "2", "train.py", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("Next: python attribute.py") == 1
+    for member in range(6):
+        assert finished.stdout.count(f"member {member:03d}: trained") == 1
+
+
+@pytest.mark.slow
 def test_commands_one_by_one(trained):
     _, run = trained
     code, out, err = script(
