@@ -10,7 +10,7 @@ Before: queries.py, plan.py (the run). After: one module a method; scoring.py.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from diffusers import DDPMScheduler
@@ -123,6 +123,7 @@ class Setting:
         return included
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A method that predicts influence.
 

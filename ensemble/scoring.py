@@ -1,0 +1,326 @@
+"""Scoring: what the literature's methods predict for the queries of a run.
+
+A score is written beside the truth, `scores/NAME/METHOD.npy` (queries, sources) beside
+`influence/NAME`, with a sidecar that says what it is: method, options, sign, scale, the
+model that was scored, and what it cost. Gradients that several methods look at are
+kept in `scores/.features`, for all queries; they may be deleted at any time.
+
+Before: queries.py (the pictures), scorers (the methods). After: evaluation, report.
+"""
+
+import copy
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+
+from ensemble import luck, queries, store
+from ensemble.model import load_member, noise_schedule
+from ensemble.pipeline import EnsemblePipeline, denoise, guided
+from ensemble.plan import Plan
+from ensemble.queries import Queries
+from ensemble.scorers import SCORERS, Examples, Journey, Scorer, Setting, by_source
+from ensemble.store import Run
+from splits.codes import full_votes
+from splits.errors import BadInput
+
+SIGN = "higher: training on the source lowered the query's loss more"
+REFERENCE = "reference"
+
+
+def setting_of(
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    asked: Queries,
+    which: str | int = "ensemble",
+    max_memory_mb: int = 1024,
+) -> Setting:
+    """What scorers may see of a run.
+
+    Args:
+        run: The run folder.
+        pipe: The ensemble.
+        plan: Training images, sources and codes.
+        asked: The queries.
+        which: The scored model: `ensemble` (the mean over its members), the number of
+            one member, or `reference`, a model trained on everything.
+        max_memory_mb: Bound on the memory of activations, gradients and kernels.
+
+    Raises:
+        BadInput: If there is no such model.
+    """
+    networks, saw = _scored_model(run, pipe, plan, which)
+    return Setting(
+        networks=networks,
+        saw=saw,
+        schedule=noise_schedule(run.config.model),
+        train=_training_images(pipe, plan),
+        queries=_queries(pipe, asked),
+        source_of=np.asarray(plan.source_of, dtype=np.int64),
+        n_sources=plan.codes.n_sources,
+        codes=None if which == REFERENCE else plan.codes,
+        max_memory_mb=max_memory_mb,
+        folder=run.scores(".features"),
+        journey=functools.partial(journey_of, pipe, asked),
+    )
+
+
+def score(
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    name: str,
+    method: str,
+    which: str | int = "ensemble",
+    scorer: Scorer | None = None,
+    max_memory_mb: int = 1024,
+) -> Path:
+    """Score all sources for the queries of that name; returns the file.
+
+    What is there already is left alone.
+
+    Args:
+        run: The run folder.
+        pipe: The ensemble.
+        plan: Training images, sources and codes.
+        name: The queries.
+        method: A name in `scorers.SCORERS`; for another scorer, any name.
+        which: The scored model, as in `setting_of`.
+        scorer: The method with options of its own; None: with its defaults.
+        max_memory_mb: Bound on the memory of activations, gradients and kernels.
+
+    Raises:
+        BadInput: If there is no such method, queries or model; if that score exists
+            with other options or for other queries; or if scores are not finite.
+    """
+    scorer = scorer or scorer_called(method)
+    asked = queries.load(run, name)
+    path = score_file(run, name, method, which)
+    identity = {
+        "method": method,
+        "options": _options(scorer),
+        "model": which,
+        "queries_digest": store.array_digest(asked.images),
+        "code_book_digest": plan.codes.digest(),
+    }
+    sidecar = path.with_suffix(".json")
+    if path.exists() and sidecar.exists():
+        _require_same(path, identity)
+        return path
+    setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
+    began = time.perf_counter()
+    with store.stage(run, f"score {name} {path.stem}"):
+        per_image = scorer.score(setting)
+        if not np.isfinite(per_image).all():
+            raise BadInput(
+                f"Scores by {method} are not finite. Look at the members' loss curves, "
+                "or score with another method."
+            )
+        per_source = by_source(per_image, setting.source_of, setting.n_sources)
+        digest = store.write_array(path, per_source)
+        seconds = time.perf_counter() - began + setting.work.seconds_before
+        facts = _facts(scorer, setting, seconds)
+        store.write_json(sidecar, {**identity, **facts, "sha256": digest})
+    return path
+
+
+def load(
+    run: Run, name: str, method: str, which: str | int = "ensemble"
+) -> Float32[np.ndarray, "queries sources"]:
+    """The scores of a method, higher = more helpful.
+
+    Raises:
+        BadInput: If they are missing or damaged.
+    """
+    path = score_file(run, name, method, which)
+    expected = store.read_json(path.with_suffix(".json"))["sha256"]
+    return store.read_array(path, expected)
+
+
+def score_file(run: Run, name: str, method: str, which: str | int) -> Path:
+    """Where a method's scores are kept."""
+    model = {"ensemble": "", REFERENCE: "-reference"}.get(str(which))
+    suffix = f"-member-{which}" if model is None else model
+    return run.scores(name) / f"{method}{suffix}.npy"
+
+
+def scorer_called(method: str) -> Scorer:
+    """The method of that name, with its defaults.
+
+    Raises:
+        BadInput: If there is none.
+    """
+    if method not in SCORERS:
+        raise BadInput(
+            f"There is no method {method!r}; known: {', '.join(SCORERS)}. --list says "
+            "what they are."
+        )
+    return SCORERS[method]
+
+
+def listing() -> str:
+    """Every method, for people."""
+    lines = []
+    for method, scorer in SCORERS.items():
+        lines += [
+            method,
+            f"    {(scorer.__doc__ or '').splitlines()[0]}",
+            f"    paper: {scorer.paper}",
+            f"    cost:  {scorer.cost}",
+            f"    needs: {scorer.needs}",
+            f"    scale: {scorer.scale}",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "N training images, Q queries, M networks (a network's gradients are taken",
+            "at the images that it saw), K noise draws of each image.",
+        ]
+    )
+
+
+@torch.no_grad()
+def journey_of(pipe: EnsemblePipeline, asked: Queries) -> Journey:
+    """What the sampler took the finished pictures for, on its way to the queries.
+
+    With x the state as the members see it, ε̂ and v̂ the ensemble's prediction and ᾱ the
+    share of the signal's variance,
+
+        clean = (x - sqrt(1 - ᾱ) ε̂) / sqrt(ᾱ) = sqrt(ᾱ) x - sqrt(1 - ᾱ) v̂
+    """
+    sampling, device = pipe.sampling(), pipe.members.device
+    noise = asked.noise(pipe).to(device)
+    n_queries = len(noise)
+    votes = torch.as_tensor(full_votes(pipe.members.n_members)).to(noise)
+    votes = votes.expand(n_queries, -1)
+    condition = asked.condition(pipe)
+    scheduler = copy.deepcopy(sampling.scheduler)
+    scheduler.set_timesteps(sampling.n_steps, device=device)
+    states = noise * scheduler.init_noise_sigma
+    walk = denoise(
+        pipe.members,
+        sampling,
+        noise,
+        votes,
+        condition,
+        asked.generators(pipe, np.arange(n_queries)),
+    )
+    timesteps, clean = [], []
+    for _, timestep, after in walk:
+        # A scheduler counts its steps; a fresh one starts at any of them.
+        scaled = copy.deepcopy(scheduler).scale_model_input(states, timestep)
+        prediction = guided(
+            functools.partial(pipe.members, scaled, timestep, votes),
+            condition,
+            pipe.members.no_label,
+            sampling.guidance_scale,
+        )
+        timesteps.append(timestep.round().long().cpu())
+        clean.append(_clean(scheduler, scaled, prediction, timesteps[-1]))
+        states = after
+    return Journey(torch.stack(timesteps), torch.stack(clean, dim=1))
+
+
+def _clean(
+    scheduler: Any,
+    noisy: Float[Tensor, "images channels height width"],
+    prediction: Float[Tensor, "images channels height width"],
+    timestep: Int64[Tensor, ""],
+) -> Float[Tensor, "images channels height width"]:
+    kept = scheduler.alphas_cumprod[timestep].to(noisy)
+    if scheduler.config.prediction_type == "v_prediction":
+        return kept.sqrt() * noisy - (1 - kept).sqrt() * prediction
+    return (noisy - (1 - kept).sqrt() * prediction) / kept.sqrt()
+
+
+def _scored_model(
+    run: Run, pipe: EnsemblePipeline, plan: Plan, which: str | int
+) -> tuple[list[nn.Module], Bool[np.ndarray, "networks images"]]:
+    """The networks, and what each was trained on."""
+    members = pipe.members
+    if which == REFERENCE:
+        folder = run.path / REFERENCE
+        if not folder.exists():
+            raise BadInput(
+                f"{run.path} has no reference model, trained on everything. Train one, "
+                "or score the ensemble or one of its members."
+            )
+        network = load_member(folder).to(members.device, members.dtype)
+        return [network], np.ones((1, len(plan.source_of)), dtype=bool)
+    if which != "ensemble" and which not in members.member_ids:
+        raise BadInput(
+            f"There is no model {which!r} to score; allowed: ensemble, {REFERENCE}, or "
+            f"the number of a member: {', '.join(map(str, members.member_ids))}."
+        )
+    chosen = members.member_ids if which == "ensemble" else [int(which)]
+    networks = [members.networks[members.member_ids.index(member)] for member in chosen]
+    return networks, plan.codes.bits[:, chosen].T[:, plan.source_of]
+
+
+def _training_images(pipe: EnsemblePipeline, plan: Plan) -> Examples:
+    condition = None
+    if pipe.members.no_label is not None:
+        condition = torch.tensor(plan.data.labels, device=pipe.members.device)
+    return Examples(
+        images=queries.on_device(pipe, plan.data.images.copy()),
+        condition=condition,
+        keys=torch.arange(len(plan.data.images), device=pipe.members.device),
+    )
+
+
+def _queries(pipe: EnsemblePipeline, asked: Queries) -> Examples:
+    # No query's key is a training image's number: it is one of 2**63.
+    keys = [luck.seed_of(seed, "query") for seed in asked.seeds.tolist()]
+    return Examples(
+        images=queries.on_device(pipe, asked.images),
+        condition=asked.condition(pipe),
+        keys=torch.tensor(keys, device=pipe.members.device),
+    )
+
+
+def _options(scorer: Scorer) -> dict[str, Any]:
+    """The method's options, for the sidecar; a function goes by its name."""
+    options: Any = scorer
+    text = json.dumps(
+        dataclasses.asdict(options), default=lambda function: function.__qualname__
+    )
+    return json.loads(text)
+
+
+def _require_same(path: Path, identity: dict[str, Any]) -> None:
+    """Refuse scores that are not those asked for.
+
+    Raises:
+        BadInput: If the sidecar says otherwise.
+    """
+    kept = store.read_json(path.with_suffix(".json"))
+    for fact, wanted in identity.items():
+        if kept[fact] != wanted:
+            raise BadInput(
+                f"{path} was made with another {fact}: {kept[fact]}, asked for "
+                f"{wanted}. Delete it, or use another name."
+            )
+
+
+def _facts(scorer: Scorer, setting: Setting, seconds: float) -> dict[str, Any]:
+    return {
+        "class": type(scorer).__name__,
+        "paper": scorer.paper,
+        "sign": SIGN,
+        "scale": scorer.scale,
+        "networks": len(setting.networks),
+        "seconds": round(seconds, 3),
+        "seconds_before": round(setting.work.seconds_before, 3),
+        "gradient_evaluations": setting.work.gradients,
+        "forwards": setting.work.forwards,
+        "peak_memory_bytes": store.peak_memory_bytes(),
+    }

@@ -1,0 +1,227 @@
+"""Scores of a run: what is scored, what is written, and when nothing is done again."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble import queries, scoring, store
+from ensemble.model import SCHEDULERS
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.queries import Queries
+from ensemble.scorers import SCORERS
+from ensemble.scorers.charpiat2019similarity import GradientDot
+from ensemble.scorers.controls import Constant, Random
+from ensemble.scorers.georgiev2023journey import JourneyTrak
+from ensemble.scorers.lin2025das import Das
+from ensemble.scorers.similarity import FeatureCosine, pixels
+from ensemble.scoring import journey_of, listing, score, setting_of
+from splits.errors import BadInput
+from tests import tiny
+from tests.ensemble.scorers.tiny_setting import DRAWS, FEATURE
+
+DOT = GradientDot(FEATURE)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run, plan = tiny.trained(tmp_path_factory.mktemp("run"))
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    queries.generate(run, pipe, "demo", [3, 4])
+    shutil.copytree(run.member(1), run.path / "reference")
+    return run, pipe, plan
+
+
+def asked_of(pipe, labels=None) -> Queries:
+    seeds = np.array([3, 4])
+    images = pipe(seeds=seeds, class_labels=labels, output_type="latent").images
+    conditions = None if labels is None else np.array(labels)
+    return Queries(seeds, conditions, images.float().numpy())
+
+
+def test_scores_are_written_with_what_they_are(trained):
+    run, _, plan = trained
+    path = score(*trained, "demo", "dot", scorer=DOT)
+    assert path == run.path / "scores" / "demo" / "dot.npy"
+    found = scoring.load(run, "demo", "dot")
+    assert found.shape == (2, plan.codes.n_sources)
+    assert found.dtype == np.float32
+    sidecar = store.read_json(path.with_suffix(".json"))
+    assert sidecar["method"] == "dot"
+    assert sidecar["class"] == "GradientDot"
+    assert sidecar["options"]["feature"]["projection"]["n_dimensions"] == 64
+    assert sidecar["model"] == "ensemble"
+    assert sidecar["networks"] == 4
+    assert sidecar["code_book_digest"] == plan.codes.digest()
+    assert "higher" in sidecar["sign"]
+    assert sidecar["scale"] == DOT.scale
+    # Each image was seen by one member; all four look at both queries.
+    assert sidecar["gradient_evaluations"] == 3 * (8 + 4 * 2)
+    assert sidecar["seconds"] > 0
+    assert sidecar["peak_memory_bytes"] > 2**20
+    assert "score demo dot" in store.read_json(run.manifest)["stages"]
+
+
+def test_scoring_twice_is_scoring_once(trained):
+    path = score(*trained, "demo", "dot", scorer=DOT)
+    before = path.stat().st_mtime_ns
+    assert score(*trained, "demo", "dot", scorer=DOT) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_scores_without_their_sidecar_are_made_again(trained):
+    path = score(*trained, "demo", "chance", scorer=Random())
+    wanted = np.load(path)
+    path.with_suffix(".json").unlink()
+    np.save(path, np.zeros_like(wanted))
+    score(*trained, "demo", "chance", scorer=Random())
+    assert np.array_equal(scoring.load(trained[0], "demo", "chance"), wanted)
+
+
+def test_scores_with_other_options_are_not_overwritten(trained):
+    score(*trained, "demo", "lucky", scorer=Random(seed=1))
+    with pytest.raises(BadInput, match="another options: {'seed': 1}"):
+        score(*trained, "demo", "lucky", scorer=Random(seed=2))
+
+
+def test_scores_of_other_pictures_are_not_overwritten(trained):
+    run, pipe, plan = trained
+    score(*trained, "demo", "ones", scorer=Constant())
+    sidecar = run.scores("demo") / "ones.json"
+    facts = store.read_json(sidecar)
+    store.write_json(sidecar, {**facts, "queries_digest": "other"})
+    with pytest.raises(BadInput, match="another queries_digest"):
+        score(run, pipe, plan, "demo", "ones", scorer=Constant())
+
+
+def test_the_ensembles_score_is_the_mean_of_its_members(trained):
+    run, *_ = trained
+    for member in range(4):
+        path = score(*trained, "demo", "dot", member, scorer=DOT)
+        assert path.name == f"dot-member-{member}.npy"
+    score(*trained, "demo", "dot", scorer=DOT)
+    of_members = [scoring.load(run, "demo", "dot", member) for member in range(4)]
+    np.testing.assert_allclose(
+        scoring.load(run, "demo", "dot"), np.mean(of_members, axis=0), rtol=1e-5
+    )
+
+
+def test_a_member_scores_only_the_sources_of_its_split(trained):
+    run, _, plan = trained
+    score(*trained, "demo", "dot", 2, scorer=DOT)
+    found = scoring.load(run, "demo", "dot", 2)
+    assert np.array_equal(found[0] != 0, plan.codes.bits[:, 2])
+
+
+def test_a_reference_model_scores_every_source(trained):
+    run, *_ = trained
+    score(*trained, "demo", "dot", "reference", scorer=DOT)
+    found = scoring.load(run, "demo", "dot", "reference")
+    assert (found != 0).all()
+    # The copy of a member: on what that member saw, it says what the member says.
+    score(*trained, "demo", "dot", 1, scorer=DOT)
+    member = scoring.load(run, "demo", "dot", 1)
+    tolerance = 1e-5 * np.abs(member).max()
+    np.testing.assert_allclose(
+        found[member != 0], member[member != 0], rtol=1e-5, atol=tolerance
+    )
+
+
+def test_members_that_are_not_loaded_are_not_scored(trained):
+    run, _, plan = trained
+    pair = EnsemblePipeline.from_pretrained(run.path, members=[3, 1])
+    setting = setting_of(run, pair, plan, queries.load(run, "demo"))
+    assert np.array_equal(setting.included(), plan.codes.bits[:, [3, 1]].T)
+
+
+def test_queries_and_training_images_never_share_noise(trained):
+    run, pipe, plan = trained
+    setting = setting_of(run, pipe, plan, queries.load(run, "demo"))
+    assert setting.train.keys.tolist() == list(range(8))
+    assert (setting.queries.keys > 10**6).all()
+    assert len(set(setting.queries.keys.tolist())) == 2
+
+
+def test_conditional_members_are_told_labels(tmp_path):
+    run, plan = tiny.trained(tmp_path / "run", model={"class_conditional": True})
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    queries.generate(run, pipe, "demo", [3, 4], labels=[1, 0])
+    setting = setting_of(run, pipe, plan, queries.load(run, "demo"), 0)
+    assert setting.train.condition.tolist() == plan.data.labels.tolist()
+    assert setting.queries.condition.tolist() == [1, 0]
+    plain = DOT.score(setting)
+    for scorer in (JourneyTrak(FEATURE), Das(FEATURE, residual=DRAWS)):
+        assert np.isfinite(scorer.score(setting)).all()
+    relabelled = dataclasses.replace(
+        setting.train, condition=(setting.train.condition + 1) % 3
+    )
+    found = DOT.score(dataclasses.replace(setting, train=relabelled))
+    assert not np.allclose(found, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_journey_ends_at_the_picture(scheduler, prediction_type):
+    pipe = tiny.ensemble(scheduler=scheduler, prediction_type=prediction_type)
+    asked = asked_of(pipe)
+    journey = journey_of(pipe, asked)
+    assert journey.clean.shape == (2, 4, 1, 8, 8)
+    assert (journey.timesteps.diff() < 0).all()
+    torch.testing.assert_close(
+        journey.clean[:, -1], torch.tensor(asked.images).double(), rtol=1e-2, atol=1e-2
+    )
+
+
+def test_a_journey_is_guided_as_the_picture_was():
+    pipe = tiny.ensemble(n_classes=3)
+    pipe.register_to_config(guidance_scale=3.0)
+    asked = asked_of(pipe, labels=[2, 0])
+    journey = journey_of(pipe, asked)
+    torch.testing.assert_close(
+        journey.clean[:, -1], torch.tensor(asked.images).double(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_function_among_the_options_goes_by_its_name(trained):
+    path = score(*trained, "demo", "pixels", scorer=FeatureCosine(pixels))
+    options = store.read_json(path.with_suffix(".json"))["options"]
+    assert options == {"encoder": "pixels"}
+
+
+def test_the_listing_says_what_every_method_is():
+    text = listing()
+    for method, scorer in SCORERS.items():
+        assert f"\n{method}\n" in f"\n{text}"
+        assert scorer.paper in text
+
+
+def test_an_unknown_method_is_refused(trained):
+    with pytest.raises(BadInput, match="There is no method 'trac'; known: random"):
+        score(*trained, "demo", "trac")
+
+
+@pytest.mark.parametrize("which", [4, "everyone"])
+def test_an_unknown_model_is_refused(trained, which):
+    with pytest.raises(BadInput, match="allowed: ensemble, reference, or the number"):
+        score(*trained, "demo", "nobody", which, scorer=DOT)
+
+
+def test_a_missing_reference_is_refused(trained, tmp_path):
+    run, pipe, plan = trained
+    elsewhere = dataclasses.replace(run, path=tmp_path)
+    with pytest.raises(BadInput, match="no reference model"):
+        setting_of(elsewhere, pipe, plan, queries.load(run, "demo"), "reference")
+
+
+def test_scores_that_are_not_finite_are_refused(trained):
+    class Broken(Constant):
+        def score(self, setting):
+            return super().score(setting) * np.float32("nan")
+
+    with pytest.raises(BadInput, match="Scores by broken are not finite"):
+        score(*trained, "demo", "broken", scorer=Broken())
+    assert not (trained[0].scores("demo") / "broken.npy").exists()
