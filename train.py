@@ -81,16 +81,20 @@ def train(run: Run, ready: Plan, members: Sequence[int]) -> int:
     return 1 if failed else 0
 
 
-def finish(run: Run, n_members: int) -> None:
-    """Make the run folder a pipeline once all members are there; say what is next."""
-    from ensemble import pipeline
+def finish(run: Run, n_members: int) -> bool:
+    """Make the run folder a pipeline once all members are there.
 
-    missing = [member for member in range(n_members) if not run.member(member).exists()]
-    if missing:
-        print(f"{n_members - len(missing)} of {n_members} members are trained.")
-        return
-    pipeline.complete(run)
-    print(f"{n_members} members in {run.path}. Next: python attribute.py {run.path}")
+    Returns:
+        Whether they are. Whoever trains the last member does the work, so that the
+        process that only waits for the others need not load what it takes.
+    """
+    if any(not run.member(member).exists() for member in range(n_members)):
+        return False
+    if not (run.path / "README.md").exists():
+        from ensemble import pipeline
+
+        pipeline.complete(run)
+    return True
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -113,8 +117,9 @@ def main(arguments: Sequence[str]) -> int:
         code = launching.launch(command, processes, config.training.threads)
     else:
         code = train(run, ready, todo)
-    if not code and launching.is_first():
-        finish(run, ready.codes.n_members)
+    if not code and finish(run, ready.codes.n_members) and launching.is_first():
+        print(f"{ready.codes.n_members} members in {run.path}.")
+        print(f"Next: python attribute.py {run.path}")
     return code
 
 

@@ -25,9 +25,9 @@ from ensemble import config as configs
 from ensemble import plan, store, training
 
 TREE = {
-    "data": {"n_images": 256},
-    "splits": {"n_members": 8},
-    "training": {"steps": 150, "batch_size": 64, "warmup_steps": 20},
+    "data": {"n_images": 64},
+    "splits": {"n_members": 8, "weight": 4},
+    "training": {"steps": 120, "batch_size": 64, "warmup_steps": 20},
 }
 
 

@@ -466,9 +466,9 @@ def complete(run: Run) -> None:
     """Make a run folder a pipeline folder, with a model card."""
     settings = run.config
     with store.stage(run, "train") as facts:
-        model = EnsembleModel.from_pretrained(run.members)
+        facts["seconds_of_members"] = card.member_seconds(run)
         pipe = EnsemblePipeline(
-            members=model,
+            members=EnsembleModel.from_pretrained(run.members, members=[0]),
             scheduler=sampler(settings.model, settings.sampling),
             num_inference_steps=settings.sampling.n_steps,
             guidance_scale=settings.sampling.guidance_scale,
@@ -476,4 +476,3 @@ def complete(run: Run) -> None:
         pipe.scheduler.save_pretrained(run.path / "scheduler")
         pipe.save_config(run.path)
         store.write_text(run.path / "README.md", card.model_card(run))
-        facts["seconds_of_members"] = card.member_seconds(run)
