@@ -10,6 +10,7 @@ Before: queries.py, plan.py. After: ensemble/scoring.py.
 from ensemble.scorers.barshan2020relatif import RelativeInfluence
 from ensemble.scorers.charpiat2019similarity import GradientCosine, GradientDot
 from ensemble.scorers.controls import Constant, Random
+from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.features import Feature
 from ensemble.scorers.feldman2020influence import EmpiricalInfluence
 from ensemble.scorers.georgiev2023journey import JourneyTrak
@@ -17,6 +18,8 @@ from ensemble.scorers.hammoudeh2022gas import Gas
 from ensemble.scorers.hammoudeh2022renormalised import RenormalisedInfluence
 from ensemble.scorers.ilyas2022datamodels import Datamodel
 from ensemble.scorers.lin2025das import Das
+from ensemble.scorers.lin2025das_vector import VectorDas
+from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.park2023trak import Trak
 from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
@@ -29,6 +32,7 @@ from ensemble.scorers.setting import (
     by_source,
 )
 from ensemble.scorers.similarity import ComponentCosine, PixelCosine, PixelDot
+from ensemble.scorers.wang2024unlearning import Unlearning
 from ensemble.scorers.zheng2024dtrak import DTrak
 
 __all__ = [
@@ -66,4 +70,11 @@ SCORERS: dict[str, Scorer] = {
     "dtrak_linf": DTrak(Feature(output="linf_norm")),
     "dtrak_weighted": DTrak(Feature(output="weighted_loss")),
     "das": Das(),
+    "das_vector": VectorDas(),
+    "ekfac": InfluenceFunction(),
+    "ekfac_elbo": InfluenceFunction("simplified_elbo"),
+    "ekfac_norm": InfluenceFunction("squared_norm"),
+    "kfac": InfluenceFunction(curvature=Curvature("kfac")),
+    "unlearning": Unlearning(),
+    "unlearning_ekfac": Unlearning(curvature=Curvature()),
 }

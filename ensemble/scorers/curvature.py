@@ -38,12 +38,14 @@ from splits.errors import BadInput
 APPROXIMATIONS = ("ekfac", "kfac", "diagonal")
 TARGETS = ("sampled", "exact", "observed")
 SHARINGS = ("expand", "reduce")
+# Columns of a symmetric matrix that are filled at once; what is above is left out.
+TRIANGLE = 64
 # Directions of what a layer is given, and of what comes back to it, as columns.
 Bases = tuple[Float[Tensor, "inputs inputs"], Float[Tensor, "outputs outputs"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Sample:
     """Noisy images to measure curvature at; each row is a draw of its own.
 
     Attributes:
@@ -60,6 +62,16 @@ class Batch:
     wanted: Float[Tensor, "draws channels height width"]
     chance: Float[Tensor, "draws channels height width"]
 
+    def at(self, draws: slice) -> "Sample":
+        """Some of the draws."""
+        return Sample(
+            self.noisy[draws],
+            self.timestep[draws],
+            None if self.condition is None else self.condition[draws],
+            self.wanted[draws],
+            self.chance[draws],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -71,7 +83,7 @@ class Spectrum:
     """
 
     bases: Bases | None
-    eigenvalues: Float64[Tensor, "outputs inputs"]
+    eigenvalues: Float[Tensor, "outputs inputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,25 +184,25 @@ class Curvature:
         self,
         network: nn.Module,
         layers: Layers,
-        batches: Callable[[int], Iterable[Batch]],
+        samples: Callable[[int], Iterable[Sample]],
     ) -> dict[str, Spectrum]:
         """Measure the curvature of a network, layer by layer.
 
         Args:
             network: In eval mode.
             layers: Those that take part.
-            batches: What to run it on: in pass 0 for the directions, in pass 1 for the
+            samples: What to run it on: in pass 0 for the directions, in pass 1 for the
                 curvature along them.
         """
         spectra = {
             name: Spectrum(None, _zeros(*layers.shape(name))) for name in layers.modules
         }
         if self.approximation != "diagonal":
-            factors = self._factors(network, layers, batches(0))
+            factors = self._factors(network, layers, samples(0))
             spectra = {name: _product(*pair) for name, pair in factors.items()}
         if self.approximation == "kfac":
             return spectra
-        return self._measured(network, layers, spectra, batches(1))
+        return self._measured(network, layers, spectra, samples(1))
 
     def damp(
         self, spectra: dict[str, Spectrum], layers: Layers, like: Tensor
@@ -206,7 +218,7 @@ class Curvature:
         return Fitted(damped, layers.ignored)
 
     def _factors(
-        self, network: nn.Module, layers: Layers, batches: Iterable[Batch]
+        self, network: nn.Module, layers: Layers, samples: Iterable[Sample]
     ) -> dict[str, tuple[Float64[Tensor, "..."], Float64[Tensor, "..."]]]:
         """A and B of every layer, averaged over draws."""
         inputs, outputs = {}, {}
@@ -215,10 +227,10 @@ class Curvature:
             inputs[name] = _zeros(n_inputs, n_inputs)
             outputs[name] = _zeros(n_outputs, n_outputs)
         n_draws = 0
-        for batch in batches:
-            passage = _forward(network, layers, batch)
-            n_draws += len(batch.noisy)
-            for number, pull in enumerate(self._pulls(passage, batch)):
+        for sample in samples:
+            passage = _forward(network, layers, sample)
+            n_draws += len(sample.noisy)
+            for number, pull in enumerate(self._pulls(passage, sample)):
                 for name, given, returned in passage.back(pull):
                     given, returned = self._shared(given, returned)
                     outputs[name] += _gram(returned)
@@ -244,20 +256,20 @@ class Curvature:
         network: nn.Module,
         layers: Layers,
         spectra: dict[str, Spectrum],
-        batches: Iterable[Batch],
+        samples: Iterable[Sample],
     ) -> dict[str, Spectrum]:
         """Eigenvalues E[(Q_Bᵀ G Q_A)²], entry by entry, G the gradient of one draw."""
         total = {name: _zeros(*layers.shape(name)) for name in layers.modules}
-        # In the network's own type, so that they are not converted for every batch.
+        # In the network's own type, so that they are not converted again and again.
         like = next(network.parameters())
         bases = {
             name: _like(spectrum.bases, like) for name, spectrum in spectra.items()
         }
         n_draws = 0
-        for batch in batches:
-            passage = _forward(network, layers, batch)
-            n_draws += len(batch.noisy)
-            for pull in self._pulls(passage, batch):
+        for sample in samples:
+            passage = _forward(network, layers, sample)
+            n_draws += len(sample.noisy)
+            for pull in self._pulls(passage, sample):
                 for name, given, returned in passage.back(pull):
                     total[name] += _squares(given, returned, bases[name])
         return {
@@ -266,17 +278,17 @@ class Curvature:
         }
 
     def _pulls(
-        self, passage: Passage, batch: Batch
+        self, passage: Passage, sample: Sample
     ) -> Iterator[Float[Tensor, "draws channels height width"]]:
         """Directions at the prediction whose outer products average to (2/D) I."""
         n_values = passage.prediction[0].numel()
         if self.targets == "observed":
-            yield 2 / n_values * (passage.prediction.detach() - batch.wanted)
+            yield 2 / n_values * (passage.prediction.detach() - sample.wanted)
         elif self.targets == "sampled":
-            yield (2 / n_values) ** 0.5 * batch.chance
+            yield (2 / n_values) ** 0.5 * sample.chance
         else:
             for value in range(n_values):
-                pull = torch.zeros_like(batch.chance)
+                pull = torch.zeros_like(sample.chance)
                 pull.view(len(pull), -1)[:, value] = (2 / n_values) ** 0.5
                 yield pull
 
@@ -298,20 +310,25 @@ class Curvature:
         return Inverse(stored, damping)
 
 
-def _forward(network: nn.Module, layers: Layers, batch: Batch) -> Passage:
-    return forward(network, layers, batch.noisy, batch.timestep, batch.condition)
+def _forward(network: nn.Module, layers: Layers, sample: Sample) -> Passage:
+    return forward(network, layers, sample.noisy, sample.timestep, sample.condition)
 
 
-def _gram(rows: Float[Tensor, "draws positions values"]) -> Float64[Tensor, "v v"]:
+def _gram(rows: Float[Tensor, "draws positions values"]) -> Float[Tensor, "v v"]:
+    """Products of values, summed over draws and positions; only its lower triangle."""
     rows = rows.flatten(0, 1)
-    return (rows.T @ rows).cpu().double()
+    gram = rows.new_zeros(rows.shape[1], rows.shape[1])
+    for first in range(0, len(gram), TRIANGLE):
+        some = slice(first, first + TRIANGLE)
+        gram[some, : first + TRIANGLE] = rows[:, some].T @ rows[:, : first + TRIANGLE]
+    return gram.cpu()
 
 
 def _product(
     inputs: Float64[Tensor, "inputs inputs"],
     outputs: Float64[Tensor, "outputs outputs"],
 ) -> Spectrum:
-    """Directions and eigenvalues of B ⊗ A."""
+    """Directions and eigenvalues of B ⊗ A; both are read below the diagonal alone."""
     input_values, input_basis = torch.linalg.eigh(inputs)
     output_values, output_basis = torch.linalg.eigh(outputs)
     eigenvalues = torch.outer(output_values.clamp(0), input_values.clamp(0))
@@ -320,18 +337,21 @@ def _product(
 
 def _squares(
     given: Given, returned: Returned, bases: Bases | None
-) -> Float64[Tensor, "outputs inputs"]:
+) -> Float[Tensor, "outputs inputs"]:
     """Squared gradients of single draws, turned into the bases, summed over draws."""
+    # The larger basis meets whatever has fewer rows: positions, or outputs.
+    turn_given = given.shape[1] <= returned.shape[2]
+    if bases is not None:
+        returned = returned @ bases[1]
+    if bases is not None and turn_given:
+        given = given @ bases[0]
     if given.shape[1] == 1:
         # One position: the square of a product is a product of squares.
-        given, returned = given[:, 0], returned[:, 0]
-        if bases is not None:
-            given, returned = given @ bases[0], returned @ bases[1]
-        return (returned.square().T @ given.square()).cpu().double()
+        return (returned[:, 0].square().T @ given[:, 0].square()).cpu()
     gradient = returned.transpose(1, 2) @ given
-    if bases is not None:
-        gradient = bases[1].T @ gradient @ bases[0]
-    return gradient.square().sum(dim=0).cpu().double()
+    if bases is not None and not turn_given:
+        gradient = gradient @ bases[0]
+    return gradient.square().sum(dim=0).cpu()
 
 
 def _like(bases: Bases | None, like: Tensor) -> Bases | None:

@@ -1,0 +1,111 @@
+"""Influence functions with Kronecker-factored curvature.
+
+How much would a measurement of the query rise if a training image counted less? With
+the query's gradient and the image's, each averaged over noise draws, and H the
+curvature of the training loss,
+
+    score[q, i] = ∇m(q)ᵀ (H + λI)⁻¹ ∇loss(i)
+
+Removing a set of the N training images is predicted to raise m by the sum of its scores
+divided by N. (Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850, eq. 5 and 8;
+gradients here are in evaluation mode, without dropout and flips)
+
+Before: fitting.py. After: ensemble/scoring.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from ensemble.scorers import fitting, layers
+from ensemble.scorers.blocks import Against
+from ensemble.scorers.curvature import Curvature
+from ensemble.scorers.gradients import Draws
+from ensemble.scorers.scored import Scored, averaged
+from ensemble.scorers.setting import Setting
+from splits.errors import BadInput
+
+# What is measured at a query, and which output of the network (gradients.py) it is.
+MEASUREMENTS = {
+    "loss": "loss",
+    "simplified_elbo": "weighted_loss",
+    "squared_norm": "squared_norm",
+}
+
+
+@dataclass(frozen=True)
+class InfluenceFunction:
+    """First-order influence of training images on a measurement at the query.
+
+    Attributes:
+        measurement: `loss`; `simplified_elbo`, the loss weighed as in the variational
+            bound; or `squared_norm`, the mean square of the prediction.
+        timestep: Measure at this one; None: over the whole schedule.
+        curvature: Of the training loss.
+        draws: Timesteps and noise of every image.
+        pattern: Only layers whose names match this regular expression take part.
+    """
+
+    measurement: str = "loss"
+    timestep: int | None = None
+    curvature: Curvature = Curvature()
+    draws: Draws = Draws()
+    pattern: str = ""
+
+    paper: ClassVar[str] = "Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850"
+    cost: ClassVar[str] = "M·K·(N+Q) gradients, 2·M·C·N for curvature"
+    needs: ClassVar[str] = "nothing"
+    scale: ClassVar[str] = (
+        "rise of the measurement, times the number of images trained on, if the image "
+        "is removed"
+    )
+
+    def __post_init__(self) -> None:
+        if self.measurement not in MEASUREMENTS:
+            raise BadInput(
+                f"measurement is {self.measurement!r}; allowed: "
+                f"{', '.join(MEASUREMENTS)}."
+            )
+        if self.timestep is not None and self.timestep < 0:
+            raise BadInput(f"timestep is {self.timestep}; allowed: from 0 up, or None.")
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score every training image that a network saw by that network; average.
+
+        Raises:
+            BadInput: If the timestep is not one of the schedule's.
+        """
+        n_known = setting.schedule.config["num_train_timesteps"]
+        if self.timestep is not None and self.timestep >= n_known:
+            raise BadInput(
+                f"timestep is {self.timestep}, but the noise schedule has only "
+                f"{n_known}. Choose a smaller one."
+            )
+        return averaged(
+            self,
+            setting,
+            self.pattern,
+            lambda one: one.sizes(len(self.draws), n_directions=1),
+            self._prepare_by,
+        )
+
+    def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:
+        fitted = fitting.fitted(one, self.curvature)
+        output = MEASUREMENTS[self.measurement]
+
+        def prepare(queries: slice) -> Against:
+            asked = one.gradients(
+                one.setting.queries[queries], output, self.draws, self.timestep
+            )
+            directions = fitted.solve(asked)
+
+            def against(images: slice) -> Float[np.ndarray, "queries images"]:
+                found = one.gradients(one.train[images], "loss", self.draws)
+                return layers.products(directions, found).cpu().numpy()
+
+            return against
+
+        return prepare

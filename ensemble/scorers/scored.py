@@ -1,0 +1,170 @@
+"""One network while it is scored, and gradients by its layers at single images.
+
+Before: layers.py, gradients.py (draws), memory.py. After: fitting.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+
+from ensemble.scorers import blocks, features, gradients, layers, memory
+from ensemble.scorers.blocks import Against, Sizes
+from ensemble.scorers.gradients import OUTPUTS, Draws, States
+from ensemble.scorers.layers import Gradients, Layers, Passage
+from ensemble.scorers.setting import Examples, Setting
+
+# Images whose scores are added up at once.
+MOST_IMAGES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A network, the layers of it that take part, and the images that it saw.
+
+    Attributes:
+        setting: What it is a part of.
+        network: The network, in evaluation mode.
+        seen: Numbers of the training images that it saw, ascending.
+        layers: Layers that take part.
+        train: The training images that it saw.
+    """
+
+    setting: Setting
+    network: nn.Module
+    seen: Int64[np.ndarray, " seen"]
+    layers: Layers
+    train: Examples
+
+    def gradients(
+        self, examples: Examples, output: str, draws: Draws, timestep: int | None = None
+    ) -> Gradients:
+        """Gradients of an output at single images, averaged over draws.
+
+        Args:
+            examples: So many that their gradients fit into memory.
+            output: A name in `gradients.OUTPUTS`.
+            draws: Timesteps and noise.
+            timestep: Take all draws there, instead of spread over the schedule.
+
+        Raises:
+            BadInput: If one is not finite; names layer and image.
+        """
+        self.setting.work.gradients += len(examples) * len(draws)
+        states = states_at(self.setting, examples, draws, timestep)
+        total: Gradients = {}
+        batch = self.batch(len(draws), self.layers.n_weights)
+        for some in batch.draws(len(draws)):
+            part = states.at(some)
+            passage = self.forward(part)
+            pull = pull_of(output, passage, part)
+            for name, value in layers.per_image(passage, pull, len(examples)).items():
+                total[name] = total[name] + value if name in total else value
+        found = {name: value / len(draws) for name, value in total.items()}
+        layers.require_finite(found, "image", examples.keys.tolist())
+        return found
+
+    def forward(self, states: States) -> Passage:
+        """Run the network on every image at every draw."""
+        n_images = len(states.noisy)
+        condition = states.condition
+        if condition is not None:
+            condition = condition.repeat_interleave(states.n_draws)
+        noisy = states.noisy.flatten(0, 1)
+        timesteps = states.timesteps.repeat(n_images).to(noisy.device)
+        return layers.forward(self.network, self.layers, noisy, timesteps, condition)
+
+    def batch(self, n_draws: int, width: int) -> memory.Batch:
+        """Images and draws that gradients are taken of at once, in half the memory.
+
+        Args:
+            n_draws: Draws of each image.
+            width: Numbers that are kept of each image.
+        """
+        half = max(1, self.setting.max_memory_mb // 2)
+        setting = dataclasses.replace(self.setting, max_memory_mb=half)
+        return memory.batch(setting, self.network, self.train, n_draws, width)
+
+    def sizes(self, n_draws: int, n_directions: int) -> Sizes:
+        """Blocks of queries and images whose gradients fit into memory together.
+
+        Args:
+            n_draws: Draws of each training image.
+            n_directions: Gradients that are held for each query.
+        """
+        # A direction stands in memory three times while it is solved for.
+        of_query = 3 * n_directions * self.layers.n_weights
+        of_query *= self.train.images.element_size()
+        n_queries = max(1, self.setting.max_memory_mb * 2**20 // (2 * of_query))
+        n_images = self.batch(n_draws, self.layers.n_weights).n_images
+        return Sizes(n_queries, n_images)
+
+
+def scored(setting: Setting, pattern: str) -> Iterator[Scored]:
+    """Every network of a setting, with the layers whose names match a pattern."""
+    for network, saw in zip(setting.networks, setting.saw, strict=True):
+        seen = np.flatnonzero(saw)
+        chosen = torch.from_numpy(seen).to(setting.train.images.device)
+        found = layers.find(network, pattern)
+        yield Scored(setting, network, seen, found, setting.train[chosen])
+
+
+def averaged(
+    scorer: Any,
+    setting: Setting,
+    pattern: str,
+    sizes: Callable[[Scored], Sizes],
+    prepare: Callable[[Scored], Callable[[slice], Against]],
+) -> Float32[np.ndarray, "queries images"]:
+    """Mean of the networks' scores; a network scores 0 what it did not see.
+
+    Args:
+        scorer: Its options decide which table on disk is its own.
+        setting: What is scored.
+        pattern: Which layers take part, by name.
+        sizes: Of the blocks, for one network.
+        prepare: Gives, for one network, what prepares a block of queries.
+    """
+    total = features.table(setting)
+    for one in scored(setting, pattern):
+        name = blocks.digest(scorer, setting, one.network, one.seen)
+        shape = (len(setting.queries), len(one.seen))
+        found = blocks.filled(setting, name, shape, sizes(one), prepare(one))
+        for first in range(0, len(one.seen), MOST_IMAGES):
+            some = slice(first, first + MOST_IMAGES)
+            total[:, one.seen[some]] += found[:, some] / len(setting.networks)
+    return total
+
+
+def states_at(
+    setting: Setting, examples: Examples, draws: Draws, timestep: int | None
+) -> States:
+    """Every image at every draw, spread over the schedule or at one timestep."""
+    if timestep is None:
+        return gradients.drawn_states(setting.schedule, examples, draws)
+    alone = Draws(1, len(draws), draws.shared_noise, draws.seed)
+    timesteps = torch.full((len(draws),), timestep)
+    noise = alone.noise(examples, timesteps)
+    clean = examples.images[:, None].expand_as(noise)
+    return gradients.noised(
+        setting.schedule, clean, noise, timesteps, examples.condition
+    )
+
+
+def pull_of(
+    output: str, passage: Passage, states: States
+) -> Float[Tensor, "draws channels height width"]:
+    """The gradient of an output by the prediction."""
+    with torch.enable_grad():
+        prediction = passage.prediction.detach().requires_grad_()
+        value = OUTPUTS[output](
+            prediction,
+            states.wanted.flatten(0, 1),
+            states.weights.repeat(len(states.noisy)),
+        )
+        return torch.autograd.grad(value.sum(), prediction)[0]
