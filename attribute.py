@@ -67,6 +67,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
 
     command = commands.add_parser(
+        "score", parents=[named], help="what gradient methods predict for them"
+    )
+    command.add_argument("--method", metavar="trak,das", help="one or several")
+    command.add_argument("--list", action="store_true", help="show all methods")
+    command.add_argument(
+        "--model", default="ensemble", help="`ensemble` (default) or a member's number"
+    )
+    command.add_argument(
+        "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
+    )
+
+    command = commands.add_parser(
         "verify", help="is the exactness certificate true of this run?"
     )
     command.add_argument("--sources", metavar="3,17", help="also ablate these")
@@ -151,6 +163,34 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     print(influence.summary(folder))
 
 
+def score(run: Run, options: argparse.Namespace) -> None:
+    """Score all sources by gradient methods, or show the methods.
+
+    Raises:
+        BadInput: If no method is named, or there is none of that name.
+    """
+    from ensemble import scoring
+
+    if options.list:
+        print(scoring.listing())
+        return
+    if not options.method:
+        raise BadInput("Name a method with --method, or several: --method trak,das.")
+    model = int(options.model) if options.model.isdecimal() else options.model
+    ready, pipe = plan.load(run), ensemble_of(run)
+    for method in options.method.split(","):
+        path = scoring.score(
+            run,
+            pipe,
+            ready,
+            options.name,
+            method,
+            model,
+            max_memory_mb=options.max_memory,
+        )
+        print(f"{method}: {path}")
+
+
 def verify(run: Run, options: argparse.Namespace) -> None:
     """Check the exactness certificate.
 
@@ -190,6 +230,7 @@ COMMANDS = {
     "everything": everything,
     "generate": generate,
     "ablate": ablate,
+    "score": score,
     "verify": verify,
     "report": report,
 }

@@ -114,6 +114,13 @@ def test_commands_one_by_one(trained):
     )
     assert code == 0, err
     assert (run / "influence" / "one-differential" / "gram.npy").exists()
+    code, out, err = script(
+        "attribute.py", run, "score", "--name", "one", "--method", "random,pixel_dot"
+    )
+    assert code == 0, err
+    assert len(list((run / "scores" / "one").glob("*.npy"))) == 2
+    code, out, err = script("attribute.py", run, "score", "--list")
+    assert "trak" in out
     code, out, err = script("attribute.py", run, "verify", "--sources", "1,2")
     assert code == 0, err
 
@@ -126,6 +133,8 @@ def test_commands_one_by_one(trained):
         (["ablate", "--name", "none"], "There are no queries called 'none'"),
         (["ablate", "--sources", "x"], "--sources is 'x'"),
         (["ablate", "--groups", "artist"], "no column 'artist'"),
+        (["score"], "Name a method"),
+        (["score", "--method", "track"], "track"),
         (["verify", "--sources", "99"], "Source 99 does not exist"),
         (["report", "--name", "none"], "none"),
     ],
