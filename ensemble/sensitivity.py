@@ -29,7 +29,7 @@ import numpy as np
 import scipy.linalg
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ensemble import luck
@@ -370,9 +370,23 @@ def _carried(
     def along(direction: Tensor) -> Tensor:
         return torch.func.jvp(predicted, (states,), (direction,))[1]
 
-    # The fused attention kernels have no forward-mode derivative.
+    # Group normalisation has a forward-mode derivative only of contiguous inputs, and
+    # the fused attention kernels have none.
+    norms = [
+        module
+        for module in model.networks[member].modules()
+        if isinstance(module, nn.GroupNorm)
+    ]
+    hooks = [norm.register_forward_pre_hook(_contiguous) for norm in norms]
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.vmap(along)(directions).transpose(0, 1)
+        moved = torch.vmap(along)(directions).transpose(0, 1)
+    for hook in hooks:
+        hook.remove()
+    return moved
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].contiguous(),)
 
 
 def adjoint(

@@ -110,6 +110,15 @@ def test_tangents_are_the_derivative(kind, scheduler):
     assert error < tolerance
 
 
+def test_attention_has_tangents_too():
+    pipe = tiny.ensemble(add_attention=True)
+    queries = queries_of(pipe, 1)
+    found = sensitivity.tangents(pipe, queries).jacobian
+    expected = by_differences(pipe, queries)
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < 1e-6
+
+
 def test_guidance_and_labels_enter_the_derivative():
     pipe = tiny.ensemble(n_classes=3)
     pipe.register_to_config(guidance_scale=2.0)
