@@ -12,7 +12,7 @@ measured itself (EK-FAC; George et al. 2018, arXiv 1806.03884). Weights of diffe
 layers count as independent; a layer's bias belongs to its weights.
 
 A pseudo-target is a random prediction error that has the covariance of the loss: pulled
-back, it gives an unbiased sample of H (arXiv 2410.13850, section 2).
+back, it gives an unbiased sample of H (as in arXiv 2410.13850).
 
 Before: layers.py. After: fitting.py, mlodozeniec2025influence.py.
 """

@@ -9,8 +9,8 @@ a factor, and the length of a vector is that of its products with random probes,
 
 Any number of probes gives an unbiased answer; all are on the query's side, so training
 images cost what they cost influence functions. Never negative: it tells how much, not
-whether the image helped. (Lin et al. 2025, https://arxiv.org/abs/2410.18639, eq. 12,
-with the curvature of arXiv 2410.13850 in place of a kernel, and without its leverage)
+whether the image helped. (Lin et al. 2025, https://arxiv.org/abs/2410.18639, with the
+curvature of arXiv 2410.13850 in place of a kernel, and without the leverage)
 
 Before: fitting.py. After: ensemble/scoring.py.
 """
@@ -46,7 +46,7 @@ class VectorDas:
         pattern: Only layers whose names match this regular expression take part.
     """
 
-    n_probes: int = 2
+    n_probes: int = 1
     query_draws: Draws = Draws(n_timesteps=16)
     curvature: Curvature = Curvature()
     draws: Draws = Draws()
@@ -66,12 +66,11 @@ class VectorDas:
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score every training image that a network saw by that network; average."""
-        n_directions = len(self.query_draws) * self.n_probes
         return averaged(
             self,
             setting,
             self.pattern,
-            lambda one: one.sizes(len(self.draws), n_directions),
+            lambda one: one.sizes(len(self.draws), self._n_directions()),
             self._prepare_by,
         )
 
@@ -94,17 +93,24 @@ class VectorDas:
 
     def _directions(self, one: Scored, fitted: Fitted, asked: Examples) -> Gradients:
         """(H + λI)⁻¹ ∇<z, prediction>, for each query all draws and probes in turn."""
-        rows = [
-            row
-            for query in range(len(asked))
-            for row in self._of_query(one, fitted, asked[query : query + 1])
-        ]
-        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        n_directions = self._n_directions()
+        like = one.setting.train.images
+        directions = {
+            name: like.new_empty(len(asked) * n_directions, *one.layers.shape(name))
+            for name in one.layers.modules
+        }
+        first = 0
+        for query in range(len(asked)):
+            for solved in self._of_query(one, fitted, asked[query : query + 1]):
+                for name, rows in solved.items():
+                    directions[name][first : first + len(rows)] = rows
+                first += len(self.query_draws)
+        return directions
 
     def _of_query(
         self, one: Scored, fitted: Fitted, query: Examples
     ) -> Iterator[Gradients]:
-        one.setting.work.gradients += len(self.query_draws) * self.n_probes
+        one.setting.work.gradients += self._n_directions()
         states = gradients.drawn_states(one.setting.schedule, query, self.query_draws)
         passage = one.forward(states)
         (key,) = query.keys.tolist()
@@ -115,3 +121,6 @@ class VectorDas:
             found = layers.per_image(passage, pull.to(states.noisy), states.n_draws)
             layers.require_finite(found, "query", [key] * states.n_draws)
             yield fitted.solve(found)
+
+    def _n_directions(self) -> int:
+        return len(self.query_draws) * self.n_probes

@@ -7,8 +7,8 @@ curvature of the training loss,
     score[q, i] = ∇m(q)ᵀ (H + λI)⁻¹ ∇loss(i)
 
 Removing a set of the N training images is predicted to raise m by the sum of its scores
-divided by N. (Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850, eq. 5 and 8;
-gradients here are in evaluation mode, without dropout and flips)
+divided by N. (Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850; here gradients
+are taken in evaluation mode, without dropout and flips)
 
 Before: fitting.py. After: ensemble/scoring.py.
 """
@@ -88,7 +88,8 @@ class InfluenceFunction:
             self,
             setting,
             self.pattern,
-            lambda one: one.sizes(len(self.draws), n_directions=1),
+            # A query's gradient, and the same divided by the curvature.
+            lambda one: one.sizes(len(self.draws), n_held=2),
             self._prepare_by,
         )
 

@@ -47,7 +47,7 @@ class Scored:
         """Gradients of an output at single images, averaged over draws.
 
         Args:
-            examples: So many that their gradients fit into memory.
+            examples: No more than whose gradients fit into memory.
             output: A name in `gradients.OUTPUTS`.
             draws: Timesteps and noise.
             timestep: Take all draws there, instead of spread over the schedule.
@@ -56,18 +56,28 @@ class Scored:
             BadInput: If one is not finite; names layer and image.
         """
         self.setting.work.gradients += len(examples) * len(draws)
-        states = states_at(self.setting, examples, draws, timestep)
-        total: Gradients = {}
         batch = self.batch(len(draws), self.layers.n_weights)
-        for some in batch.draws(len(draws)):
-            part = states.at(some)
-            passage = self.forward(part)
-            pull = pull_of(output, passage, part)
-            for name, value in layers.per_image(passage, pull, len(examples)).items():
+        found = []
+        for part in batch.parts(len(examples)):
+            states = states_at(self.setting, examples[part], draws, timestep)
+            found.append(self._mean_over_draws(states, output, batch))
+        gradients = {
+            name: torch.cat([some[name] for some in found]) for name in found[0]
+        }
+        layers.require_finite(gradients, "image", examples.keys.tolist())
+        return gradients
+
+    def _mean_over_draws(
+        self, states: States, output: str, batch: memory.Batch
+    ) -> Gradients:
+        n_images = len(states.noisy)
+        total: Gradients = {}
+        for some in batch.draws(states.n_draws):
+            passage = self.forward(states.at(some))
+            pull = pull_of(output, passage, states.at(some))
+            for name, value in layers.per_image(passage, pull, n_images).items():
                 total[name] = total[name] + value if name in total else value
-        found = {name: value / len(draws) for name, value in total.items()}
-        layers.require_finite(found, "image", examples.keys.tolist())
-        return found
+        return {name: value / states.n_draws for name, value in total.items()}
 
     def forward(self, states: States) -> Passage:
         """Run the network on every image at every draw."""
@@ -90,16 +100,14 @@ class Scored:
         setting = dataclasses.replace(self.setting, max_memory_mb=half)
         return memory.batch(setting, self.network, self.train, n_draws, width)
 
-    def sizes(self, n_draws: int, n_directions: int) -> Sizes:
+    def sizes(self, n_draws: int, n_held: int) -> Sizes:
         """Blocks of queries and images whose gradients fit into memory together.
 
         Args:
             n_draws: Draws of each training image.
-            n_directions: Gradients that are held for each query.
+            n_held: Gradients that are held for each query, in half the memory.
         """
-        # A direction stands in memory three times while it is solved for.
-        of_query = 3 * n_directions * self.layers.n_weights
-        of_query *= self.train.images.element_size()
+        of_query = n_held * self.layers.n_weights * self.train.images.element_size()
         n_queries = max(1, self.setting.max_memory_mb * 2**20 // (2 * of_query))
         n_images = self.batch(n_draws, self.layers.n_weights).n_images
         return Sizes(n_queries, n_images)

@@ -9,7 +9,7 @@ the training loss, so that it changes where training images care least:
 Both losses are taken with the same timesteps and noise, keyed to the image. For tiny
 steps the score tends to step_size / N times that of an influence function; a finite
 step is followed instead of extrapolated. (Wang et al. 2024,
-https://arxiv.org/abs/2406.09408, eq. 5 and 6)
+https://arxiv.org/abs/2406.09408)
 
 Before: fitting.py, losses.py. After: ensemble/scoring.py.
 """

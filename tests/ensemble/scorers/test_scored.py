@@ -51,12 +51,10 @@ def test_a_gradient_does_not_depend_on_the_batch_that_it_is_taken_in(setting):
         torch.testing.assert_close(gradient[5:6], alone[name], rtol=1e-10, atol=1e-14)
 
 
-def test_a_gradient_does_not_depend_on_how_many_draws_fit_into_memory(
-    setting, monkeypatch
-):
+def test_a_gradient_does_not_depend_on_how_much_fits_into_memory(setting, monkeypatch):
     (one,) = scored(setting, "")
     expected = one.gradients(setting.train, "loss", DRAWS)
-    small = type(one.batch(1, 1))(n_images=1, n_draws=2)
+    small = type(one.batch(1, 1))(n_images=5, n_draws=4)
     monkeypatch.setattr(type(one), "batch", lambda *_: small)
     for name, gradient in one.gradients(setting.train, "loss", DRAWS).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-14)
@@ -100,7 +98,7 @@ def test_every_network_is_scored_at_what_it_saw(tmp_path):
 
 def test_blocks_of_queries_shrink_with_the_memory_and_the_directions(setting):
     (one,) = scored(dataclasses.replace(setting, max_memory_mb=8), "")
-    few = one.sizes(n_draws=4, n_directions=100).n_queries
-    assert 1 <= few < one.sizes(n_draws=4, n_directions=1).n_queries
-    of_query = 3 * 100 * one.layers.n_weights * 8
+    few = one.sizes(n_draws=4, n_held=100).n_queries
+    assert 1 < few < one.sizes(n_draws=4, n_held=1).n_queries
+    of_query = 100 * one.layers.n_weights * 8
     assert few * of_query <= 4 * 2**20
