@@ -76,5 +76,5 @@ SCORERS: dict[str, Scorer] = {
     "ekfac_norm": InfluenceFunction("squared_norm"),
     "kfac": InfluenceFunction(curvature=Curvature("kfac")),
     "unlearning": Unlearning(),
-    "unlearning_ekfac": Unlearning(curvature=Curvature()),
+    "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
 }

@@ -84,7 +84,8 @@ def samples(scored: Scored, curvature: Curvature, number: int) -> Iterator[Sampl
     for first in tqdm(parts, desc=f"curvature, pass {number}", disable=None):
         images = scored.train[first : first + images_at_once]
         sample = drawn(scored.setting, images, curvature, number)
-        scored.setting.work.gradients += len(sample.noisy)
+        n_pulls = sample.noisy[0].numel() if curvature.targets == "exact" else 1
+        scored.setting.work.gradients += len(sample.noisy) * n_pulls
         for start in range(0, len(sample.noisy), at_once):
             yield sample.at(slice(start, start + at_once))
 

@@ -53,7 +53,9 @@ class VectorDas:
     pattern: str = ""
 
     paper: ClassVar[str] = "Lin et al. 2025, https://arxiv.org/abs/2410.18639"
-    cost: ClassVar[str] = "M·(K·N + P·Q) gradients with P probes, 2·M·C·N for curvature"
+    cost: ClassVar[str] = (
+        "M·(K·N + P·Q) gradients with P probes, 2·M·C·N at C draws for curvature"
+    )
     needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = (
         "squared change of the predicted values, times the square of the number of "

@@ -56,7 +56,7 @@ class InfluenceFunction:
     pattern: str = ""
 
     paper: ClassVar[str] = "Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850"
-    cost: ClassVar[str] = "M·K·(N+Q) gradients, 2·M·C·N for curvature"
+    cost: ClassVar[str] = "M·K·(N+Q) gradients, 2·M·C·N at C draws for curvature"
     needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = (
         "rise of the measurement, times the number of images trained on, if the image "

@@ -43,7 +43,9 @@ class Unlearning:
 
     Attributes:
         n_steps: Ascent steps.
-        step_size: Length of a step; the paper's α.
+        step_size: Length of a step; the paper's α. It should leave losses below twice
+            what they were: on 8x8 digits 0.001 does with the diagonal of the empirical
+            Fisher matrix, which is far smaller than the curvature, and 0.1 with EK-FAC.
         curvature: What the steps are measured by. The paper takes the diagonal of the
             empirical Fisher matrix, and EK-FAC in its sequel.
         pattern: Only layers whose names match this regular expression are changed; the
@@ -53,7 +55,7 @@ class Unlearning:
     """
 
     n_steps: int = 1
-    step_size: float = 0.01
+    step_size: float = 0.001
     curvature: Curvature = Curvature("diagonal", targets="observed")
     pattern: str = ""
     query_draws: Draws = Draws(n_timesteps=100)
@@ -61,7 +63,7 @@ class Unlearning:
 
     paper: ClassVar[str] = "Wang et al. 2024, https://arxiv.org/abs/2406.09408"
     cost: ClassVar[str] = (
-        "M·K·N·(Q+1) forwards, M·S·U·Q gradients in S steps of U, M·C·N for curvature"
+        "M·K·N·(Q+1) forwards, M·S·Q gradients in S steps, M·C·N at C draws for curvature"
     )
     needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = "rise of the image's loss after the query was unlearned"
@@ -71,7 +73,7 @@ class Unlearning:
             raise BadInput(f"n_steps is {self.n_steps}; at least 1 is needed.")
         if not 0 < self.step_size < float("inf"):
             raise BadInput(
-                f"step_size is {self.step_size}; allowed: above 0. 0.01 is usual."
+                f"step_size is {self.step_size}; allowed: above 0. 0.001 is the default."
             )
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:

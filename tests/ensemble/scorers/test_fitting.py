@@ -60,12 +60,14 @@ def test_damping_and_ignored_modules_are_written_down(one):
     assert store.read_json(path) == fitted.facts()
 
 
-def test_work_of_an_earlier_measurement_is_counted(one):
-    fitting.fitted(one, CURVATURE)
-    # Two passes over 12 images at 3 draws.
-    assert one.setting.work.gradients == 72
-    fitting.fitted(one, CURVATURE)
-    assert one.setting.work.gradients == 144
+# Two passes over 12 images at 3 draws; one backward pass for each of 64 pixels.
+@pytest.mark.parametrize(("targets", "n_gradients"), [("sampled", 72), ("exact", 4608)])
+def test_work_of_an_earlier_measurement_is_counted(one, targets, n_gradients):
+    curvature = dataclasses.replace(CURVATURE, targets=targets)
+    fitting.fitted(one, curvature)
+    assert one.setting.work.gradients == n_gradients
+    fitting.fitted(one, curvature)
+    assert one.setting.work.gradients == 2 * n_gradients
     assert one.setting.work.seconds_before > 0
 
 
