@@ -4,10 +4,13 @@
 
 Fréchet distance between generated and real digits in the hidden layer of a small
 classifier trained on the digits (not FID: no Inception network): the ensemble, one
-model trained on everything with as many steps, and one member alone. Also the
+model trained on everything with as many steps, and one member alone; and an ensemble
+whose members draw noise of their own (`training.shared_noise=false`). Also the
 distance between two halves of the real digits, which is what perfect would give.
 """
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,14 +21,15 @@ from sklearn.neural_network import MLPClassifier
 
 from benchmarks import record
 from ensemble import config as configs
-from ensemble import pipeline, plan, store, training
+from ensemble.config import DataConfig
 from ensemble.data import TrainingImages
+from ensemble.data import load as load_data
 from ensemble.pipeline import EnsemblePipeline
 
 SEEDS = [0, 1, 2]
 N_IMAGES = 512
 MODEL = {"prediction_type": "v_prediction", "schedule": "cosine"}
-TRAINING = {"steps": 500, "batch_size": 64, "processes": 1}
+TRAINING = {"steps": 500, "batch_size": 64}
 
 
 def encoder(data: TrainingImages) -> MLPClassifier:
@@ -49,20 +53,19 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
     return float(gap + np.trace(covariances[0] + covariances[1] - 2 * np.real(root)))
 
 
-def trained(folder: Path, splits: dict, seed: int) -> EnsemblePipeline:
+def trained(folder: Path, splits: dict, **options: object) -> EnsemblePipeline:
     """A pipeline with these splits of all digits."""
     tree = {
-        "run": str(folder),
+        "run": str(folder / "run"),
         "splits": splits,
         "model": MODEL,
-        "training": {**TRAINING, "seed": seed},
+        "training": {**TRAINING, **options},
     }
-    run = store.create(configs.from_dict(tree))
-    ready = plan.prepare(run)
-    members = range(ready.codes.n_members)
-    training.train_members(run, members, ready, training.Stopping())
-    pipeline.complete(run)
-    pipe = EnsemblePipeline.from_pretrained(run.path)
+    folder.mkdir()
+    path = folder / "config.yaml"
+    path.write_text(configs.to_yaml(configs.from_dict(tree)))
+    subprocess.run([sys.executable, "train.py", str(path)], check=True)
+    pipe = EnsemblePipeline.from_pretrained(folder / "run")
     pipe.set_progress_bar_config(disable=True)
     pipe.members.side_by_side = 2
     return pipe
@@ -75,27 +78,33 @@ def generated(pipe: EnsemblePipeline, votes: np.ndarray | None = None) -> np.nda
     return images.clamp(-1, 1).numpy()
 
 
+def pictures(root: Path, seed: int) -> dict[str, np.ndarray]:
+    """Pictures of everyone who is compared, all trained with this seed."""
+    halves = {"design": "random_subsets", "n_members": 8, "seed": seed}
+    everything = {"design": "partition", "n_members": 1}
+    ensemble = trained(root / "ensemble", halves, seed=seed)
+    own_noise = trained(root / "own_noise", halves, seed=seed, shared_noise=False)
+    single = trained(root / "single", everything, seed=seed)
+    return {
+        "ensemble": generated(ensemble),
+        "ensemble_own_noise": generated(own_noise),
+        "single": generated(single),
+        "member": generated(ensemble, np.eye(8)[0]),
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    distances: dict[str, list[float]] = {"ensemble": [], "single": [], "member": []}
+    data = load_data(DataConfig())
+    classifier = encoder(data)
+    real = features(classifier, data.images)
+    distances: dict[str, list[float]] = {}
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            halves = {"design": "random_subsets", "n_members": 8, "seed": seed}
-            ensemble = trained(root / "ensemble", halves, seed)
-            everything = {"design": "partition", "n_members": 1}
-            single = trained(root / "single", everything, seed)
-            data = plan.load(store.open_run(root / "single")).data
-            classifier = encoder(data)
-            real = features(classifier, data.images)
-            first = np.eye(8)[0]
-            for name, images in (
-                ("ensemble", generated(ensemble)),
-                ("single", generated(single)),
-                ("member", generated(ensemble, first)),
-            ):
+            for name, images in pictures(Path(folder), seed).items():
                 distance = frechet(features(classifier, images), real)
-                distances[name].append(round(distance, 3))
+                distances.setdefault(name, []).append(round(distance, 3))
+        print(distances, flush=True)
     order = np.random.default_rng(0).permutation(len(real))
     floor = frechet(real[order[: len(real) // 2]], real[order[len(real) // 2 :]])
     summary = {
