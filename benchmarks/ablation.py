@@ -1,18 +1,27 @@
 """Roads of differential ablation against exact ablation, on a trained run.
 
-    python -m benchmarks.ablation [RUN] [N_QUERIES] [N_SOURCES]
+    python -m benchmarks.ablation RUN [N_QUERIES] [N_SOURCES]
 
-For each road: Spearman correlation and relative error of the displacement of random
-sources against exact ablation, per query (medians and quartiles), its work in
-generations of the query (a derivative pass counts by its measured time against a
-forward pass) and its seconds relative to generating the queries. The 2023 dual-number
-loop is written out here as it was published: M copies of the state, each member run in
-forward mode on all of them.
+Writes results/ablation_M.json for a run of M members. For each road: Spearman
+correlation and relative error of the displacement of all sources (or of N_SOURCES
+random ones) against exact ablation, per query (medians and quartiles); its work in
+generations of the query, a derivative pass counted by its measured time against a
+forward pass; and its seconds relative to generating the queries. Then the exact
+landscape against sampling again source by source, in turn.
+
+The exact landscape is kept in RUN/benchmark.exact: interrupted, it goes on; done, it is
+not computed again. The 2023 dual-number loop is written out here as it was published: M
+copies of the state, each member run in forward mode on all of them; it is compared on
+the first two queries.
 """
 
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -79,6 +88,10 @@ ROADS: dict[str, Callable] = {
 }
 
 
+# Roads that are compared on a few queries only.
+SLOW, N_SLOW = ("tangents", "dual numbers (2023)"), 2
+
+
 def generation_seconds(pipe: EnsemblePipeline, asked: Queries) -> float:
     """Seconds in which the full ensemble generates the queries."""
     votes = torch.full((len(asked.seeds), pipe.members.n_members), 1.0)
@@ -104,69 +117,123 @@ def agreement(predicted: np.ndarray, exact: np.ndarray) -> dict:
     }
 
 
-def main(
-    path: str = "runs/digits_all", n_queries: int = 16, n_sources: int = 200
-) -> None:
-    torch.set_num_threads(1)
-    run = store.open_run(path)
-    ready = plan.load(run)
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
-    asked = queries_of(pipe, n_queries)
-    sources = np.random.default_rng(0).permutation(ready.codes.n_sources)[:n_sources]
-    votes = votes_without(ready.codes.bits[sources])
-    work = run.path / "benchmark.work"
+def cost(pipe: EnsemblePipeline, asked: Queries, road: Callable) -> tuple[Any, dict]:
+    """What a road finds, and its work and seconds in generations of the queries.
+
+    The seconds of a derivative pass are what is left of the road's seconds after its
+    plain forward passes, at the speed of generating.
+    """
+    generation = sensitivity.generation_forwards(pipe, len(asked.seeds))
+    before = generation_seconds(pipe, asked)
     began = time.perf_counter()
-    exact = landscape(pipe, asked, votes, {}, work)
-    exact_seconds = time.perf_counter() - began
-    generation = sensitivity.generation_forwards(pipe, n_queries)
-    base = generation_seconds(pipe, asked)
-    per_forward = base / generation
+    found, forwards, passes = road(pipe, asked)
+    seconds = time.perf_counter() - began
+    base = (before + generation_seconds(pipe, asked)) / 2
+    rest = max(0.0, seconds / base - forwards / generation)
+    work = {
+        "forwards_in_generations": round(forwards / generation, 2),
+        "seconds_in_generations": round(seconds / base, 2),
+    }
+    if passes:
+        work |= {
+            "derivative_passes_in_generations": round(passes / generation, 2),
+            "derivative_pass_in_forwards": round(rest * generation / passes, 2),
+            "work_in_generations": round(forwards / generation + rest, 2),
+        }
+    return found, work
+
+
+def first(asked: Queries, n_queries: int) -> Queries:
+    """The first queries."""
+    return Queries(asked.seeds[:n_queries], None, asked.images[:n_queries])
+
+
+def compare(
+    pipe: EnsemblePipeline, asked: Queries, votes: np.ndarray, exact: np.ndarray
+) -> dict[str, dict]:
+    """Every road against the exact displacement, with its cost."""
     results = {}
     for name, road in ROADS.items():
-        began = time.perf_counter()
-        found = road(pipe, asked)
-        seconds = time.perf_counter() - began
-        rest = max(0.0, seconds - found.member_forwards * per_forward)
-        passes = found.derivative_passes
+        some = first(asked, N_SLOW if name in SLOW else len(asked.seeds))
+
+        def found_by(pipe: Any, asked: Any, road: Callable = road) -> tuple:
+            moves = road(pipe, asked)
+            return moves, moves.member_forwards, moves.derivative_passes
+
+        moves, work = cost(pipe, some, found_by)
+        predicted = sensitivity.displacement(moves.gram, votes)
         results[name] = {
-            **agreement(
-                sensitivity.displacement(found.gram, votes), exact.displacement
-            ),
-            "seconds_in_generations": round(seconds / base, 2),
-            "forwards_in_generations": round(found.member_forwards / generation, 2),
-            "derivative_passes_in_generations": round(passes / generation, 2),
-            "seconds_of_a_derivative_pass_in_forwards": round(
-                rest / passes / per_forward, 2
-            )
-            if passes
-            else None,
+            **agreement(predicted, exact[: len(predicted)]),
+            **work,
+            "n_queries": len(predicted),
         }
         print(name, results[name], flush=True)
-    began = time.perf_counter()
-    _, forwards, passes = sensitivity.adjoint(
-        pipe, asked, lambda images: images.mean(dim=(1, 2, 3))
+    _, work = cost(
+        pipe,
+        asked,
+        lambda pipe, asked: sensitivity.adjoint(
+            pipe, asked, lambda images: images.mean(dim=(1, 2, 3))
+        ),
     )
-    results["adjoint (one measurement)"] = {
-        "seconds_in_generations": round((time.perf_counter() - began) / base, 2),
-        "forwards_in_generations": round(forwards / generation, 2),
-        "derivative_passes_in_generations": round(passes / generation, 2),
+    results["adjoint (one measurement)"] = work
+    print("adjoint", work, flush=True)
+    return results
+
+
+def source_by_source(
+    pipe: EnsemblePipeline, asked: Queries, votes: np.ndarray, n_pairs: int = 3
+) -> dict:
+    """Pictures a second: sampled again source by source, and as a landscape."""
+    some, ratios, work = first(asked, 2), [], []
+    for pair in range(n_pairs):
+        began = time.perf_counter()
+        for row in votes[pair : pair + 3]:
+            for seed in some.seeds:
+                pipe(seeds=[seed], votes=row, output_type="latent")
+        single = (time.perf_counter() - began) / (3 * len(some.seeds))
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            found = landscape(pipe, some, votes[:400], {}, Path(folder))
+        together = (time.perf_counter() - began) / (400 * len(some.seeds))
+        ratios.append(single / together)
+        work.append(found.member_forwards / (400 * len(some.seeds)))
+    silenced = votes.shape[1] * pipe.sampling().n_steps / 2
+    return {
+        "times_as_fast": round(float(np.median(ratios)), 2),
+        "times_as_fast_each": [round(ratio, 2) for ratio in ratios],
+        "member_forwards_of_a_picture": [round(work[0], 1), silenced],
+        "target": 5,
     }
+
+
+def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
+    torch.set_num_threads(1)
+    run = store.open_run(path)
+    codes = plan.load(run).codes
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.members.side_by_side = os.cpu_count() or 1
+    asked = queries_of(pipe, n_queries)
+    sources = np.random.default_rng(0).permutation(codes.n_sources)[:n_sources]
+    votes = votes_without(codes.bits[sources])
+    exact = landscape(pipe, asked, votes, {}, run.path / "benchmark.exact")
+    generation = sensitivity.generation_forwards(pipe, n_queries)
     record.write(
-        "ablation",
+        f"ablation_{codes.n_members}",
         [0, *asked.seeds.tolist()],
         {
             "run": run.path.name,
-            "n_members": ready.codes.n_members,
+            "n_members": codes.n_members,
             "n_steps": pipe.sampling().n_steps,
             "n_queries": n_queries,
-            "n_sources_compared": n_sources,
+            "n_sources": codes.n_sources,
+            "n_sources_compared": len(sources),
             "exact_generations": round(exact.member_forwards / generation, 2),
-            "exact_seconds_in_generations": round(exact_seconds / base, 2),
-            "roads": results,
+            "roads": compare(pipe, asked, votes, exact.displacement),
+            "exact_against_source_by_source": source_by_source(pipe, asked, votes),
         },
     )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:4]))
+    main(sys.argv[1], *map(int, sys.argv[2:4]))
