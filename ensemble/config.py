@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from splits.errors import BadInput
+from splits.streams import salt_digest
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class DataConfig:
         size: Side length in pixels to resize to; null keeps the images as they are.
         channels: 1 grey, 3 RGB; null keeps the images as they are.
         source: What one source is: `image`, or a column of the metadata.
+        owner: Column of the metadata that says whose each source is, for the design
+            `product`.
         label: Column of the metadata that conditional members are told; null: `label`
             where the data has one.
         n_images: Keep only the first so many images; null keeps all.
@@ -42,6 +45,7 @@ class DataConfig:
     size: int | None = None
     channels: int | None = None
     source: str = "image"
+    owner: str | None = None
     label: str | None = None
     n_images: int | None = None
 
@@ -69,6 +73,10 @@ class SplitsConfig:
         removable: For designs that promise it: any so many sources can be ablated
             together; null: the design's own choice.
         survivors: For the same designs: members that are then left at least.
+        salt: For designs whose codes follow from numbers or names: a secret that takes
+            the place of the seed.
+        salt_sha256: The salt's digest, published before the data came in; a salt that
+            does not fit it is refused.
     """
 
     design: str = "balanced"
@@ -77,12 +85,21 @@ class SplitsConfig:
     seed: int = 0
     removable: int | None = None
     survivors: int | None = None
+    salt: str | None = None
+    salt_sha256: str | None = None
 
     def __post_init__(self) -> None:
         _at_least("splits.n_members", self.n_members, 1)
         for name in ("weight", "removable", "survivors"):
             _at_least(f"splits.{name}", getattr(self, name), 1)
         _at_least("splits.seed", self.seed, 0)
+        if self.salt_sha256 is not None:
+            found = salt_digest(self.salt or "")
+            if found != self.salt_sha256:
+                raise BadInput(
+                    f"splits.salt has the sha256 {found}, but splits.salt_sha256 "
+                    f"promised {self.salt_sha256}. Give the salt that was promised."
+                )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from ensemble import data as datasets
 from ensemble import store
-from ensemble.config import Config
+from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.store import Run
 from splits import designs, guarantees, sources
@@ -48,16 +48,28 @@ def draw(config: Config) -> Plan:
     source_of, names = sources.assign(
         config.data.source, len(data.images), data.columns
     )
+    splits = config.splits
     codes = designs.draw(
-        config.splits.design,
+        splits.design,
         len(names),
-        config.splits.n_members,
-        config.splits.weight,
-        config.splits.seed,
-        config.splits.removable,
-        config.splits.survivors,
+        splits.n_members,
+        splits.weight,
+        splits.seed,
+        splits.removable,
+        splits.survivors,
+        splits.salt,
+        data.names if config.data.source == sources.IMAGE else names,
+        _owner_of(config.data, data, source_of),
     )
     return Plan(data, source_of, names, codes)
+
+
+def _owner_of(
+    config: DataConfig, data: TrainingImages, source_of: Int[np.ndarray, " images"]
+) -> Int[np.ndarray, " sources"] | None:
+    if config.owner is None:
+        return None
+    return sources.owner_of(source_of, config.owner, data.columns)
 
 
 def prepare(run: Run) -> Plan:

@@ -5,7 +5,7 @@ the numbers of sources and members and a seed alone, never from what the data sh
 A placebo is a code that belongs to no source.
 
 Before: sources.py (says how many sources there are), ranks.py (numbers the codes),
-levels.py (evens out the splits).
+levels.py (evens out the splits), algebraic.py and streams.py (more ways to draw).
 After: codes.py (holds the bits), guarantees.py (says what they promise).
 """
 
@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
+from splits.algebraic import hadamard, reed_solomon
+from splits.capacity import chosen_weight, half, require_capacity, require_filled
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from splits.levels import levelled
 from splits.ranks import distinct_ranks, rank, unrank
+from splits.streams import named_codes, numbered_codes, rendezvous_codes
 
 # Separate streams of random numbers for the same seed.
 _CODES, _PLACEBOS = 0, 1
@@ -34,6 +37,9 @@ def draw(
     seed: int = 0,
     removable: int | None = None,
     survivors: int | None = None,
+    salt: str | None = None,
+    names: Sequence[str] | None = None,
+    owner_of: Int[np.ndarray, " sources"] | None = None,
 ) -> CodeBook:
     """Draw a code book; the same arguments give the same book everywhere.
 
@@ -45,9 +51,12 @@ def draw(
         seed: Names the draw, 0 or more.
         removable: How many sources may be ablated at once, whichever they are.
         survivors: How many members must be left then.
+        salt: A secret that takes the place of the seed; None is no secret.
+        names: What the sources are called, for ever; None is their numbers.
+        owner_of: Whose each source is, 0 to n_owners - 1.
 
-    `weight`, `removable` and `survivors` are for the designs that say so in `DESIGNS`;
-    None is the design's own choice.
+    `weight`, `removable`, `survivors` and `salt` are for the designs that say so in
+    `DESIGNS`; None is the design's own choice.
 
     Raises:
         BadInput: If there is no such design, it has no use for an option that is given,
@@ -64,13 +73,24 @@ def draw(
     options = {"weight": weight, "removable": removable, "survivors": survivors}
     given = {key: value for key, value in options.items() if value is not None}
     for option, value in given.items():
+        if value < 1:
+            raise BadInput(f"splits.{option} is {value}; it must be at least 1.")
+    given |= {} if salt is None else {"salt": salt}
+    for option in given:
         if option not in design.options:
             raise BadInput(
                 f"splits.{option} has no effect on the design {name!r}. Leave it out."
             )
-        if value < 1:
-            raise BadInput(f"splits.{option} is {value}; it must be at least 1.")
-    return design.draw(n_sources, n_members, _generator(seed, _CODES), **given)
+    if owner_of is not None and "owner_of" not in design.facts:
+        raise BadInput(
+            f"data.owner has no effect on the design {name!r}. Leave it out, or use "
+            "the design 'product'."
+        )
+    if names is None:
+        names = [str(source) for source in range(n_sources)]
+    known = {"names": names, "owner_of": owner_of}
+    facts = {fact: known[fact] for fact in design.facts}
+    return design.draw(n_sources, n_members, _generator(seed, _CODES), **given, **facts)
 
 
 def balanced(
@@ -94,15 +114,10 @@ def balanced(
     Raises:
         BadInput: If there are too few or too many sources, or the weight does not fit.
     """
-    weight = _half(n_members) if weight is None else weight
-    if not 0 < weight < n_members:
-        raise BadInput(
-            f"splits.weight is {weight}; with {n_members} members it can be 1 to "
-            f"{n_members - 1}, so that members see each source and others do not."
-        )
-    _check_filled(n_sources, n_members, weight)
+    weight = chosen_weight(weight, n_members)
+    require_filled(n_sources, n_members, weight)
     capacity = math.comb(n_members, weight)
-    _check_capacity(n_sources, capacity, f"C({n_members}, {weight}) = {capacity}")
+    require_capacity(n_sources, capacity, f"C({n_members}, {weight}) = {capacity}")
     bits = unrank(distinct_ranks(capacity, n_sources, rng), n_members, weight)
     return CodeBook(levelled(bits, rng, lambda code: code))
 
@@ -156,10 +171,10 @@ def pairs_safe(n_sources: int, n_members: int, rng: np.random.Generator) -> Code
     Raises:
         BadInput: If there are too few or too many sources, or an odd member count.
     """
-    weight = _half(n_members)
-    _check_filled(n_sources, n_members, weight)
+    weight = half(n_members)
+    require_filled(n_sources, n_members, weight)
     n_pairs = math.comb(n_members, weight) // 2
-    _check_capacity(n_sources, n_pairs, f"C({n_members}, {weight}) / 2 = {n_pairs}")
+    require_capacity(n_sources, n_pairs, f"C({n_members}, {weight}) / 2 = {n_pairs}")
     # The first half of the ranks lacks the last member, the other half is their
     # complements.
     bits = unrank(distinct_ranks(n_pairs, n_sources, rng), n_members, weight)
@@ -241,96 +256,6 @@ def hybrid(
     return CodeBook(np.concatenate([dense.bits, dealt.bits], axis=1))
 
 
-def reed_solomon(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:
-    """Many partitions at once, in which two sources rarely meet.
-
-    Write n_members = n_blocks * q with a prime q >= n_blocks. Each source has its own
-    polynomial of degree < k over the integers modulo q, where q^k is the first power
-    that suffices for all sources. It trains one member of each block of q members: in
-    block b, the one that the polynomial's value at the block's point names. Two
-    polynomials agree in at most k - 1 points, so
-
-    - ablating any r sources leaves at least n_blocks * (q - r) members,
-    - and every other source still has n_blocks - r (k - 1) of those that saw it,
-
-    and splits differ by at most one source. (Kautz & Singleton 1964,
-    https://doi.org/10.1109/TIT.1964.1053689)
-
-    Args:
-        n_sources: q to q^n_blocks.
-        n_members: A product of a prime and a number that is not greater.
-        rng: Deals out polynomials, draws the blocks' points.
-
-    Raises:
-        BadInput: If the numbers of sources or members do not fit.
-    """
-    q = _greatest_prime_factor(n_members)
-    n_blocks = n_members // q
-    if n_blocks > q:
-        raise BadInput(
-            f"{n_members} members do not fit the design 'reed_solomon': it needs a "
-            f"prime times a number that is not greater, such as {_next_fit(n_members)}."
-        )
-    _check_filled(n_sources, n_members, n_blocks)
-    _check_capacity(n_sources, q**n_blocks, f"{q}^{n_blocks} = {q**n_blocks}")
-    # Numbers in sequence, written in base q: every q of them differ in the constant
-    # coefficient alone, so they take every value at every point once.
-    numbers = rng.permutation(n_sources)
-    points = rng.permutation(q)[:n_blocks]
-    values = np.zeros((n_sources, n_blocks), dtype=np.int64)
-    power = np.ones(n_blocks, dtype=np.int64)
-    while numbers.any():
-        values = (values + (numbers % q)[:, None] * power) % q
-        power = power * points % q
-        numbers = numbers // q
-    bits = values[:, :, None] == np.arange(q)
-    return CodeBook(bits.reshape(n_sources, n_members))
-
-
-def hadamard(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:
-    """Orthogonal codes of half weight: ablating any two sources leaves a quarter.
-
-    A code is a row of Sylvester's matrix, H[r, m] = (-1)^(number of bits that r and m
-    have in common), without the constant row 0: its sign, times a sign of the source's
-    own. Rows are orthogonal to each other and to the constant, whatever their signs,
-    so two codes show each of the four pairs of bits in n_members / 4 members, and
-    where effects add up, sources do not disturb each other's contrasts.
-
-    One column of H is constant, so without the signs one member would see every source
-    or none. Rows 1, 2, 4 and 7 multiply to 1 in every column. Give them an odd number
-    of minus signs, and no member sees all four or none of them. Three sources have no
-    such four: rows 1, 2 and 3 multiply to 1, and an even number of minus signs leaves
-    no split empty, but a quarter of the members sees all three. With fewer than three
-    sources at least a quarter of the splits is empty for any signs.
-
-    Args:
-        n_sources: 3 to n_members - 1.
-        n_members: A power of two, at least 4.
-        rng: Draws rows, signs, and the order of the members.
-
-    Raises:
-        BadInput: If the numbers of sources or members do not fit.
-    """
-    if n_members < 4 or n_members & (n_members - 1):
-        raise BadInput(
-            f"The design 'hadamard' has no matrix for {n_members} members: it needs a "
-            "power of two, at least 4."
-        )
-    if not 3 <= n_sources < n_members:
-        raise BadInput(
-            f"{n_sources} sources do not fit the design 'hadamard': with {n_members} "
-            f"members it has codes for 3 to {n_members - 1} sources."
-        )
-    tied = np.array([1, 2, 3] if n_sources == 3 else [1, 2, 4, 7])
-    others = np.setdiff1d(np.arange(1, n_members), tied)
-    rows = np.append(tied, rng.permutation(others)[: n_sources - len(tied)])
-    minus = rng.integers(2, size=n_sources, dtype=np.int64)
-    minus[0] = (minus[1 : len(tied)].sum() + (n_sources > 3)) % 2
-    common = rows[:, None] & rng.permutation(n_members)
-    bits = (np.bitwise_count(common) + minus[:, None]) % 2 == 0
-    return CodeBook(rng.permutation(bits))
-
-
 def random_subsets(
     n_sources: int, n_members: int, rng: np.random.Generator
 ) -> CodeBook:
@@ -353,6 +278,150 @@ def random_subsets(
     for member in range(n_members):
         bits[rng.permutation(n_sources)[: n_sources // 2], member] = True
     return CodeBook(bits)
+
+
+def product(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    owner_of: Int[np.ndarray, " sources"] | None,
+    weight: int | None = None,
+    removable: int = 2,
+    survivors: int = 1,
+) -> CodeBook:
+    """Sources that belong to owners: a member needs the bit of both.
+
+    Owners have `sparse` codes, and each source a balanced choice of `weight` of its
+    owner's members. So a source can be told from its owner's other sources and ablated
+    at the price of a few members, and an owner with all sources at the price of his
+    own code: any `removable` owners leave `survivors` members. Sources of different
+    owners may share a code.
+
+    Args:
+        n_sources: Of one owner, at most C(weight of his code, weight).
+        n_members: At least removable + survivors.
+        rng: Draws the codes.
+        owner_of: Whose each source is, 0 to n_owners - 1.
+        weight: Members that train on a source; None is half of its owner's, rounded
+            up.
+        removable: Owners that may be ablated at once.
+        survivors: Members that are left then, at least.
+
+    Raises:
+        BadInput: If nobody says who the owners are, there are too few members, too few
+            or too many owners, or an owner has too many sources.
+    """
+    if owner_of is None:
+        raise BadInput(
+            "The design 'product' must know whose each source is: set data.owner to a "
+            "column of the metadata."
+        )
+    owners = sparse(int(owner_of.max()) + 1, n_members, rng, removable, survivors)
+    n_owned = int(owners.bits[0].sum())
+    weight = -(-n_owned // 2) if weight is None else weight
+    if weight > n_owned:
+        raise BadInput(
+            f"splits.weight is {weight}, but an owner has only {n_owned} members. Use "
+            "less weight, or more members."
+        )
+    capacity = math.comb(n_owned, weight)
+    bits = np.zeros((n_sources, n_members), dtype=bool)
+    for owner, owned in enumerate(owners.bits):
+        sources = np.flatnonzero(owner_of == owner)
+        formula = f"each owner has C({n_owned}, {weight}) = {capacity}"
+        require_capacity(len(sources), capacity, formula)
+        chosen = unrank(distinct_ranks(capacity, len(sources), rng), n_owned, weight)
+        level = levelled(chosen, rng, lambda code: code)
+        bits[np.ix_(sources, np.flatnonzero(owned))] = level
+    return CodeBook(bits)
+
+
+def numbered(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    weight: int | None = None,
+    salt: str = "",
+) -> CodeBook:
+    """A distinct code of one weight for each source number, computed without a table.
+
+    Sources that are appended leave the codes of the others as they are. Splits are as
+    even as chance makes them. The salt takes the place of the seed.
+
+    Args:
+        n_sources: At most C(n_members, weight).
+        n_members: Even, unless a weight is given.
+        rng: Not used.
+        weight: 1 to n_members - 1; None is half of the members.
+        salt: The secret that codes follow from.
+
+    Raises:
+        BadInput: If there are too many sources, a split is empty, or the weight does
+            not fit.
+    """
+    del rng
+    weight = chosen_weight(weight, n_members)
+    return CodeBook(numbered_codes(np.arange(n_sources), n_members, weight, salt))
+
+
+def named(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    names: Sequence[str],
+    weight: int | None = None,
+    salt: str = "",
+) -> CodeBook:
+    """A code of one weight for each source name, by a keyed hash, without a table.
+
+    No code depends on any other source, not even on how many there are. Few sources in
+    many codes are distinct by luck, others may share a code. The salt takes the place
+    of the seed.
+
+    Args:
+        n_sources: How many names there are.
+        n_members: Even, unless a weight is given.
+        rng: Not used.
+        names: What the sources are called, for ever.
+        weight: 1 to n_members - 1; None is half of the members.
+        salt: The secret that codes follow from.
+
+    Raises:
+        BadInput: If a split is empty, or the weight does not fit.
+    """
+    del n_sources, rng
+    weight = chosen_weight(weight, n_members)
+    return CodeBook(named_codes(names, n_members, weight, salt))
+
+
+def rendezvous(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    names: Sequence[str],
+    weight: int | None = None,
+    salt: str = "",
+) -> CodeBook:
+    """As `named`, for ensembles that grow: a new member hardly changes old codes.
+
+    Going from n_members to n_members + 1, a share of weight / (n_members + 1) of the
+    codes moves one bit to the new member; all others stay. Set the weight, so that it
+    does not grow with the ensemble.
+
+    Args:
+        n_sources: How many names there are.
+        n_members: Even, unless a weight is given.
+        rng: Not used.
+        names: What the sources are called, for ever.
+        weight: 1 to n_members - 1; None is half of the members.
+        salt: The secret that codes follow from.
+
+    Raises:
+        BadInput: If a split is empty, or the weight does not fit.
+    """
+    del n_sources, rng
+    weight = chosen_weight(weight, n_members)
+    return CodeBook(rendezvous_codes(names, n_members, weight, salt))
 
 
 def placebos(
@@ -412,49 +481,6 @@ def _free_codes(
     )
 
 
-def _check_filled(n_sources: int, n_members: int, weight: int) -> None:
-    if n_sources * weight < n_members:
-        raise BadInput(
-            f"{n_sources} sources of weight {weight} cannot fill the splits of "
-            f"{n_members} members. Use fewer members or more sources."
-        )
-
-
-def _check_capacity(n_sources: int, capacity: int, formula: str) -> None:
-    if n_sources > capacity:
-        raise BadInput(
-            f"More sources than codes: {n_sources} sources, but {formula} codes. Choose "
-            "more members, or a design that lets sources share codes, such as "
-            "'partition'."
-        )
-
-
-def _greatest_prime_factor(number: int) -> int:
-    factor, rest = 1, number
-    for divisor in range(2, number + 1):
-        while rest % divisor == 0:
-            factor, rest = divisor, rest // divisor
-    return factor
-
-
-def _next_fit(n_members: int) -> int:
-    # A single block would fit too, but has no more codes than members.
-    while True:
-        n_members += 1
-        q = _greatest_prime_factor(n_members)
-        if 2 <= n_members // q <= q:
-            return n_members
-
-
-def _half(n_members: int) -> int:
-    if n_members % 2:
-        raise BadInput(
-            f"An odd member count, {n_members}, has no half: use an even one, or set "
-            "splits.weight."
-        )
-    return n_members // 2
-
-
 def _generator(seed: int, stream: int) -> np.random.Generator:
     if seed < 0:
         raise BadInput(f"The seed is {seed}; it must be 0 or more.")
@@ -476,10 +502,12 @@ class Design:
     Attributes:
         draw: (n_sources, n_members, rng, **options) -> CodeBook.
         options: Those of `draw`'s options that have an effect.
+        facts: What else it must know about the sources: `names`, `owner_of`.
     """
 
     draw: Callable[..., CodeBook]
     options: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
 
 
 DESIGNS = {
@@ -492,4 +520,8 @@ DESIGNS = {
     "reed_solomon": Design(reed_solomon),
     "hadamard": Design(hadamard),
     "random_subsets": Design(random_subsets),
+    "product": Design(product, ("weight", "removable", "survivors"), ("owner_of",)),
+    "numbered": Design(numbered, ("weight", "salt")),
+    "named": Design(named, ("weight", "salt"), ("names",)),
+    "rendezvous": Design(rendezvous, ("weight", "salt"), ("names",)),
 }

@@ -40,7 +40,7 @@ def assign(
     if source == IMAGE:
         return each_image(n_images), [str(image) for image in range(n_images)]
     if source not in columns:
-        raise _unknown(source, columns)
+        raise _unknown("source", source, [IMAGE, *sorted(columns)])
     values = columns[source]
     if len(values) != n_images:
         raise BadInput(
@@ -100,6 +100,38 @@ def by_column(
     return np.array([number[text] for text in texts], dtype=np.int64), names
 
 
+def owner_of(
+    source_of: Int64[np.ndarray, " images"],
+    column: str,
+    columns: Mapping[str, Sequence[Any]],
+) -> Int64[np.ndarray, " sources"]:
+    """Whose each source is, owners numbered in the order of their names.
+
+    Args:
+        source_of: The source of each image.
+        column: The column that names each image's owner.
+        columns: The metadata: a value for each image, by column.
+
+    Raises:
+        BadInput: If there is no such column, it has a gap or only one owner, or images
+            of one source have different owners.
+    """
+    if column not in columns:
+        raise _unknown("owner", column, sorted(columns))
+    owner_of_image, names = by_column(columns[column], column)
+    owners = np.zeros(int(source_of.max()) + 1, dtype=np.int64)
+    owners[source_of] = owner_of_image
+    torn = np.flatnonzero(owners[source_of] != owner_of_image)
+    if torn.size:
+        source = source_of[torn[0]]
+        one, other = names[owner_of_image[torn[0]]], names[owners[source]]
+        raise BadInput(
+            f"Source {source} has images of two owners, {one!r} and {other!r}, in "
+            f"column {column!r}. Give each source one owner, or choose another column."
+        )
+    return owners
+
+
 def _is_missing(value: Any) -> bool:
     is_nan = value != value
     return value is None or is_nan or not str(value).strip()
@@ -113,11 +145,10 @@ def _in_order(names: set[str]) -> list[str]:
     return sorted(names)
 
 
-def _unknown(source: str, columns: Mapping[str, Sequence[Any]]) -> BadInput:
-    known = [IMAGE, *sorted(columns)]
-    near = difflib.get_close_matches(source, known, n=1)
+def _unknown(option: str, column: str, known: list[str]) -> BadInput:
+    near = difflib.get_close_matches(column, known, n=1)
     advice = f" Did you mean {near[0]!r}?" if near else ""
     return BadInput(
-        f"data.source is {source!r}, which is no column of the metadata; allowed: "
+        f"data.{option} is {column!r}, which is no column of the metadata; allowed: "
         f"{', '.join(known)}.{advice}"
     )

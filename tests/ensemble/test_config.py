@@ -1,6 +1,7 @@
 """A config is complete, checked and replayable, or refused with what to change."""
 
 import dataclasses
+import hashlib
 import re
 from typing import Any
 
@@ -205,7 +206,7 @@ def test_a_run_folder_must_be_named(write, text):
         ({"traning": {}}, "The config has no key 'traning'. Did you mean 'training'?"),
         ({"splits": {"n_member": 3}}, "'splits' has no key 'n_member'. Did you mean"),
         ({"splits": {"n_member": 3}}, "Did you mean 'n_members'?"),
-        ({"data": {"xyz": 3}}, "Known: kind, path, size, channels, source, label,"),
+        ({"data": {"xyz": 3}}, "Known: kind, path, size, channels, source, owner, label,"),
         ({"splits": {7: 3}}, "Section 'splits' has no key '7'."),
     ],
 )
@@ -393,3 +394,12 @@ def test_a_config_cannot_be_changed():
     config: Any = Config("runs/a")
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.run = "runs/b"
+
+
+def test_a_salt_must_fit_the_digest_that_was_published():
+    digest = hashlib.sha256(b"sea").hexdigest()
+    promised = {"salt": "sea", "salt_sha256": digest}
+    assert from_dict({"run": "a", "splits": promised}).splits.salt == "sea"
+    for salt in ("rock", None):
+        with pytest.raises(BadInput, match=f"promised {digest}"):
+            from_dict({"run": "a", "splits": {**promised, "salt": salt}})

@@ -8,6 +8,7 @@ from ensemble import plan as plans
 from ensemble import store
 from ensemble.store import Run
 from splits.errors import BadInput
+from splits.streams import named_codes
 
 
 def config(folder, **data):
@@ -119,3 +120,22 @@ def test_a_missing_file_of_the_plan_is_named(run, name):
     (run.path / name).unlink()
     with pytest.raises(BadInput, match=f"{name} is missing"):
         plans.prepare(run)
+
+
+def test_a_named_code_of_an_image_follows_from_its_name_alone(tmp_path):
+    tree = configs.to_dict(config(tmp_path, n_images=60))
+    tree["splits"] |= {"design": "named", "salt": "sea"}
+    many = plans.draw(configs.from_dict(tree))
+    tree["data"]["n_images"] = 40
+    few = plans.draw(configs.from_dict(tree))
+    assert np.array_equal(few.codes.bits, many.codes.bits[:40])
+    assert np.array_equal(many.codes.bits, named_codes(many.data.names, 8, 4, "sea"))
+
+
+def test_products_take_their_owners_from_a_column(tmp_path):
+    tree = configs.to_dict(config(tmp_path, n_images=30, owner="label"))
+    tree["splits"] |= {"design": "product", "n_members": 12}
+    plan = plans.draw(configs.from_dict(tree))
+    labels = np.array(plan.data.columns["label"])
+    for label in set(labels):
+        assert plan.codes.bits[labels == label].any(axis=0).sum() <= 5

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ class Case:
     design: str
     n_sources: int
     n_members: int
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     weight: int | None = None
     distinct: bool = True
     spread: int | None = None
@@ -81,6 +82,54 @@ CASES = [
     Case("hadamard", 15, 16, weight=8, survivors={1: 8, 2: 4}),
     Case("hadamard", 20, 32, weight=16, survivors={1: 16, 2: 8}),
     Case("random_subsets", 21, 10, distinct=False, spread=0),
+    Case(
+        "product",
+        40,
+        16,
+        {"owner_of": np.arange(40) // 5},
+        weight=4,
+        distinct=False,
+        survivors={1: 12, 2: 8},
+    ),
+    Case(
+        "product",
+        60,
+        24,
+        {"owner_of": np.arange(60) % 12, "removable": 3, "survivors": 3, "weight": 3},
+        weight=3,
+        distinct=False,
+        survivors={1: 21, 2: 18, 3: 15},
+    ),
+    Case("numbered", 30, 8, weight=4, survivors={1: 4}, random=False),
+    Case(
+        "numbered",
+        40,
+        90,
+        {"weight": 30, "salt": "sea"},
+        weight=30,
+        survivors={1: 60, 2: 30},
+        random=False,
+    ),
+    Case("named", 30, 8, weight=4, distinct=False, survivors={1: 4}, random=False),
+    Case(
+        "named",
+        40,
+        90,
+        {"weight": 30, "salt": "sea", "names": [f"artist {n}" for n in range(40)]},
+        weight=30,
+        survivors={1: 60, 2: 30},
+        random=False,
+    ),
+    Case(
+        "rendezvous",
+        30,
+        16,
+        {"weight": 5},
+        weight=5,
+        distinct=False,
+        survivors={1: 11, 2: 6, 3: 1},
+        random=False,
+    ),
 ]
 EVERY_CASE = pytest.mark.parametrize(
     "case", CASES, ids=lambda case: f"{case.design}-{case.n_sources}-{case.n_members}"
@@ -165,9 +214,29 @@ def test_an_option_without_effect_is_refused(case: Case, option: str):
             draw(case.design, case.n_sources, case.n_members, **{option: 2})
 
 
+@EVERY_CASE
+def test_a_salt_without_effect_is_refused(case: Case):
+    if "salt" not in DESIGNS[case.design].options:
+        with pytest.raises(BadInput, match="splits.salt has no effect"):
+            draw(case.design, case.n_sources, case.n_members, salt="sea")
+
+
+@EVERY_CASE
+def test_another_salt_draws_another_book(case: Case):
+    if "salt" in DESIGNS[case.design].options:
+        other = {**case.options, "salt": "another"}
+        book = draw(case.design, case.n_sources, case.n_members, **other)
+        assert book.digest() != drawn(case).digest()
+
+
 @pytest.mark.parametrize(
     ("design", "option"),
-    [(name, option) for name in DESIGNS for option in DESIGNS[name].options],
+    [
+        (name, option)
+        for name in DESIGNS
+        for option in DESIGNS[name].options
+        if option != "salt"
+    ],
 )
 def test_an_option_below_one_is_refused(design: str, option: str):
     with pytest.raises(BadInput, match=f"splits.{option} is 0"):
@@ -178,6 +247,24 @@ def test_a_seed_names_the_same_book_for_ever():
     assert draw("balanced", 20, 8, None, 7).digest() == (
         "6835be48309ae8f58eb4fdcd0983d88febce02c27790d352557ae05776f884e3"
     )
+
+
+@pytest.mark.parametrize(
+    ("design", "digest"),
+    [
+        (
+            "numbered",
+            "57983ed437457e24b788110a957a5feed76690894cf37a577ecdf0939ea3c7bb",
+        ),
+        ("named", "8cc9b5ceb11d154665c6d57c3e0701ba5e06325784d1d386518a1f0013c5f40c"),
+        (
+            "rendezvous",
+            "f5c448b429a072f89514b89aff7a37863dfe4d38d1490e887b0cb973ae994117",
+        ),
+    ],
+)
+def test_a_salt_names_the_same_book_for_ever(design: str, digest: str):
+    assert draw(design, 20, 8, salt="sea").digest() == digest
 
 
 def test_an_unknown_design_is_answered_with_the_nearest_and_all():
@@ -361,6 +448,41 @@ def test_hadamard_refuses_sources_beyond_its_rows(n_sources: int):
         draw("hadamard", n_sources, 16)
 
 
+OWNER_OF = np.arange(60) % 12
+
+
+def test_an_owner_of_products_is_removed_at_the_price_of_his_own_code():
+    bits = draw("product", 60, 24, removable=3, survivors=3, owner_of=OWNER_OF).bits
+    owners = [bits[owner == OWNER_OF].any(axis=0) for owner in range(12)]
+    assert max(int(code.sum()) for code in owners) <= 7
+    for ablated in combinations(owners, 3):
+        assert (~np.logical_or.reduce(ablated)).sum() >= 3
+
+
+def test_a_member_sees_a_product_only_with_the_bit_of_its_owner_and_evenly():
+    bits = draw("product", 60, 24, removable=3, survivors=3, owner_of=OWNER_OF).bits
+    for owner in range(12):
+        own = bits[owner == OWNER_OF]
+        assert len(np.unique(own, axis=0)) == len(own)
+        loads = own.sum(axis=0)[own.any(axis=0)]
+        assert loads.max() - loads.min() <= 1
+
+
+def test_a_product_without_owners_is_refused():
+    with pytest.raises(BadInput, match="must know whose each source is"):
+        draw("product", 60, 24)
+
+
+def test_an_item_heavier_than_its_owner_is_refused():
+    with pytest.raises(BadInput, match="weight is 8, but an owner has only 7 members"):
+        draw("product", 40, 16, weight=8, owner_of=np.arange(40) // 5)
+
+
+def test_an_owner_of_more_products_than_codes_is_refused():
+    with pytest.raises(BadInput, match=r"each owner has C\(7, 1\) = 7 codes"):
+        draw("product", 40, 16, weight=1, owner_of=np.arange(40) // 10)
+
+
 @pytest.mark.parametrize("n_sources", [2, 21, 40])
 def test_each_random_subset_is_half_of_the_sources(n_sources: int):
     loads = draw("random_subsets", n_sources, 10).bits.sum(axis=0)
@@ -457,3 +579,8 @@ def test_a_weight_that_no_code_has_is_refused():
 def test_a_negative_number_of_placebos_is_refused():
     with pytest.raises(BadInput, match="-1 placebos"):
         placebos(draw("balanced", 20, 8), -1, 0)
+
+
+def test_owners_without_effect_are_refused():
+    with pytest.raises(BadInput, match="data.owner has no effect on the design"):
+        draw("balanced", 60, 24, owner_of=OWNER_OF)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splits.errors import BadInput
-from splits.sources import assign, by_column, each_image
+from splits.sources import assign, by_column, each_image, owner_of
 
 ARTISTS = ["monet", "degas", "monet", "manet"]
 
@@ -72,3 +72,21 @@ def test_fewer_than_two_sources_are_refused(values: list[str]):
 def test_fewer_than_two_images_are_refused(n_images: int):
     with pytest.raises(BadInput, match="at least two"):
         each_image(n_images)
+
+
+COLUMNS = {"school": ["paris", "rome", "paris", "paris"]}
+
+
+def test_a_source_belongs_to_the_owner_of_its_images():
+    source_of = np.array([2, 0, 2, 1])
+    assert owner_of(source_of, "school", COLUMNS).tolist() == [1, 0, 0]
+
+
+def test_a_source_of_two_owners_is_refused():
+    with pytest.raises(BadInput, match="Source 0 has images of two owners, 'paris'"):
+        owner_of(np.array([0, 0, 1, 1]), "school", COLUMNS)
+
+
+def test_an_unknown_owner_column_is_answered_with_the_nearest():
+    with pytest.raises(BadInput, match="data.owner is 'scool'.*mean 'school'"):
+        owner_of(np.array([0, 0, 1, 1]), "scool", COLUMNS)
