@@ -1,0 +1,251 @@
+"""The linear datamodeling score, with a ceiling, controls and intervals.
+
+A score predicts the loss of a model of a subset by minus the sum over the sources that
+the subset holds. The LDS is the rank correlation of that with the loss that such models
+really have, over subsets, mean over queries. (Park et al. 2023,
+https://arxiv.org/abs/2303.14186)
+
+Subset models differ by their seeds too, so even a perfect predictor stays below a
+*ceiling*, and the LDS is also told as a share of it. Where a method's damping is
+chosen, one half of the subsets chooses and the other half reports; the *oracle* chooses
+on the half that reports, as published tables do.
+
+Before: truth.py, predictors.py, correlation.py. After: plots.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from ensemble import luck
+from ensemble.evaluation import correlation, intervals, predictors, tables, truth
+from ensemble.evaluation.correlation import Resamples
+from ensemble.evaluation.options import Options
+from ensemble.evaluation.predictors import Predictor
+from ensemble.evaluation.tables import Row
+from ensemble.evaluation.truth import Truth
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.scorers import READOUTS
+from ensemble.store import Run
+
+SEED = 0
+
+
+def predicted_losses(
+    score: Float[np.ndarray, "queries sources"],
+    subsets: Bool[np.ndarray, "sources subsets"],
+) -> Float64[np.ndarray, "queries subsets"]:
+    """Minus the sum of the scores of the sources that a subset holds.
+
+    Subsets are of one size, so adding a constant to a query's scores changes no rank.
+    Their median is taken off: equal scores then predict exactly equal losses.
+    """
+    exact = score.astype(np.float64)
+    return -(exact - np.median(exact, axis=1, keepdims=True)) @ subsets
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """Mean losses as they are and resampled: how an LDS gets its interval.
+
+    Attributes:
+        losses: Mean loss of the models of each subset.
+        drawn: Resamples of subsets and queries, the same for every predictor, so that
+            differences between predictors have intervals too.
+        ceilings: Correlation that a perfect predictor reaches: as it is, and in each
+            resample; None with a single seed.
+    """
+
+    losses: Float64[np.ndarray, "queries subsets"]
+    drawn: Resamples
+    ceilings: tuple[float, Float64[np.ndarray, " resamples"]] | None
+
+    def lds(
+        self, predicted: Float[np.ndarray, "queries subsets"]
+    ) -> tuple[float, Float64[np.ndarray, " resamples"]]:
+        """The LDS, as it is and in each resample."""
+        value = float(correlation.rank_correlation(predicted, self.losses).mean())
+        return value, correlation.resampled(predicted, self.losses, self.drawn)
+
+    def row(self, predicted: Float[np.ndarray, "queries subsets"]) -> Row:
+        """The LDS with its interval, and as a share of the ceiling."""
+        return self.described(*self.lds(predicted))
+
+    def described(
+        self, value: float, samples: Float64[np.ndarray, " resamples"]
+    ) -> Row:
+        """An LDS with its interval, and as a share of the ceiling."""
+        row: Row = {"lds": intervals.described(value, samples)}
+        if self.ceilings is not None:
+            ceiling, ceilings = self.ceilings
+            share = value / ceiling if ceiling > 0 else np.nan
+            shares = np.full_like(samples, np.nan)
+            np.divide(samples, ceilings, out=shares, where=ceilings > 0)
+            row["share_of_ceiling"] = intervals.described(share, shares)
+        return row
+
+
+def bootstrap(found: Truth, n_resamples: int = intervals.N_RESAMPLES) -> Bootstrap:
+    """Resample a truth."""
+    n_seeds, n_queries, n_subsets = found.losses.shape
+    rng = luck.rng(SEED, "resamples of subsets and queries")
+    drawn = correlation.resamples(n_subsets, n_queries, n_resamples, rng)
+    ceilings = None
+    if n_seeds > 1:
+        once = correlation.as_they_are(n_subsets, n_queries)
+        value, samples = (
+            correlation.ceiling(correlation.reliability(found.losses, some), n_seeds)
+            for some in (once, drawn)
+        )
+        ceilings = (float(value[0]), samples)
+    return Bootstrap(found.mean, drawn, ceilings)
+
+
+def rows_of(
+    found: Truth, strapped: Bootstrap, methods: Sequence[Predictor]
+) -> list[Row]:
+    """Every method with every read-out."""
+    return [
+        {
+            "method": method.method,
+            "kind": method.kind,
+            "readout": readout,
+            **strapped.row(predicted_losses(read(method.score), found.subsets)),
+            "seconds": method.seconds,
+        }
+        for method in methods
+        for readout, read in READOUTS.items()
+    ]
+
+
+def controls(found: Truth, strapped: Bootstrap) -> list[Row]:
+    """Predictors that know nothing, and one that is as good as training again."""
+    n_sources, n_queries = len(found.subsets), len(strapped.losses)
+    rng = luck.rng(SEED, "random scores")
+    blind = {
+        "random": rng.standard_normal((n_queries, n_sources)),
+        "constant": np.ones((n_queries, n_sources)),
+    }
+    rows = [
+        {
+            "method": f"control_{name}",
+            "kind": "control",
+            "readout": "raw",
+            **strapped.row(predicted_losses(score, found.subsets)),
+        }
+        for name, score in blind.items()
+    ]
+    if len(found.losses) > 1:
+        once = correlation.as_they_are(found.losses.shape[2], n_queries)
+        value = float(correlation.exact_retraining(found.losses, once)[0])
+        samples = correlation.exact_retraining(found.losses, strapped.drawn)
+        lds = {"lds": intervals.described(value, samples)}
+        # Its target is the mean of one seed less, so its share of this ceiling would
+        # not compare.
+        name = {"method": "control_exact_retraining", "kind": "control"}
+        rows.append({**name, "readout": "raw", **lds})
+    return rows
+
+
+def chosen_dampings(
+    found: Truth, methods: Sequence[Predictor], rng: np.random.Generator
+) -> list[Row]:
+    """Families of scores that differ by their damping: chosen, and by the oracle.
+
+    Args:
+        found: The truth.
+        methods: Scores, some of which may differ by their damping alone.
+        rng: Halves the subsets.
+    """
+    n_subsets = found.subsets.shape[1]
+    order = rng.permutation(n_subsets)
+    choosing, reporting = (
+        _part(found, np.sort(half)) for half in np.split(order, [n_subsets // 2])
+    )
+    strapped = bootstrap(reporting)
+    rows = []
+    for family in _families(methods):
+        for readout, read in READOUTS.items():
+            scores = [read(method.score) for method in family]
+            best, oracle = (
+                int(np.argmax([_lds(score, half) for score in scores]))
+                for half in (choosing, reporting)
+            )
+            rows.append(
+                {
+                    "method": family[0].base,
+                    "readout": readout,
+                    "n_dampings": len(family),
+                    "damping": family[best].damping,
+                    **strapped.row(predicted_losses(scores[best], reporting.subsets)),
+                    "oracle_damping": family[oracle].damping,
+                    "oracle_lds": _lds(scores[oracle], reporting),
+                }
+            )
+    return rows
+
+
+def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
+    """Compare everything that predicts for these queries; returns the table's file."""
+    predictors.score_again(
+        run, pipe, plan, options.name, options.methods, options.dampings
+    )
+    methods = predictors.find(run, options.name, options.methods)
+    found = truth.find(run, pipe, options, plan.codes.n_sources)
+    path = tables.file(run, "lds", options.name)
+    identity = {
+        "truth": found.identity,
+        "methods": {method.method: method.digest for method in methods},
+    }
+    if not tables.is_current(path, identity):
+        strapped = bootstrap(found)
+        rows = rows_of(found, strapped, predictors.defaults(methods))
+        rng = luck.rng(SEED, "halves of the subsets")
+        facts = {
+            **reliability_facts(found, strapped),
+            "dampings": chosen_dampings(found, methods, rng),
+        }
+        tables.write(path, identity, [*rows, *controls(found, strapped)], facts)
+    return path
+
+
+def reliability_facts(found: Truth, strapped: Bootstrap) -> dict[str, Any]:
+    """How much of the truth is luck: reliability of one seed, and the ceiling."""
+    n_seeds, n_queries, n_subsets = found.losses.shape
+    facts: dict[str, Any] = {
+        "n_subsets": n_subsets,
+        "n_seeds": n_seeds,
+        "n_queries": n_queries,
+        "n_sources": len(found.subsets),
+        "n_resamples": len(strapped.drawn.subsets),
+    }
+    if strapped.ceilings is not None:
+        once = correlation.as_they_are(n_subsets, n_queries)
+        value = float(correlation.reliability(found.losses, once)[0])
+        samples = correlation.reliability(found.losses, strapped.drawn)
+        facts["reliability"] = intervals.described(value, samples)
+        facts["ceiling"] = intervals.described(*strapped.ceilings)
+    return facts
+
+
+def _families(methods: Sequence[Predictor]) -> list[list[Predictor]]:
+    """Scores that differ by their damping alone, where there are several."""
+    families: dict[str, list[Predictor]] = {}
+    for method in methods:
+        if method.kind == "score" and method.damping is not None:
+            families.setdefault(method.family, []).append(method)
+    return [family for family in families.values() if len(family) > 1]
+
+
+def _part(found: Truth, subsets: np.ndarray) -> Truth:
+    return Truth(found.subsets[:, subsets], found.losses[:, :, subsets], found.identity)
+
+
+def _lds(score: np.ndarray, found: Truth) -> float:
+    predicted = predicted_losses(score, found.subsets)
+    return float(correlation.rank_correlation(predicted, found.mean).mean())

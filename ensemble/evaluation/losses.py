@@ -1,0 +1,85 @@
+"""Losses of many models at the same pictures, with the same noise for all of them.
+
+Noise is keyed by picture and draw, never by model, so that differences between models
+are differences of their weights alone. Its seed is not the scorers': nobody is asked
+to predict the noise that it has looked at.
+
+Before: retraining.py (models), ensemble/queries.py (pictures). After: truth.py,
+deletion.py, quality.py.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from jaxtyping import Float64
+from torch import nn
+from tqdm.auto import tqdm
+
+from ensemble.model import load_member
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.queries import Queries, on_device
+from ensemble.scorers import gradients
+from ensemble.scorers.gradients import Draws, States
+from ensemble.scorers.setting import Examples
+
+SEED = 1_000_000
+# Noisy pictures that are held, and that one forward pass looks at.
+MOST_HELD, MOST_AT_ONCE = 2**28, 1024
+
+
+def examples_of(pipe: EnsemblePipeline, asked: Queries) -> Examples:
+    """Queries as pictures to be noised, each keyed by its seed."""
+    return Examples(
+        images=on_device(pipe, asked.images.copy()),
+        condition=asked.condition(pipe),
+        keys=torch.from_numpy(asked.seeds.copy()),
+    )
+
+
+def measure(
+    folders: Sequence[Path],
+    schedule: DDPMScheduler,
+    pictures: Examples,
+    n_draws: int,
+    side_by_side: int = 1,
+) -> Float64[np.ndarray, "models pictures"]:
+    """Mean denoising loss of every model at every picture.
+
+    Args:
+        folders: One a model.
+        schedule: The noise that they were trained on.
+        pictures: At which.
+        n_draws: Timesteps, spread over the schedule, with one noise each.
+        side_by_side: Models that are looked at the same time.
+    """
+    draws = Draws(n_timesteps=n_draws, seed=SEED)
+    numbers = pictures.images[0].numel() * pictures.images.element_size()
+    size = max(1, MOST_HELD // (numbers * n_draws))
+    found = np.empty((len(folders), len(pictures)))
+    for first in range(0, len(pictures), size):
+        block = slice(first, first + size)
+        states = gradients.drawn_states(schedule, pictures[block], draws)
+        with ThreadPoolExecutor(side_by_side) as pool:
+            rows = pool.map(lambda folder, at=states: _mean_loss(folder, at), folders)
+            bar = tqdm(
+                rows, total=len(folders), desc="measuring", unit=" models", disable=None
+            )
+            found[:, block] = np.stack(list(bar))
+    return found
+
+
+@torch.no_grad()
+def _mean_loss(folder: Path, states: States) -> Float64[np.ndarray, " pictures"]:
+    network = nn.Module.to(load_member(folder), states.noisy.device, states.noisy.dtype)
+    n_pictures = len(states.noisy)
+    total = torch.zeros(n_pictures, dtype=torch.float64, device=states.noisy.device)
+    size = max(1, MOST_AT_ONCE // n_pictures)
+    for first in range(0, states.n_draws, size):
+        some = states.at(slice(first, first + size))
+        losses = gradients.values(network, some, "loss")
+        total += losses.sum(dim=1, dtype=torch.float64)
+    return (total / states.n_draws).cpu().numpy()

@@ -1,0 +1,67 @@
+"""Options of an evaluation: how much is retrained, measured and compared.
+
+Before: attribute.py (the command line). After: every other module here.
+"""
+
+from dataclasses import dataclass
+
+from splits.errors import BadInput
+
+# Options that count things, and the least that makes sense of each.
+LEAST = {
+    "n_subsets": 8,
+    "n_seeds": 1,
+    "steps": 1,
+    "n_draws": 1,
+    "n_queries": 1,
+    "n_random": 1,
+    "n_images": 16,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation may spend, and on what.
+
+    Attributes:
+        name: The queries.
+        methods: Only these; None: every method that is found.
+        n_subsets: Subsets of the sources on each of which models are trained.
+        n_seeds: Training seeds of everything that is trained.
+        steps: Optimiser steps of what is trained; None: as many as the members'.
+        n_draws: (timestep, noise) pairs at which a loss is measured.
+        dampings: Score methods that have a damping again with each of these.
+        top: How many of a method's top sources are removed together.
+        n_queries: Queries whose sources are removed.
+        n_random: Random removals beside each.
+        n_images: Pictures by which quality is judged.
+
+    Raises:
+        BadInput: If a number is too small.
+    """
+
+    name: str = "demo"
+    methods: tuple[str, ...] | None = None
+    n_subsets: int = 64
+    n_seeds: int = 3
+    steps: int | None = None
+    n_draws: int = 128
+    dampings: tuple[float, ...] = ()
+    top: tuple[int, ...] = (1, 4)
+    n_queries: int = 4
+    n_random: int = 5
+    n_images: int = 512
+
+    def __post_init__(self) -> None:
+        for option, least in LEAST.items():
+            value = getattr(self, option)
+            if value is not None and value < least:
+                flag = option.removeprefix("n_")
+                raise BadInput(f"--{flag} is {value}; it must be at least {least}.")
+        if not self.top or min(self.top) < 1:
+            raise BadInput(
+                f"--top is {','.join(map(str, self.top)) or 'empty'}: numbers of "
+                "sources from 1 up are wanted, such as 1,4."
+            )
+        if min(self.dampings, default=1) <= 0:
+            raise BadInput(f"--damping has {min(self.dampings)}; all must be above 0.")

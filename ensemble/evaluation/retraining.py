@@ -1,0 +1,112 @@
+"""Retraining: models of other sets of sources, by the trainer that made the members.
+
+What is retrained is a run folder of its own below `RUN/evaluation`: a code book whose
+columns are the sets, and a member for each. Its options are those of the run; only the
+sets, the training seed and, on request, the number of steps differ. Training seeds
+begin above the run's own, so that no retrained model shares a member's luck.
+
+Before: ensemble/training.py, ensemble/launching.py. After: truth.py, deletion.py,
+quality.py.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+import train as script
+from ensemble import launching, pipeline, plan, store, training
+from ensemble.config import Config, SplitsConfig
+from ensemble.plan import Plan
+from ensemble.store import Run
+from splits import guarantees
+from splits.codes import CodeBook
+from splits.errors import BadInput
+
+# Names no design: the code book is given, and kept in the folder.
+GIVEN = "given"
+
+
+def seeds(run: Run, n_seeds: int) -> list[int]:
+    """Training seeds for models that share none with the members."""
+    first = run.config.training.seed + 1
+    return list(range(first, first + n_seeds))
+
+
+def config(
+    run: Run, folder: Path, splits: SplitsConfig, seed: int, steps: int | None
+) -> Config:
+    """The run's config for other sets of sources.
+
+    Args:
+        run: Whose members are imitated.
+        folder: Where the models will be.
+        splits: Who trains on what.
+        seed: Draws weights, order and noise.
+        steps: Optimiser steps; None: as many as the members'.
+    """
+    settings = run.config.training
+    settings = dataclasses.replace(settings, seed=seed, steps=steps or settings.steps)
+    return dataclasses.replace(
+        run.config, run=str(folder), splits=splits, training=settings
+    )
+
+
+def train(wanted: Config) -> Run:
+    """Train what is not trained yet, in as many processes as the config asks for.
+
+    Raises:
+        BadInput: If the folder holds something else, or a model cannot be trained.
+        KeyboardInterrupt: If asked to stop; what is done is kept.
+    """
+    run = store.create(wanted)
+    ready = plan.prepare(run)
+    members = range(ready.codes.n_members)
+    todo = [member for member in members if not run.member(member).exists()]
+    settings = wanted.training
+    processes = launching.n_processes(settings.processes, len(todo))
+    if processes > 1:
+        command = [script.__file__, str(run.path / "config.yaml")]
+        if launching.launch(command, processes, settings.threads) == 75:
+            raise KeyboardInterrupt
+    elif todo:
+        training.train_members(run, todo, ready, training.Stopping())
+    failed = [member for member in todo if not run.member(member).exists()]
+    if failed:
+        raise BadInput(
+            f"{len(failed)} of the {len(members)} models in {run.path} could not be "
+            "trained. The same command tries again; if they diverge, train the "
+            "ensemble with a lower training.learning_rate."
+        )
+    if not (run.path / "README.md").exists():
+        pipeline.complete(run)
+    return run
+
+
+def train_sets(
+    of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config
+) -> Run:
+    """Train a model on each of these sets of sources.
+
+    Args:
+        of: Images and sources.
+        included: included[s, k] is True if set k holds source s.
+        wanted: As `config` makes it; how many sets there are is filled in.
+
+    Raises:
+        BadInput: If the folder holds other sets, or a model cannot be trained.
+        KeyboardInterrupt: If asked to stop; what is done is kept.
+    """
+    book = CodeBook(included)
+    splits = SplitsConfig(design=GIVEN, n_members=book.n_members)
+    wanted = dataclasses.replace(wanted, splits=splits)
+    run = store.create(wanted)
+    ready = dataclasses.replace(of, codes=book)
+    if not run.manifest.exists():
+        store.write_array(run.codes, book.bits)
+        store.write_array(run.source_of, of.source_of)
+        store.write_json(run.path / "sources.json", {"names": of.source_names})
+    facts = {**plan.facts(ready), "promises": guarantees.promises(book)}
+    store.start_manifest(run, facts)
+    return train(wanted)

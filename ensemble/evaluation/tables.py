@@ -1,0 +1,81 @@
+"""Tables: what an evaluation found, as JSON and as CSV.
+
+An evaluation is known by its identity: options, and digests of everything that it
+looked at. One that is there with the same identity is left alone.
+
+Before: lds.py, deletion.py, false_attribution.py, quality.py. After: report.py, papers.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemble import store
+from ensemble.store import Run
+from splits.errors import BadInput
+
+Row = dict[str, Any]
+
+
+def file(run: Run, what: str, name: str) -> Path:
+    """Where the evaluation is kept; a CSV and the plots lie beside it."""
+    return run.evaluation / f"{what}-{name}.json"
+
+
+def is_current(path: Path, identity: dict[str, Any]) -> bool:
+    """Whether this evaluation has been made already, of the same things."""
+    return path.exists() and store.read_json(path)["identity"] == identity
+
+
+def require_same(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a file that was made of something else.
+
+    Raises:
+        BadInput: If a fact on record is not the one that is wanted.
+    """
+    for fact, value in wanted.items():
+        if kept[fact] != value:
+            raise BadInput(
+                f"{path} was made with another {fact}: {kept[fact]}, asked for {value}. "
+                "Delete it, or ask for the same."
+            )
+
+
+def write(
+    path: Path, identity: dict[str, Any], rows: Sequence[Row], facts: dict[str, Any]
+) -> None:
+    """Write an evaluation.
+
+    Args:
+        path: Where, as `file` says.
+        identity: What was looked at, and how.
+        rows: One for each line of the table.
+        facts: Everything else that was found.
+    """
+    store.write_text(path.with_suffix(".csv"), as_csv(rows))
+    content = {"identity": identity, **facts, "rows": list(rows)}
+    store.write_json(path, {**content, "made": store.now(), "commit": store.commit()})
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows as text; an interval takes three columns: NAME, NAME_low and NAME_high."""
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(column for row in flat for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Row) -> Row:
+    flat: Row = {}
+    for column, value in row.items():
+        if isinstance(value, dict):
+            flat[column] = value["value"]
+            flat |= {f"{column}_{end}": value[end] for end in ("low", "high")}
+        else:
+            flat[column] = value
+    return flat

@@ -1,0 +1,130 @@
+"""The truth of the linear datamodeling score: losses of models of half of the sources.
+
+Subsets are of one size and drawn at random, the code book's design `random_subsets`.
+On each of them a model is trained with each of several seeds, and its loss is measured
+at every query. The losses are small arrays, `evaluation/truth/NAME/seed-S.npy`; where
+they are, nothing is trained. (Park et al. 2023, https://arxiv.org/abs/2303.14186)
+
+Before: retraining.py, losses.py. After: lds.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from ensemble import queries, store
+from ensemble.config import SplitsConfig
+from ensemble.evaluation import losses, retraining, tables
+from ensemble.evaluation.options import Options
+from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.queries import Queries
+from ensemble.store import Run
+from splits import designs
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What models of subsets make of the queries.
+
+    Attributes:
+        subsets: subsets[s, k] is True if subset k holds source s.
+        losses: Mean loss at each query of the model that each seed makes of each
+            subset.
+        identity: What was measured, and how.
+    """
+
+    subsets: Bool[np.ndarray, "sources subsets"]
+    losses: Float64[np.ndarray, "seeds queries subsets"]
+    identity: dict[str, Any]
+
+    @property
+    def mean(self) -> Float64[np.ndarray, "queries subsets"]:
+        """Mean over the seeds."""
+        return self.losses.mean(axis=0)
+
+
+def find(run: Run, pipe: EnsemblePipeline, options: Options, n_sources: int) -> Truth:
+    """Read the truth; train and measure what is missing.
+
+    Raises:
+        BadInput: If what is there was made with other options, or for other queries.
+    """
+    asked = queries.load(run, options.name)
+    splits = _splits(run, options)
+    book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
+    identity = {
+        "n_subsets": options.n_subsets,
+        "steps": options.steps or run.config.training.steps,
+        "n_draws": options.n_draws,
+        "queries_digest": store.array_digest(asked.images),
+        "code_book_digest": book.digest(),
+    }
+    seeds = retraining.seeds(run, options.n_seeds)
+    files = [_file(run, options.name, seed) for seed in seeds]
+    rows = []
+    for seed, file in zip(seeds, files, strict=True):
+        if not file.with_suffix(".json").exists():
+            _measure(run, pipe, asked, options, seed, identity)
+        rows.append(_read(file, identity))
+    return Truth(book.bits, np.stack(rows), {**identity, "seeds": seeds})
+
+
+def work(run: Run, options: Options) -> str:
+    """What training the subset models costs, in one line; empty if nothing is left."""
+    seeds = retraining.seeds(run, options.n_seeds)
+    files = [_file(run, options.name, seed) for seed in seeds]
+    missing = [file for file in files if not file.with_suffix(".json").exists()]
+    steps = options.steps or run.config.training.steps
+    shown = len(missing) * options.n_subsets * steps
+    if not missing:
+        return ""
+    return (
+        f"{options.n_subsets} subsets x {len(missing)} seeds x {steps} steps = "
+        f"{shown:,} steps of training, as far as they are not trained yet"
+    )
+
+
+def _splits(run: Run, options: Options) -> SplitsConfig:
+    # Another seed than the run's: its members must not have seen these very subsets.
+    seed = run.config.splits.seed + 1
+    return SplitsConfig("random_subsets", options.n_subsets, seed=seed)
+
+
+def _file(run: Run, name: str, seed: int) -> Path:
+    return run.evaluation / "truth" / name / f"seed-{seed}.npy"
+
+
+def _measure(
+    run: Run,
+    pipe: EnsemblePipeline,
+    asked: Queries,
+    options: Options,
+    seed: int,
+    identity: dict[str, Any],
+) -> None:
+    folder = run.evaluation / "subsets" / f"seed-{seed}"
+    wanted = retraining.config(run, folder, _splits(run, options), seed, options.steps)
+    models = retraining.train(wanted)
+    found = losses.measure(
+        [models.member(subset) for subset in range(options.n_subsets)],
+        noise_schedule(run.config.model),
+        losses.examples_of(pipe, asked),
+        options.n_draws,
+        pipe.members.side_by_side,
+    )
+    file = _file(run, options.name, seed)
+    digest = store.write_array(file, found.T)
+    facts = {**identity, "training_seed": seed, "commit": store.commit()}
+    store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
+
+
+def _read(
+    file: Path, identity: dict[str, Any]
+) -> Float64[np.ndarray, "queries subsets"]:
+    sidecar = store.read_json(file.with_suffix(".json"))
+    tables.require_same(file, sidecar, identity)
+    return store.read_array(file, sidecar["sha256"])

@@ -1,0 +1,232 @@
+"""The LDS of predictors whose worth is known, and the whole evaluation of a tiny run."""
+
+import numpy as np
+import pytest
+
+from ensemble import influence, queries, scoring, store, units
+from ensemble.evaluation import (
+    EVALUATIONS,
+    correlation,
+    lds,
+    losses,
+    predictors,
+    truth,
+)
+from ensemble.evaluation.lds import bootstrap, chosen_dampings, controls, rows_of
+from ensemble.evaluation.options import Options
+from ensemble.evaluation.predictors import Predictor
+from ensemble.evaluation.truth import Truth
+from ensemble.influence import Asked
+from ensemble.measurement import MEASUREMENTS
+from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
+from splits import designs
+from splits.errors import BadInput
+from tests import tiny
+
+N_QUERIES, N_SOURCES, N_SUBSETS = 6, 20, 40
+
+
+def simulated(n_seeds=2, noise=0.0):
+    """Losses that are minus the sum of what sources are worth, plus seed noise."""
+    rng = np.random.default_rng(0)
+    worth = rng.standard_normal((N_QUERIES, N_SOURCES))
+    subsets = designs.draw("random_subsets", N_SOURCES, N_SUBSETS).bits
+    losses = -worth @ subsets
+    luck = noise * rng.standard_normal((n_seeds, *losses.shape))
+    return worth, Truth(subsets, losses + luck, {})
+
+
+def predictor(score, method="some", base=None, damping=None):
+    facts = {"class": "Some", "model": "ensemble", "options": {"damping": damping}}
+    return Predictor(method, base or method, "score", score, "", facts)
+
+
+def test_a_perfect_predictor_reaches_one_and_the_whole_ceiling():
+    worth, found = simulated()
+    (row, squared, signed) = rows_of(found, bootstrap(found, 50), [predictor(worth)])
+    assert row["lds"] == pytest.approx({"value": 1.0, "low": 1.0, "high": 1.0})
+    assert row["share_of_ceiling"]["value"] == pytest.approx(1)
+    assert [line["readout"] for line in (row, squared, signed)] == [
+        "raw",
+        "squared",
+        "signed_squared",
+    ]
+    assert squared["lds"]["value"] < 0.7 < signed["lds"]["value"] < 1
+
+
+def test_a_perfect_predictor_of_noisy_losses_reaches_the_ceiling():
+    worth, found = simulated(n_seeds=3, noise=4.0)
+    (row, *_) = rows_of(found, bootstrap(found, 200), [predictor(worth)])
+    share = row["share_of_ceiling"]
+    assert row["lds"]["high"] < 0.95
+    assert share["low"] < 1 < share["high"]
+
+
+def test_raising_all_scores_of_a_query_changes_no_rank():
+    worth, found = simulated(noise=3.0)
+    strapped = bootstrap(found, 20)
+    raised = rows_of(found, strapped, [predictor(worth + 100.0)])[0]
+    assert raised == rows_of(found, strapped, [predictor(worth)])[0]
+
+
+def test_controls_that_know_nothing_get_nothing():
+    _, found = simulated(noise=1.0)
+    random, constant, again = controls(found, bootstrap(found, 100))
+    assert constant["lds"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert random["lds"]["low"] < 0 < random["lds"]["high"]
+    once = correlation.as_they_are(N_SUBSETS, N_QUERIES)
+    rho = correlation.reliability(found.losses, once)[0]
+    # With two seeds, one predicts the other: that is what reliability is.
+    assert again["lds"]["value"] == pytest.approx(rho)
+
+
+def test_a_single_seed_has_no_ceiling_and_no_exact_retraining():
+    worth, found = simulated(n_seeds=1)
+    strapped = bootstrap(found, 20)
+    assert "share_of_ceiling" not in rows_of(found, strapped, [predictor(worth)])[0]
+    assert len(controls(found, strapped)) == 2
+    assert "ceiling" not in lds.reliability_facts(found, strapped)
+
+
+def test_one_half_of_the_subsets_chooses_the_damping_that_the_other_reports():
+    worth, found = simulated()
+    family = [
+        predictor(-worth, "m-damping-1", "m", 1.0),
+        predictor(worth, "m", "m", 2.0),
+        predictor(np.ones_like(worth), "m-damping-3", "m", 3.0),
+    ]
+    alone = predictor(worth, "other")
+    rows = chosen_dampings(found, [*family, alone], np.random.default_rng(0))
+    raw = rows[0]
+    assert (raw["method"], raw["readout"], raw["n_dampings"]) == ("m", "raw", 3)
+    assert raw["damping"] == raw["oracle_damping"] == 2.0
+    assert raw["lds"]["value"] == pytest.approx(1)
+    assert raw["oracle_lds"] == pytest.approx(1)
+    assert len(rows) == 3
+
+
+def test_an_oracle_is_never_worse_than_the_choice():
+    worth, found = simulated(noise=8.0)
+    rng = np.random.default_rng(1)
+    family = [
+        predictor(worth + size * rng.standard_normal(worth.shape), f"{size}", "m", size)
+        for size in (1.0, 1.5, 2.0, 2.5)
+    ]
+    for row in chosen_dampings(found, family, rng):
+        assert row["oracle_lds"] >= row["lds"]["value"]
+
+
+@pytest.fixture(scope="module")
+def run_with_scores(tmp_path_factory):
+    run, plan = tiny.trained(
+        tmp_path_factory.mktemp("lds") / "run",
+        data={"n_images": 6},
+        splits={"design": "balanced", "n_members": 4, "weight": 2},
+    )
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    queries.generate(run, pipe, "two", [0, 1])
+    for method in ("pixel_dot", "random"):
+        scoring.score(run, pipe, plan, "two", method)
+    each = units.each_source(plan)
+    asked = Asked(run, pipe, plan, "two", each, MEASUREMENTS)
+    influence.measure_exactly(asked, n_placebos=2)
+    return run, pipe, plan
+
+
+OPTIONS = Options(name="two", n_subsets=8, n_seeds=2, steps=3, n_draws=4)
+
+
+def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores):
+    run, _, _ = run_with_scores
+    work = truth.work(run, OPTIONS)
+    assert "8 subsets x 2 seeds x 3 steps = 48 steps" in work
+    path = EVALUATIONS["lds"](*run_with_scores, OPTIONS)
+    assert path == run.path / "evaluation" / "lds-two.json"
+    table = store.read_json(path)
+    methods = {row["method"] for row in table["rows"]}
+    assert methods == {
+        "pixel_dot",
+        "random",
+        "ablation_displacement",
+        "ablation_loss",
+        "control_random",
+        "control_constant",
+        "control_exact_retraining",
+    }
+    assert table["n_subsets"] == 8
+    assert table["identity"]["truth"]["seeds"] == [1, 2]
+    assert -1 <= table["reliability"]["value"] <= 1
+    lines = path.with_suffix(".csv").read_text().splitlines()
+    assert len(lines) == 1 + len(table["rows"])
+    assert lines[0].startswith("method,kind,readout,lds,lds_low,lds_high")
+    before = path.stat().st_mtime_ns
+    assert EVALUATIONS["lds"](*run_with_scores, OPTIONS).stat().st_mtime_ns == before
+    assert truth.work(run, OPTIONS) == ""
+
+
+def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
+    run, pipe, plan = run_with_scores
+    found = truth.find(run, pipe, OPTIONS, plan.codes.n_sources)
+    assert (found.subsets.sum(axis=0) == 3).all()
+    assert found.losses.shape == (2, 2, 8)
+    models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2")
+    assert models.config.training.seed == 2
+    assert models.config.training.steps == 3
+    assert np.array_equal(np.load(models.codes), found.subsets)
+    paths = [models.member(subset) for subset in range(8)]
+    expected = losses.measure(
+        paths,
+        noise_schedule(run.config.model),
+        losses.examples_of(pipe, queries.load(run, "two")),
+        4,
+    )
+    np.testing.assert_allclose(found.losses[1], expected.T)
+
+
+def test_a_new_score_is_a_new_table(run_with_scores):
+    run, pipe, plan = run_with_scores
+    EVALUATIONS["lds"](*run_with_scores, OPTIONS)
+    scoring.score(run, pipe, plan, "two", "constant")
+    table = store.read_json(EVALUATIONS["lds"](*run_with_scores, OPTIONS))
+    rows = [row for row in table["rows"] if row["method"] == "constant"]
+    assert len(rows) == 3
+    assert rows[0]["lds"]["value"] == 0
+
+
+def test_ablation_and_scores_have_one_sign(run_with_scores):
+    run, *_ = run_with_scores
+    (found,) = predictors.find(run, "two", ["ablation_loss"])
+    table = np.load(run.influence("two") / "influence_denoising_loss.npy")
+    assert np.array_equal(found.score, -table)
+
+
+def test_other_dampings_are_scored_and_compared(run_with_scores):
+    run, pipe, plan = run_with_scores
+    scoring.score(run, pipe, plan, "two", "trak", 0)
+    chosen = Options(
+        **{**vars(OPTIONS), "methods": ("trak-member-0",), "dampings": (0.1, 10.0)}
+    )
+    table = store.read_json(EVALUATIONS["lds"](run, pipe, plan, chosen))
+    assert {row["method"] for row in table["rows"] if row["kind"] == "score"} == {
+        "trak-member-0"
+    }
+    assert [row["n_dampings"] for row in table["dampings"]] == [3, 3, 3]
+    assert {row["method"] for row in table["dampings"]} == {"trak-member-0"}
+    assert all(row["damping"] in (0.1, 1.0, 10.0) for row in table["dampings"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_subsets": 10}, "another n_subsets: 8, asked for 10"),
+        ({"steps": 5}, "another steps: 3, asked for 5"),
+        ({"methods": ("track",)}, "nothing by the method 'track'.*known: .*pixel_dot"),
+        ({"name": "none"}, "There are no queries called 'none'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(run_with_scores, changes, message):
+    EVALUATIONS["lds"](*run_with_scores, OPTIONS)
+    with pytest.raises(BadInput, match=message):
+        EVALUATIONS["lds"](*run_with_scores, Options(**{**vars(OPTIONS), **changes}))
