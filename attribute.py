@@ -57,7 +57,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--measurement",
         action="append",
         metavar="NAME",
-        help="read only this off the pictures (may be repeated; default: all)",
+        help="read only this off the pictures (may be repeated; default: all that need "
+        "no argument): brightness, contrast, ssim, denoising_loss, similarity:SOURCE, "
+        "similarity:FILE, logit:LABEL, features:MODULE:FUNCTION, MODULE:FUNCTION",
     )
     command.add_argument(
         "--placebos", type=int, help="placebo codes (default: enough for p = 0.05)"
@@ -72,7 +74,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--method", metavar="trak,das", help="one or several")
     command.add_argument("--list", action="store_true", help="show all methods")
     command.add_argument(
-        "--model", default="ensemble", help="`ensemble` (default) or a member's number"
+        "--model",
+        default="ensemble",
+        help="`ensemble` (default), a member's number, or `reference`, which "
+        "`train.py --reference` trains on everything",
     )
     command.add_argument(
         "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
@@ -150,7 +155,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         ready,
         options.name,
         removed,
-        chosen_measurements(options.measurement),
+        chosen_measurements(options.measurement, ready),
     )
     if options.method == "exact":
         folder = influence.measure_exactly(asked, options.placebos, options.max_memory)

@@ -1,7 +1,8 @@
 """Train an encoded ensemble: python train.py CONFIG [section.key=value ...].
 
 CONFIG is a file in configs/, or RUN/config.yaml to resume or replay a run. Started
-again after an interruption, it goes on where it was; what is done is left alone.
+again after an interruption, it goes on where it was; what is done is left alone. With
+--reference, one more model is trained on everything, for scorers to look at.
 
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from ensemble import config as configs
 from ensemble import launching, plan, store
 from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.store import REFERENCE, Run, Trainable
 from splits.errors import BadInput
 
 
@@ -31,6 +32,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--members", metavar="3,5", help="train only these members of the ensemble"
+    )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="also train a model on everything, for `attribute.py score --model "
+        "reference`; it is no part of the ensemble",
     )
     parser.add_argument(
         "--plan",
@@ -64,7 +71,7 @@ def chosen(text: str | None, n_members: int) -> list[int]:
     return members
 
 
-def train(run: Run, ready: Plan, members: Sequence[int]) -> int:
+def train(run: Run, ready: Plan, members: Sequence[Trainable]) -> int:
     """Train members in this process; returns the exit code."""
     from ensemble import training
 
@@ -79,6 +86,13 @@ def train(run: Run, ready: Plan, members: Sequence[int]) -> int:
     for message in failed.values():
         print(message, file=sys.stderr)
     return 1 if failed else 0
+
+
+def described(members: Sequence[Trainable]) -> str:
+    """How many members, and whether the reference is with them."""
+    n_members = sum(member != REFERENCE for member in members)
+    reference = " and the reference" if REFERENCE in members else ""
+    return f"{n_members} members{reference}"
 
 
 def finish(run: Run, n_members: int) -> bool:
@@ -108,17 +122,21 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     run = store.create(config)
     ready = plan.prepare(run)
-    members = chosen(options.members, ready.codes.n_members)
-    todo = [member for member in members if not run.member(member).exists()]
+    wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
+    if options.reference:
+        wanted.append(REFERENCE)
+    todo: list[Trainable] = [m for m in wanted if not run.trained(m).exists()]
     processes = launching.n_processes(config.training.processes, len(todo))
     if processes > 1 and not launching.is_worker():
-        print(f"Training {len(todo)} members in {processes} processes.", flush=True)
+        print(f"Training {described(todo)} in {processes} processes.", flush=True)
         command = [__file__, *arguments]
         code = launching.launch(command, processes, config.training.threads)
     else:
         code = train(run, ready, todo)
     if not code and finish(run, ready.codes.n_members) and launching.is_first():
-        print(f"{ready.codes.n_members} members in {run.path}.")
+        everyone: list[Trainable] = [*range(ready.codes.n_members), REFERENCE]
+        there: list[Trainable] = [m for m in everyone if run.trained(m).exists()]
+        print(f"{described(there)} in {run.path}.")
         print(f"Next: python attribute.py {run.path}")
     return code
 

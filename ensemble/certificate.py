@@ -19,7 +19,7 @@ from ensemble import plan as plans
 from ensemble import store
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.store import REFERENCE, Run, Trainable
 from splits.errors import BadInput
 
 
@@ -52,6 +52,14 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
 def statement(run: Run) -> str:
     """What has been established, for people."""
     facts = store.read_json(run.manifest)
+    apart = (
+        [
+            f"Not part of the ensemble: {run.reference}, trained on everything to be "
+            "scored. It never votes, and no member has its weights."
+        ]
+        if run.reference.exists()
+        else []
+    )
     return "\n".join(
         [
             f"The certificate of {run.path} holds for its {facts['n_members']} members "
@@ -64,6 +72,7 @@ def statement(run: Run) -> str:
             "sources",
             "(d) initial weights, order, timesteps and noise follow from keys alone",
             "(e) every member has weights of its own, trained from random ones",
+            *apart,
             "Not checked: near-duplicates that differ in some byte.",
         ]
     )
@@ -114,13 +123,18 @@ def _exposure(
 
 
 def _shared_weights(run: Run, n_members: int) -> Iterator[str]:
-    owner: dict[str, int] = {}
-    for member in range(n_members):
-        path = run.member(member) / "diffusion_pytorch_model.safetensors"
+    owner: dict[str, Trainable] = {}
+    for member in (REFERENCE, *range(n_members)):
+        path = run.trained(member) / "diffusion_pytorch_model.safetensors"
         if not path.exists():
             continue
         first = owner.setdefault(store.sha256(path), member)
-        if first != member:
+        if first == REFERENCE != member:
+            yield (
+                f"(a) member {member} has the weights of the reference, which was "
+                "trained on everything"
+            )
+        elif first != member:
             yield f"(e) members {first} and {member} have the same weights"
 
 

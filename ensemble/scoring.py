@@ -27,12 +27,11 @@ from ensemble.pipeline import EnsemblePipeline, denoise, guided
 from ensemble.plan import Plan
 from ensemble.queries import Queries
 from ensemble.scorers import SCORERS, Examples, Journey, Scorer, Setting, by_source
-from ensemble.store import Run
+from ensemble.store import REFERENCE, Run
 from splits.codes import full_votes
 from splits.errors import BadInput
 
 SIGN = "higher: training on the source lowered the query's loss more"
-REFERENCE = "reference"
 
 
 def setting_of(
@@ -248,13 +247,13 @@ def _scored_model(
     """The networks, and what each was trained on."""
     members = pipe.members
     if which == REFERENCE:
-        folder = run.path / REFERENCE
-        if not folder.exists():
+        if not run.reference.exists():
             raise BadInput(
-                f"{run.path} has no reference model, trained on everything. Train one, "
-                "or score the ensemble or one of its members."
+                f"{run.path} has no reference model, trained on everything. Train it "
+                f"with `python train.py {run.path / 'config.yaml'} --reference`, or "
+                "score the ensemble or one of its members."
             )
-        network = load_member(folder).to(members.device, members.dtype)
+        network = load_member(run.reference).to(members.device, members.dtype)
         return [network], np.ones((1, len(plan.source_of)), dtype=bool)
     if which != "ensemble" and which not in members.member_ids:
         raise BadInput(

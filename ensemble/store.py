@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import numpy as np
@@ -34,6 +35,9 @@ from ensemble.config import Config
 from splits.errors import BadInput
 
 PACKAGES = ("torch", "diffusers", "accelerate", "webdataset", "numpy", "scikit-learn")
+REFERENCE: Literal["reference"] = "reference"
+# Whoever is trained: a member by its number, or the reference.
+Trainable = int | Literal["reference"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,15 @@ class Run:
     def member(self, member: int) -> Path:
         """The folder of one member; it exists once the member is trained."""
         return self.members / f"{member:03d}"
+
+    @property
+    def reference(self) -> Path:
+        """A model trained on everything, to be scored; no member, and never votes."""
+        return self.path / REFERENCE
+
+    def trained(self, which: Trainable) -> Path:
+        """The folder of a member or of the reference; it exists once that is trained."""
+        return self.reference if which == REFERENCE else self.member(which)
 
     def queries(self, name: str) -> Path:
         """Seeds, conditions and pictures of a set of queries."""
@@ -409,6 +422,16 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def file_name(name: str) -> str:
+    """A name under which a thing can be kept anywhere; different ones stay different.
+
+    Letters, digits, `_`, `-` and `.` stay; where others had to go, eight digits of the
+    name's digest follow.
+    """
+    kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:100]
+    return name if kept == name else f"{kept}-{_digest_of(name)[:8]}"
 
 
 def _as_json(content: dict[str, Any], digest: str) -> str:

@@ -5,6 +5,9 @@ Every draw is keyed (luck.py): order by (seed, member, epoch), timesteps and noi
 checkpoint is one file, replaced whole. A member's folder gets its name when the member
 is done, with `exposure.npy`: how often each training image was really shown to it.
 
+The reference is one more model, trained in the same way on everything. It is no member:
+scorers may look at it, the ensemble never does.
+
 Before: data.py (images), splits/codes.py (splits). After: pipeline.py (loads members).
 """
 
@@ -27,7 +30,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,7 +41,7 @@ from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
 from ensemble.model import build_member, noise_schedule, predict
 from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.store import REFERENCE, Run, Trainable
 from splits import guarantees
 from splits.codes import CodeBook
 
@@ -84,11 +87,12 @@ class Split:
     """
 
     def __init__(
-        self, images: Int[np.ndarray, " split"], seed: int, member: int
+        self, images: Int[np.ndarray, " split"], seed: int, member: Trainable
     ) -> None:
         self.images = images
+        key = key_of(member)
         self.epoch = functools.lru_cache(maxsize=2)(
-            lambda epoch: luck.rng(seed, "order", member, epoch).permutation(images)
+            lambda epoch: luck.rng(seed, "order", *key, epoch).permutation(images)
         )
 
     def batch(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
@@ -106,7 +110,7 @@ class Trainee:
 
     Args:
         run: The run folder.
-        member: Its number in the code book.
+        member: Its number in the code book; or the reference.
         data: All training images; the member sees only its split of them.
         split: Indices of the images that it trains on.
         accelerator: Decides device and precision.
@@ -115,14 +119,14 @@ class Trainee:
     def __init__(
         self,
         run: Run,
-        member: int,
+        member: Trainable,
         data: TrainingImages,
         split: Int[np.ndarray, " split"],
         accelerator: Accelerator,
     ) -> None:
         self.settings = run.config.training
-        self.member = member
-        self.folder = run.member(member).with_suffix(".part")
+        self.member: Trainable = member
+        self.folder = run.trained(member).with_suffix(".part")
         self.accelerator = accelerator
         self.split = Split(split, self.settings.seed, member)
         self.images = torch.from_numpy(data.images.copy()).to(accelerator.device)
@@ -169,7 +173,7 @@ class Trainee:
         value = loss.item()
         if not math.isfinite(value):
             raise Diverged(
-                f"Member {self.member}: the loss is {value} at step {step}. Lower "
+                f"{called(self.member).capitalize()}: the loss is {value} at step {step}. Lower "
                 "training.learning_rate, or use mixed_precision=no."
             )
         for group in self.optimizer.param_groups:
@@ -187,7 +191,7 @@ class Trainee:
 
     def _whose(self) -> list[int]:
         """What keys a stream: nothing where members share it, else the member."""
-        return [] if self.settings.shared_noise else [self.member]
+        return [] if self.settings.shared_noise else key_of(self.member)
 
     def _inputs(self, shown: np.ndarray, step: int) -> tuple[Tensor, Tensor | None]:
         """Images and labels of a batch, augmented."""
@@ -250,7 +254,7 @@ class Trainee:
             return
         kept = _read_checkpoint(path)
         if kept is None:
-            tqdm.write(f"{path} is damaged; member {self.member} starts again.")
+            tqdm.write(f"{path} is damaged; {called(self.member)} starts again.")
             path.unlink()
         else:
             self._restore(*kept)
@@ -335,16 +339,33 @@ def learning_rate(settings: TrainingConfig, step: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def called(member: Trainable) -> str:
+    """What a member, or the reference, is called in messages."""
+    return "the reference" if member == REFERENCE else f"member {member:03d}"
+
+
+def key_of(member: Trainable) -> list[int]:
+    """What keys its draws; without a number, the reference has no member's luck."""
+    return [] if member == REFERENCE else [member]
+
+
+def trains_on(codes: CodeBook, member: Trainable) -> Bool[np.ndarray, " sources"]:
+    """Which sources a member trains on: its split, or everything for the reference."""
+    if member == REFERENCE:
+        return np.ones(codes.n_sources, dtype=bool)
+    return codes.bits[:, member]
+
+
 def member_images(
-    codes: CodeBook, source_of: Int[np.ndarray, " images"], member: int
+    codes: CodeBook, source_of: Int[np.ndarray, " images"], member: Trainable
 ) -> Int[np.ndarray, " split"]:
     """Indices of the training images that a member trains on, ascending."""
-    return np.flatnonzero(codes.bits[source_of, member])
+    return np.flatnonzero(trains_on(codes, member)[source_of])
 
 
 def train_member(
     run: Run,
-    member: int,
+    member: Trainable,
     plan: Plan,
     accelerator: Accelerator,
     stopping: "Stopping",
@@ -358,10 +379,11 @@ def train_member(
         Interrupted: If asked to stop; the checkpoint is written.
         Diverged: If the loss is no longer finite.
     """
-    lock = filelock.FileLock(run.members / f".{member:03d}.lock", timeout=0)
-    run.members.mkdir(exist_ok=True)
+    folder = run.trained(member)
+    folder.parent.mkdir(exist_ok=True)
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
     with contextlib.suppress(filelock.Timeout), lock:
-        if run.member(member).exists():
+        if folder.exists():
             return True
         split = member_images(plan.codes, plan.source_of, member)
         trainee = Trainee(run, member, plan.data, split, accelerator)
@@ -378,7 +400,7 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
     bar = tqdm(
         total=settings.steps * settings.batch_size,
         initial=progress.step * settings.batch_size,
-        desc=f"member {trainee.member:03d}",
+        desc=called(trainee.member),
         unit=" images",
         position=trainee.accelerator.local_process_index,
         leave=False,
@@ -426,12 +448,13 @@ def _publish(run: Run, trainee: Trainee, codes: CodeBook) -> None:
     store.write_array(folder / "exposure.npy", progress.exposure)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     weights = store.sha256(folder / "diffusion_pytorch_model.safetensors")
+    sources = trains_on(codes, trainee.member)
     facts = {
         "member": trainee.member,
-        "n_sources": int(codes.bits[:, trainee.member].sum()),
+        "n_sources": int(sources.sum()),
         "n_images": len(trainee.split.images),
         "images_seen": int(progress.exposure.sum()),
-        "split_digest": codes.split_digest(trainee.member),
+        "split_digest": CodeBook(sources[:, None]).split_digest(0),
         "weights_sha256": weights,
         "weights_seed": trainee.seed,
         "seed": trainee.settings.seed,
@@ -442,7 +465,7 @@ def _publish(run: Run, trainee: Trainee, codes: CodeBook) -> None:
         "finished": store.now(),
     }
     store.seal(folder, "member.json", facts)
-    store.publish(folder, run.member(trainee.member))
+    store.publish(folder, run.trained(trainee.member))
 
 
 class Stopping:
@@ -465,8 +488,8 @@ class Stopping:
 
 
 def train_members(
-    run: Run, members: Sequence[int], plan: Plan, stopping: Stopping
-) -> dict[int, str]:
+    run: Run, members: Sequence[Trainable], plan: Plan, stopping: Stopping
+) -> dict[Trainable, str]:
     """Train this process's share of the members, one after another.
 
     Of n processes each takes every n-th member. Under `accelerate launch` they wait for
@@ -495,7 +518,7 @@ def train_members(
             failed[member] = str(error)
             continue
         state = "trained" if trained else "left to the process that is training it"
-        tqdm.write(f"member {member:03d}: {state}")
+        tqdm.write(f"{called(member)}: {state}")
     if not launching.is_launched():
         stopping.waiting = True
         accelerator.wait_for_everyone()
@@ -530,12 +553,12 @@ def _average(network: UNet2DModel, settings: TrainingConfig) -> EMAModel | None:
     return EMAModel(network.parameters(), decay=settings.ema_decay, foreach=True)
 
 
-def _writer(run: Run, member: int) -> Any:
+def _writer(run: Run, member: Trainable) -> Any:
     if not run.config.training.tensorboard:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(run.path / "tensorboard" / f"{member:03d}")
+    return SummaryWriter(run.path / "tensorboard" / run.trained(member).name)
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -1,5 +1,6 @@
 """The scripts, as people run them: train, attribute, again, and with bad input."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,28 @@ def test_training_again_is_a_no_op_and_other_options_are_refused(trained):
     code, _, err = script("train.py", config, "training.steps=7")
     assert code == 2
     assert "training.steps: 6 -> 7" in err
+
+
+@pytest.mark.slow
+def test_the_reference_is_trained_by_the_same_command_and_scored(trained, tmp_path):
+    _, original = trained
+    run = tmp_path / "run"
+    shutil.copytree(original, run)
+    code, _, err = script("attribute.py", run, "generate", "--name", "two", "--n", 2)
+    assert code == 0, err
+    score = ("score", "--name", "two", "--method", "pixel_dot", "--model", "reference")
+    code, _, err = script("attribute.py", run, *score)
+    assert code == 2
+    assert "--reference" in err
+    code, out, err = script(
+        "train.py", run / "config.yaml", f"run={run}", "--reference"
+    )
+    assert code == 0, err
+    assert f"6 members and the reference in {run}" in out
+    code, _, err = script("attribute.py", run, *score)
+    assert code == 0, err
+    sidecar = run / "scores" / "two" / "pixel_dot-reference.json"
+    assert store.read_json(sidecar)["model"] == "reference"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble import certificate, store
+from ensemble import certificate, store, training
 from ensemble.data import TrainingImages
 from ensemble.pipeline import EnsemblePipeline
 from splits.codes import CodeBook
@@ -116,6 +116,28 @@ def test_copied_weights_are_found(run):
     reseal(run.member(1))
     (found,) = certificate.violations(run)
     assert found == "(e) members 0 and 1 have the same weights"
+
+
+def test_the_reference_is_said_to_be_no_part_of_the_ensemble(run, whole):
+    assert "Not part of the ensemble" not in certificate.statement(run)
+    _, plan = whole
+    training.train_members(run, [store.REFERENCE], plan, training.Stopping())
+    assert certificate.violations(run, sources=[0]) == []
+    assert f"Not part of the ensemble: {run.reference}" in certificate.statement(run)
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    assert pipe.members.member_ids == [0, 1, 2, 3]
+
+
+def test_the_reference_in_the_place_of_a_member_is_found(run, whole):
+    _, plan = whole
+    training.train_members(run, [store.REFERENCE], plan, training.Stopping())
+    shutil.copy(
+        run.reference / "diffusion_pytorch_model.safetensors",
+        run.member(1) / "diffusion_pytorch_model.safetensors",
+    )
+    reseal(run.member(1))
+    (found,) = certificate.violations(run)
+    assert "member 1 has the weights of the reference" in found
 
 
 def test_identical_images_in_sources_with_different_codes_are_found(whole):

@@ -213,7 +213,8 @@ def test_an_unknown_model_is_refused(trained, which):
 def test_a_missing_reference_is_refused(trained, tmp_path):
     run, pipe, plan = trained
     elsewhere = dataclasses.replace(run, path=tmp_path)
-    with pytest.raises(BadInput, match="no reference model"):
+    advice = r"no reference model.*train\.py .*config\.yaml --reference"
+    with pytest.raises(BadInput, match=advice):
         setting_of(elsewhere, pipe, plan, queries.load(run, "demo"), "reference")
 
 

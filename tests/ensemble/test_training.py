@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from ensemble import plan, store, training
+from ensemble.store import REFERENCE
 from ensemble.training import Split, Stopping, learning_rate, member_images
+from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
 
@@ -23,6 +25,10 @@ def undisturbed(tmp_path_factory):
 
 def weights_of(run, member=0):
     return load_file(run.member(member) / WEIGHTS)
+
+
+def path_name(path):
+    return path.name
 
 
 def equal(first, second):
@@ -88,6 +94,64 @@ def test_exposure_counts_the_split_and_nothing_else(undisturbed):
         assert set(np.flatnonzero(exposure)) == set(split)
         assert exposure.sum() == 6 * 3
         assert exposure[split].max() - exposure[split].min() <= 1
+
+
+@pytest.fixture(scope="module")
+def reference(undisturbed):
+    run, ready = undisturbed
+    training.train_members(run, [REFERENCE], ready, Stopping())
+    return run
+
+
+def test_the_reference_trains_on_everything_and_is_no_member(reference, undisturbed):
+    _, ready = undisturbed
+    assert set(map(path_name, reference.members.glob("[0-9]*"))) == {
+        *("000", "001", "002", "003")
+    }
+    assert set(map(path_name, reference.reference.iterdir())) == set(
+        map(path_name, reference.member(0).iterdir())
+    )
+    exposure = np.load(reference.reference / "exposure.npy")
+    assert (exposure > 0).all()
+    assert exposure.max() - exposure.min() <= 1
+    assert exposure.sum() == 6 * 3
+    record = store.read_json(reference.reference / "member.json")
+    assert record["member"] == "reference"
+    assert record["n_sources"] == ready.codes.n_sources
+    everything = CodeBook(np.ones((ready.codes.n_sources, 1), dtype=bool))
+    assert record["split_digest"] == everything.split_digest(0)
+    for name, digest in record["files"].items():
+        store.check(reference.reference / name, digest)
+
+
+def test_an_interrupted_reference_continues_to_the_same_bits(reference, tmp_path):
+    run = store.create(tiny.config(tmp_path / "run"))
+    ready = plan.prepare(run)
+    with pytest.raises(training.Interrupted):
+        training.train_members(run, [REFERENCE], ready, StopsAfter(3))
+    assert not run.reference.exists()
+    training.train_members(run, [REFERENCE], ready, Stopping())
+    for name in ("exposure.npy", WEIGHTS):
+        one, other = (path.reference / name for path in (run, reference))
+        assert store.sha256(one) == store.sha256(other)
+
+
+def test_the_reference_shares_weights_and_noise_where_members_do(tmp_path):
+    for shared in (True, False):
+        changes = {"shared_noise": shared}
+        run = store.create(tiny.config(tmp_path / str(shared), training=changes))
+        data = plan.prepare(run).data
+        accelerator = Accelerator(cpu=True)
+        first, reference = (
+            training.Trainee(run, which, data, np.arange(2), accelerator)
+            for which in (0, REFERENCE)
+        )
+        assert (first.seed == reference.seed) is shared
+        noises = [trainee._noise(3, 0)[1] for trainee in (first, reference)]
+        assert torch.equal(*noises) is shared
+        # Its order is its own.
+        orders = [trainee.split.batch(0, 50) for trainee in (first, reference)]
+        assert not np.array_equal(*orders)
 
 
 def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
@@ -185,7 +249,7 @@ def test_a_loss_that_is_not_finite_stops_only_that_member(tmp_path):
     run = store.create(tiny.config(tmp_path / "run", training={"learning_rate": 1e30}))
     failed = training.train_members(run, [0, 1], plan.prepare(run), Stopping())
     assert set(failed) == {0, 1}
-    assert "Member 0: the loss is" in failed[0]
+    assert "Member 000: the loss is" in failed[0]
     assert "at step" in failed[0]
     assert not run.member(0).exists()
 
