@@ -15,42 +15,20 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 import torch
-from sklearn.neural_network import MLPClassifier
 
 from benchmarks import record
 from ensemble import config as configs
 from ensemble.config import DataConfig
-from ensemble.data import TrainingImages
 from ensemble.data import load as load_data
+from ensemble.evaluation import features
+from ensemble.evaluation.distances import frechet
 from ensemble.pipeline import EnsemblePipeline
 
 SEEDS = [0, 1, 2]
 N_IMAGES = 512
 MODEL = {"prediction_type": "v_prediction", "schedule": "cosine"}
 TRAINING = {"steps": 500, "batch_size": 64}
-
-
-def encoder(data: TrainingImages) -> MLPClassifier:
-    """A classifier whose hidden layer is the feature space."""
-    classifier = MLPClassifier((64,), random_state=0, max_iter=300)
-    return classifier.fit(data.images.reshape(len(data.images), -1), data.labels)
-
-
-def features(classifier: MLPClassifier, images: np.ndarray) -> np.ndarray:
-    """Hidden activations, (images, 64)."""
-    flat = images.reshape(len(images), -1)
-    return np.maximum(flat @ classifier.coefs_[0] + classifier.intercepts_[0], 0)
-
-
-def frechet(one: np.ndarray, other: np.ndarray) -> float:
-    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½)  (Heusel et al. 2017)."""
-    means = one.mean(axis=0), other.mean(axis=0)
-    covariances = np.cov(one.T), np.cov(other.T)
-    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1])
-    gap = np.square(means[0] - means[1]).sum()
-    return float(gap + np.trace(covariances[0] + covariances[1] - 2 * np.real(root)))
 
 
 def trained(folder: Path, splits: dict, **options: object) -> EnsemblePipeline:
@@ -96,13 +74,13 @@ def pictures(root: Path, seed: int) -> dict[str, np.ndarray]:
 def main() -> None:
     torch.set_num_threads(1)
     data = load_data(DataConfig())
-    classifier = encoder(data)
-    real = features(classifier, data.images)
+    encoder = features.train(data)
+    real = encoder(data.images)
     distances: dict[str, list[float]] = {}
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             for name, images in pictures(Path(folder), seed).items():
-                distance = frechet(features(classifier, images), real)
+                distance = frechet(encoder(images), real)
                 distances.setdefault(name, []).append(round(distance, 3))
         print(distances, flush=True)
     order = np.random.default_rng(0).permutation(len(real))

@@ -10,7 +10,7 @@ Before: ensemble/influence.py, ensemble/scoring.py. After: ensemble/report.py.
 from collections.abc import Callable
 from pathlib import Path
 
-from ensemble.evaluation import lds
+from ensemble.evaluation import lds, quality
 from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
@@ -18,4 +18,7 @@ from ensemble.store import Run
 
 Evaluation = Callable[[Run, EnsemblePipeline, Plan, Options], Path]
 
-EVALUATIONS: dict[str, Evaluation] = {"lds": lds.evaluate}
+EVALUATIONS: dict[str, Evaluation] = {
+    "lds": lds.evaluate,
+    "quality": quality.evaluate,
+}

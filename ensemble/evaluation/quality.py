@@ -1,0 +1,247 @@
+"""Quality: is the ensemble as good a model as a single one, and what does it copy?
+
+The same noise is turned into pictures by the ensemble, by one of its members, by single
+models trained on everything for as many steps as a member, and by single models trained
+for as many steps as all members together. Beside them, real images show what perfect
+would give. Members also say which training images they remember.
+
+Before: distances.py, memorisation.py, retraining.py. After: plots.py.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from ensemble import luck, queries
+from ensemble.config import SplitsConfig
+from ensemble.evaluation import (
+    distances,
+    features,
+    intervals,
+    losses,
+    memorisation,
+    retraining,
+    tables,
+)
+from ensemble.evaluation.features import Encoder
+from ensemble.evaluation.options import Options
+from ensemble.evaluation.tables import Row
+from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.scorers.setting import Examples
+from ensemble.store import Run
+
+SEED = 0
+# Noise seeds of the pictures: no query's.
+FIRST_PICTURE = 1_000_000
+N_BATCHES = 4
+MOST_AUDITED = 1024
+
+# However many: sets of pictures are compared with sets of another size.
+Pictures = Float32[np.ndarray, "_ channels height width"]
+
+
+def measures(pictures: Pictures, real: Pictures, encoder: Encoder) -> dict[str, float]:
+    """Everything that is said about a set of pictures beside real images."""
+    found, wanted = encoder(pictures), encoder(real)
+    precision, recall = distances.precision_and_recall(found, wanted)
+    copies = distances.memorised(_flat(pictures), _flat(real))
+    return {
+        "frechet": distances.frechet(found, wanted),
+        "kernel_distance": distances.kernel_distance(found, wanted),
+        "precision": precision,
+        "recall": recall,
+        "memorised": float(copies.mean()),
+    }
+
+
+def row(model: str, batches: Sequence[Sequence[Pictures]], of: "Judge") -> Row:
+    """One line: means, with intervals over training seeds, or over batches of one.
+
+    Args:
+        model: What it is called.
+        batches: For each training seed, batches of pictures.
+        of: What judges them.
+    """
+    found = [
+        [measures(batch, of.real, of.encoder) for batch in seed] for seed in batches
+    ]
+    single = len(found) == 1
+    line: Row = {
+        "model": model,
+        "interval_over": "batches of pictures" if single else "training seeds",
+        "n": len(found[0]) if single else len(found),
+        "n_pictures": len(batches[0][0]),
+    }
+    for name in found[0][0]:
+        values = np.array([[batch[name] for batch in seed] for seed in found])
+        line[name] = intervals.over_batches(
+            values[0] if single else values.mean(axis=1)
+        )
+    return line
+
+
+class Judge:
+    """Real images, an encoder taught by them, and the noise that all models get.
+
+    Args:
+        plan: The training images.
+        n_images: Pictures of each model.
+    """
+
+    def __init__(self, plan: Plan, n_images: int) -> None:
+        self.real = plan.data.images
+        self.encoder = features.train(plan.data)
+        seeds = np.arange(FIRST_PICTURE, FIRST_PICTURE + n_images)
+        self.batches = np.array_split(seeds, N_BATCHES)
+
+    def pictures(
+        self, pipe: EnsemblePipeline, votes: Float[np.ndarray, " members"] | None = None
+    ) -> list[Pictures]:
+        """Batches of pictures in [-1, 1]; conditional members get labels in turn."""
+        return [self._batch(pipe, seeds, votes) for seeds in self.batches]
+
+    def _batch(
+        self, pipe: EnsemblePipeline, seeds: np.ndarray, votes: np.ndarray | None
+    ) -> Pictures:
+        labels = None
+        if pipe.members.no_label is not None:
+            labels = (seeds % pipe.members.no_label).tolist()
+        output = pipe(
+            seeds=seeds, class_labels=labels, votes=votes, output_type="latent"
+        )
+        images: Any = output.images  # type: ignore[union-attr]
+        return images.clamp(-1, 1).cpu().float().numpy()
+
+    def real_batches(self) -> list[Row]:
+        """Real images as if they were generated, beside those that are left."""
+        n_real, found = len(self.real), []
+        for number, seeds in enumerate(self.batches):
+            order = luck.rng(SEED, "real images", number).permutation(n_real)
+            n = min(len(seeds), n_real // 2)
+            chosen, rest = self.real[order[:n]], self.real[order[n:]]
+            found.append(measures(chosen, rest, self.encoder))
+        line: Row = {"model": "real", "interval_over": "batches of pictures"}
+        line |= {"n": N_BATCHES, "n_pictures": min(len(self.batches[0]), n_real // 2)}
+        for name in found[0]:
+            values = np.array([batch[name] for batch in found])
+            line[name] = intervals.over_batches(values)
+        return [line]
+
+
+def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
+    """Compare the ensemble with single models; returns the table's file."""
+    path = tables.file(run, "quality", "ensemble")
+    steps = {
+        "single_equal_steps": options.steps or run.config.training.steps,
+        "single_equal_compute": plan.codes.n_members * run.config.training.steps,
+    }
+    seeds = retraining.seeds(run, options.n_seeds)
+    identity = {
+        "code_book_digest": plan.codes.digest(),
+        "seeds": seeds,
+        "steps": steps,
+        "n_images": options.n_images,
+        "n_draws": options.n_draws,
+    }
+    if tables.is_current(path, identity):
+        return path
+    judge = Judge(plan, options.n_images)
+    alone = np.eye(pipe.members.n_members)[0]
+    rows = [
+        row("ensemble", [judge.pictures(pipe)], judge),
+        row("member", [judge.pictures(pipe, alone)], judge),
+    ]
+    for model, n_steps in steps.items():
+        singles = [_single(run, pipe, seed, n_steps) for seed in seeds]
+        batches = [judge.pictures(single) for single in singles]
+        rows.append({**row(model, batches, judge), "steps": n_steps})
+    facts = {
+        "encoder": f"hidden layer of a small network, taught {judge.encoder.taught}",
+        "audit": audit(run, pipe, plan, options.n_draws),
+    }
+    tables.write(path, identity, [*rows, *judge.real_batches()], facts)
+    return path
+
+
+def work(run: Run, options: Options, n_members: int) -> str:
+    """What training the single models costs, in one line."""
+    steps, own = options.steps or run.config.training.steps, run.config.training.steps
+    shown = options.n_seeds * (steps + n_members * own)
+    return (
+        f"{options.n_seeds} seeds x ({steps} + {n_members} x {own} steps) = {shown:,} "
+        "steps of training, as far as they are not trained yet"
+    )
+
+
+def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[str, Any]:
+    """What members remember of training images, and whether it gives them away."""
+    n_images = len(plan.data.images)
+    rng = luck.rng(SEED, "audited images")
+    chosen = np.sort(rng.permutation(n_images)[:MOST_AUDITED])
+    members = pipe.members.member_ids
+    found = losses.measure(
+        [run.member(member) for member in members],
+        noise_schedule(run.config.model),
+        _examples(pipe, plan, chosen),
+        n_draws,
+        pipe.members.side_by_side,
+    )
+    saw = plan.codes.bits[plan.source_of[chosen]][:, members].T
+    remembered = memorisation.memorisation(found, saw)
+    known = remembered[np.isfinite(remembered)]
+    facts: dict[str, Any] = {"n_images": len(chosen), "n_members": len(members)}
+    if known.size:
+        facts["memorisation"] = intervals.over_batches(known)
+        facts["most_memorised_images"] = chosen[
+            np.argsort(-np.nan_to_num(remembered, nan=-np.inf))[:10]
+        ].tolist()
+    for name, values in {
+        "loss": found,
+        "calibrated_loss": memorisation.calibrated(found),
+    }.items():
+        facts[name] = _audited(values, saw)
+    return facts
+
+
+def _audited(values: np.ndarray, saw: np.ndarray) -> dict[str, Any]:
+    """Of members that some image is hidden from; interval over members."""
+    some = np.flatnonzero(saw.any(axis=1) & ~saw.all(axis=1))
+    areas = [memorisation.audit_auc(values[one], saw[one]) for one in some]
+    pooled = values[some].reshape(-1), saw[some].reshape(-1)
+    return {
+        "auc": intervals.over_batches(np.array(areas)) if areas else None,
+        "found_at_1_percent_false_alarms": memorisation.audit_hits(*pooled)
+        if areas
+        else None,
+    }
+
+
+def _single(
+    run: Run, pipe: EnsemblePipeline, seed: int, steps: int
+) -> EnsemblePipeline:
+    """A pipeline of one model that was trained on everything."""
+    folder = run.evaluation / "single" / f"steps-{steps}-seed-{seed}"
+    everything = SplitsConfig("partition", 1)
+    trained = retraining.train(retraining.config(run, folder, everything, seed, steps))
+    single = EnsemblePipeline.from_pretrained(trained.path)
+    single.set_progress_bar_config(disable=True)
+    return single.to(pipe.members.device)
+
+
+def _examples(pipe: EnsemblePipeline, plan: Plan, chosen: np.ndarray) -> Examples:
+    condition = None
+    if pipe.members.no_label is not None and plan.data.labels is not None:
+        labels = torch.from_numpy(plan.data.labels[chosen])
+        condition = labels.to(pipe.members.device)
+    images = queries.on_device(pipe, plan.data.images[chosen])
+    return Examples(images, condition, torch.from_numpy(chosen))
+
+
+def _flat(pictures: Pictures) -> np.ndarray:
+    return pictures.reshape(len(pictures), -1)
