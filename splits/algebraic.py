@@ -35,7 +35,7 @@ def reed_solomon(n_sources: int, n_members: int, rng: np.random.Generator) -> Co
     Raises:
         BadInput: If the numbers of sources or members do not fit.
     """
-    q = _greatest_prime_factor(n_members)
+    q = greatest_prime_factor(n_members)
     n_blocks = n_members // q
     if n_blocks > q:
         raise BadInput(
@@ -102,7 +102,8 @@ def hadamard(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBo
     return CodeBook(rng.permutation(bits))
 
 
-def _greatest_prime_factor(number: int) -> int:
+def greatest_prime_factor(number: int) -> int:
+    """The greatest prime that divides a number; 1 for 1."""
     factor, rest = 1, number
     for divisor in range(2, number + 1):
         while rest % divisor == 0:
@@ -114,6 +115,6 @@ def _next_fit(n_members: int) -> int:
     # A single block would fit too, but has no more codes than members.
     while True:
         n_members += 1
-        q = _greatest_prime_factor(n_members)
+        q = greatest_prime_factor(n_members)
         if 2 <= n_members // q <= q:
             return n_members
