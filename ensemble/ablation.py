@@ -32,7 +32,8 @@ class Landscape:
     Attributes:
         displacement: Distance between full and ablated picture.
         measured: For each measurement of pictures, its value on the ablated pictures.
-        full: For each measurement of pictures, its value on the full pictures.
+        full: For each measurement of pictures, its value on the full pictures; of
+            pairs, on each full picture and itself.
         member_forwards: Work: images that members were run on.
     """
 
@@ -76,6 +77,7 @@ def ablated_pictures(
     return images
 
 
+@torch.no_grad()
 def landscape(
     pipe: EnsemblePipeline,
     queries: Queries,
@@ -96,12 +98,12 @@ def landscape(
     """
     distinct, vector_of = np.unique(votes, axis=0, return_inverse=True)
     vector_of = vector_of.reshape(-1)
-    pictures = {
-        name: measurement.of_pictures
+    readings = {
+        name: measurement.reading
         for name, measurement in measurements.items()
-        if measurement.of_pictures is not None
+        if measurement.reading is not None
     }
-    blocks = _Blocks(folder, len(queries.seeds), distinct, list(pictures))
+    blocks = _Blocks(folder, len(queries.seeds), distinct, list(readings))
     size = _block_size(pipe, max_memory_mb)
     full = on_device(pipe, queries.images)
     for of_query, vectors in blocks.missing(size):
@@ -109,16 +111,16 @@ def landscape(
         images = ablated_pictures(pipe, queries, of_query, distinct[vectors])
         at = torch.from_numpy(of_query).to(full.device)
         values = [displacement(full[at], images)]
-        values += [measure(images) for measure in pictures.values()]
+        values += [measure(full[at], images) for measure in readings.values()]
         work = pipe.members.n_forwards - before
         blocks.keep(torch.stack(values).cpu().float().numpy(), work)
     values = blocks.values()[:, :, vector_of]
     return Landscape(
         displacement=values[0],
-        measured=dict(zip(pictures, values[1:], strict=True)),
+        measured=dict(zip(readings, values[1:], strict=True)),
         full={
-            name: measure(full).cpu().float().numpy()
-            for name, measure in pictures.items()
+            name: measure(full, full).cpu().float().numpy()
+            for name, measure in readings.items()
         },
         member_forwards=blocks.member_forwards,
     )

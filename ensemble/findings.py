@@ -149,7 +149,7 @@ def _read(folder: Path) -> Influence:
         excess=table("excess"),
         p_values=table("p_values"),
         influences={
-            measurement: table(f"influence_{measurement}")
+            measurement: table(f"influence_{store.file_name(measurement)}")
             for measurement in info["measurements"]
         },
         top_units=table("top_units"),

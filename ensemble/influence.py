@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from ensemble import ablation, audit, placebo, queries, sensitivity, store
-from ensemble.measurement import MEASUREMENTS, Measurement
+from ensemble.measurement import Measurement
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
@@ -99,9 +99,12 @@ def measure_exactly(
 
     Returns:
         The folder of the tables; if they were there already, nothing is computed.
+
+    Raises:
+        BadInput: If they are there without some of the measurements.
     """
     folder = asked.folder("exact")
-    if folder.exists():
+    if _there(asked, folder):
         return folder
     run, pipe, units = asked.run, asked.pipe, asked.units
     asked_for = queries.load(run, asked.name)
@@ -165,9 +168,12 @@ def measure_differentially(
 
     Returns:
         The folder of the tables; if they were there already, nothing is computed.
+
+    Raises:
+        BadInput: If they are there without some of the measurements.
     """
     folder = asked.folder("differential")
-    if folder.exists():
+    if _there(asked, folder):
         return folder
     run, pipe, units = asked.run, asked.pipe, asked.units
     asked_for = queries.load(run, asked.name)
@@ -230,10 +236,12 @@ def measure_adjointly(asked: Asked) -> Path:
     if len(readings) != 1:
         raise BadInput(
             "The method 'adjoint' follows one number read off the pictures: name one "
-            f"with --measurement, of {', '.join(sorted(readings) or MEASUREMENTS)}."
+            f"with --measurement, such as {', '.join(sorted(readings)) or 'brightness'}. "
+            "Those that compare two pictures have no slope where both are the same."
         )
     ((name, reading),) = readings.items()
-    folder = asked.folder("adjoint").with_suffix(f".{name}")
+    folder = asked.folder("adjoint")
+    folder = folder.with_name(f"{folder.name}.{store.file_name(name)}")
     if folder.exists():
         return folder
     asked_for = queries.load(asked.run, asked.name)
@@ -245,7 +253,7 @@ def measure_adjointly(asked: Asked) -> Path:
         influence = -derivative @ (votes - 1 / votes.shape[1]).T
         with store.folder_in_the_making(folder) as to:
             table = influence.astype(np.float32)
-            store.write_array(to / f"influence_{name}.npy", table)
+            store.write_array(to / f"influence_{store.file_name(name)}.npy", table)
             facts = {"method": "adjoint", "member_forwards": forwards}
             store.seal(to, "info.json", {**facts, "derivative_passes": passes})
     return folder
@@ -280,6 +288,20 @@ def quadratic_influence(
     return form.mean(axis=(1, 2), dtype=np.float64)[:, None] - ablated
 
 
+def _there(asked: Asked, folder: Path) -> bool:
+    """Whether the tables have been made already, with all that is asked for."""
+    if not folder.exists():
+        return False
+    kept = store.read_json(folder / "info.json")["measurements"]
+    missing = [name for name in asked.measurements if name not in kept]
+    if missing:
+        raise BadInput(
+            f"{folder} was made without {', '.join(missing)}, with {', '.join(kept)}. "
+            "Delete it, or measure queries of another --name."
+        )
+    return True
+
+
 def _of_denoiser(
     asked: Asked, asked_for: Queries
 ) -> dict[str, Float64[np.ndarray, "queries units"]]:
@@ -298,6 +320,7 @@ def _of_denoiser(
     return influences
 
 
+@torch.no_grad()
 def _first_order(
     asked: Asked,
     asked_for: Queries,
@@ -310,21 +333,18 @@ def _first_order(
     full = torch.from_numpy(asked_for.images).double()
     influences = {}
     for name, measurement in asked.measurements.items():
-        if measurement.of_pictures is None:
+        reading = measurement.reading
+        if reading is None:
             continue
         values = []
         for query, jacobian in enumerate(moves.jacobian):
-            parts = [
-                measurement.of_pictures(
-                    full[query]
-                    + torch.from_numpy(part @ jacobian.T).reshape(-1, *full.shape[1:])
-                )
-                for part in np.split(change, range(block, len(change), block))
-            ]
+            parts = []
+            for part in np.split(change, range(block, len(change), block)):
+                moved = torch.from_numpy(part @ jacobian.T)
+                same = full[query].expand(len(part), *full.shape[1:])
+                parts.append(reading(same, same + moved.reshape(same.shape)))
             values.append(torch.cat(parts))
-        influences[name] = (
-            measurement.of_pictures(full)[:, None] - torch.stack(values)
-        ).numpy()
+        influences[name] = (reading(full, full)[:, None] - torch.stack(values)).numpy()
     return influences
 
 
@@ -388,7 +408,7 @@ def _keep(asked: Asked, folder: Path, found: Found) -> None:
             "top_images": found.top_images.astype(np.float32),
         }
         for name, values in found.influences.items():
-            tables[f"influence_{name}"] = values.astype(np.float32)
+            tables[f"influence_{store.file_name(name)}"] = values.astype(np.float32)
         if found.gram is not None:
             tables["gram"] = found.gram
         for name, table in tables.items():

@@ -80,7 +80,7 @@ def test_what_came_out_is_recorded(ablated):
     assert info["n_placebos"] == 10
     assert info["smallest_p"] == pytest.approx(4 / 14)
     assert info["unattributable"] == [0, 1]
-    assert info["measurements"] == ["brightness", "contrast", "denoising_loss"]
+    assert info["measurements"] == list(MEASUREMENTS)
     # 4 steps x 6 members a generation; 14 vectors of 3 members, first step shared.
     assert info["member_forwards"] == 2 * (6 + 3 * 14 * 3)
     assert info["generations"] == pytest.approx(info["member_forwards"] / 48)

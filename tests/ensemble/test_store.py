@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import string
 import time
 from pathlib import Path
 
@@ -503,3 +504,14 @@ def test_without_git_there_is_no_commit(monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", store.commit() or "0" * 40)
     monkeypatch.setenv("PATH", "")
     assert store.commit() is None
+
+
+def test_names_become_file_names_that_stay_different():
+    assert store.file_name("denoising_loss") == "denoising_loss"
+    names = ["a:b/c", "a-b-c", "a/b:c", "../up", "similarity:" + "x" * 300, "ä"]
+    found = [store.file_name(name) for name in names]
+    assert len(set(found)) == len(names)
+    for one in found:
+        assert set(one) <= set(string.ascii_letters + string.digits + "_.-")
+        assert len(one) < 120
+    assert found[0].startswith("a-b-c-")
