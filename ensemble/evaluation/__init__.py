@@ -1,13 +1,14 @@
 """Evaluation: how far scores and ablation can be believed.
 
 Each evaluation reads what a run holds, trains what it needs below `RUN/evaluation`,
-and writes one table. To add one, write a module with a function `evaluate`, and a line
-in the table below.
+and writes one table. To add one, write a module with functions `work` and `evaluate`,
+and a line in the table below.
 
 Before: ensemble/influence.py, ensemble/scoring.py. After: ensemble/report.py.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.evaluation import lds, quality
@@ -16,9 +17,21 @@ from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.store import Run
 
-Evaluation = Callable[[Run, EnsemblePipeline, Plan, Options], Path]
 
-EVALUATIONS: dict[str, Evaluation] = {
-    "lds": lds.evaluate,
-    "quality": quality.evaluate,
+@dataclass(frozen=True)
+class Evaluation:
+    """One thing that can be asked of a run.
+
+    Attributes:
+        work: What is still to be trained, in a line; empty if nothing is.
+        evaluate: Does it, and returns the table's file.
+    """
+
+    work: Callable[[Run, Plan, Options], str]
+    evaluate: Callable[[Run, EnsemblePipeline, Plan, Options], Path]
+
+
+EVALUATIONS = {
+    "lds": Evaluation(lds.work, lds.evaluate),
+    "quality": Evaluation(quality.work, quality.evaluate),
 }

@@ -190,6 +190,12 @@ def chosen_dampings(
     return rows
 
 
+def work(run: Run, plan: Plan, options: Options) -> str:
+    """What is still to be trained, in a line; empty if nothing is."""
+    del plan
+    return truth.work(run, options)
+
+
 def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
     """Compare everything that predicts for these queries; returns the table's file."""
     predictors.score_again(

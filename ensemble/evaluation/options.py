@@ -4,6 +4,7 @@ Before: attribute.py (the command line). After: every other module here.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from splits.errors import BadInput
 
@@ -65,3 +66,31 @@ class Options:
             )
         if min(self.dampings, default=1) <= 0:
             raise BadInput(f"--damping has {min(self.dampings)}; all must be above 0.")
+
+
+def from_flags(flags: dict[str, Any]) -> Options:
+    """Options from the command line; a flag that is None keeps its default.
+
+    Raises:
+        BadInput: If one is out of range, or a list holds what is no number.
+    """
+    texts = {"dampings": ("damping", float), "top": ("top", int)}
+    chosen: dict[str, Any] = {"name": flags["name"]}
+    if flags.get("method"):
+        chosen["methods"] = tuple(flags["method"].split(","))
+    for option in LEAST:
+        chosen[option] = flags.get(option.removeprefix("n_"))
+    for option, (flag, kind) in texts.items():
+        if flags.get(flag):
+            chosen[option] = _listed(f"--{flag}", flags[flag], kind)
+    given = {option: value for option, value in chosen.items() if value is not None}
+    return Options(**given)
+
+
+def _listed(flag: str, text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(
+            f"{flag} is {text!r}: numbers with commas between them are wanted."
+        ) from None

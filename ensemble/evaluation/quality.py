@@ -137,10 +137,7 @@ class Judge:
 def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
     """Compare the ensemble with single models; returns the table's file."""
     path = tables.file(run, "quality", "ensemble")
-    steps = {
-        "single_equal_steps": options.steps or run.config.training.steps,
-        "single_equal_compute": plan.codes.n_members * run.config.training.steps,
-    }
+    steps = _steps(run, plan, options)
     seeds = retraining.seeds(run, options.n_seeds)
     identity = {
         "code_book_digest": plan.codes.digest(),
@@ -169,14 +166,17 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     return path
 
 
-def work(run: Run, options: Options, n_members: int) -> str:
-    """What training the single models costs, in one line."""
-    steps, own = options.steps or run.config.training.steps, run.config.training.steps
-    shown = options.n_seeds * (steps + n_members * own)
-    return (
-        f"{options.n_seeds} seeds x ({steps} + {n_members} x {own} steps) = {shown:,} "
-        "steps of training, as far as they are not trained yet"
-    )
+def work(run: Run, plan: Plan, options: Options) -> str:
+    """What is still to be trained, in a line; empty if nothing is."""
+    wanted = [
+        (steps, _folder(run, seed, steps))
+        for steps in _steps(run, plan, options).values()
+        for seed in retraining.seeds(run, options.n_seeds)
+    ]
+    left = [steps for steps, folder in wanted if not (folder / "README.md").exists()]
+    if not left:
+        return ""
+    return f"{len(left)} single models, {sum(left):,} steps of training"
 
 
 def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[str, Any]:
@@ -222,12 +222,24 @@ def _audited(values: np.ndarray, saw: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _steps(run: Run, plan: Plan, options: Options) -> dict[str, int]:
+    """For how many steps each kind of single model is trained."""
+    own = run.config.training.steps
+    return {
+        "single_equal_steps": options.steps or own,
+        "single_equal_compute": plan.codes.n_members * own,
+    }
+
+
+def _folder(run: Run, seed: int, steps: int) -> Path:
+    return run.evaluation / "single" / f"steps-{steps}-seed-{seed}"
+
+
 def _single(
     run: Run, pipe: EnsemblePipeline, seed: int, steps: int
 ) -> EnsemblePipeline:
     """A pipeline of one model that was trained on everything."""
-    folder = run.evaluation / "single" / f"steps-{steps}-seed-{seed}"
-    everything = SplitsConfig("partition", 1)
+    everything, folder = SplitsConfig("partition", 1), _folder(run, seed, steps)
     trained = retraining.train(retraining.config(run, folder, everything, seed, steps))
     single = EnsemblePipeline.from_pretrained(trained.path)
     single.set_progress_bar_config(disable=True)

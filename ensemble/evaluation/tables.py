@@ -70,6 +70,28 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+def as_text(rows: Sequence[Row]) -> str:
+    """Rows for people, in columns; an interval is written as VALUE [LOW, HIGH]."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns] + [
+        [_shown(row.get(column)) for column in columns] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        ends = f"[{_shown(value['low'])}, {_shown(value['high'])}]"
+        return f"{_shown(value['value'])} {ends}"
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _flat(row: Row) -> Row:
     flat: Row = {}
     for column, value in row.items():

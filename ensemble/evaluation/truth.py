@@ -74,7 +74,7 @@ def find(run: Run, pipe: EnsemblePipeline, options: Options, n_sources: int) -> 
 
 
 def work(run: Run, options: Options) -> str:
-    """What training the subset models costs, in one line; empty if nothing is left."""
+    """What is still to be trained, in a line; empty if nothing is."""
     seeds = retraining.seeds(run, options.n_seeds)
     files = [_file(run, options.name, seed) for seed in seeds]
     missing = [file for file in files if not file.with_suffix(".json").exists()]
@@ -84,7 +84,7 @@ def work(run: Run, options: Options) -> str:
         return ""
     return (
         f"{options.n_subsets} subsets x {len(missing)} seeds x {steps} steps = "
-        f"{shown:,} steps of training, as far as they are not trained yet"
+        f"{shown:,} steps of training, less what is trained already"
     )
 
 

@@ -24,6 +24,7 @@ from splits import designs
 from splits.errors import BadInput
 from tests import tiny
 
+LDS = EVALUATIONS["lds"]
 N_QUERIES, N_SOURCES, N_SUBSETS = 6, 20, 40
 
 
@@ -139,10 +140,10 @@ OPTIONS = Options(name="two", n_subsets=8, n_seeds=2, steps=3, n_draws=4)
 
 
 def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores):
-    run, _, _ = run_with_scores
-    work = truth.work(run, OPTIONS)
+    run, _, plan = run_with_scores
+    work = LDS.work(run, plan, OPTIONS)
     assert "8 subsets x 2 seeds x 3 steps = 48 steps" in work
-    path = EVALUATIONS["lds"](*run_with_scores, OPTIONS)
+    path = LDS.evaluate(*run_with_scores, OPTIONS)
     assert path == run.path / "evaluation" / "lds-two.json"
     table = store.read_json(path)
     methods = {row["method"] for row in table["rows"]}
@@ -162,8 +163,8 @@ def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores)
     assert len(lines) == 1 + len(table["rows"])
     assert lines[0].startswith("method,kind,readout,lds,lds_low,lds_high")
     before = path.stat().st_mtime_ns
-    assert EVALUATIONS["lds"](*run_with_scores, OPTIONS).stat().st_mtime_ns == before
-    assert truth.work(run, OPTIONS) == ""
+    assert LDS.evaluate(*run_with_scores, OPTIONS).stat().st_mtime_ns == before
+    assert LDS.work(run, plan, OPTIONS) == ""
 
 
 def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
@@ -187,9 +188,9 @@ def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
 
 def test_a_new_score_is_a_new_table(run_with_scores):
     run, pipe, plan = run_with_scores
-    EVALUATIONS["lds"](*run_with_scores, OPTIONS)
+    LDS.evaluate(*run_with_scores, OPTIONS)
     scoring.score(run, pipe, plan, "two", "constant")
-    table = store.read_json(EVALUATIONS["lds"](*run_with_scores, OPTIONS))
+    table = store.read_json(LDS.evaluate(*run_with_scores, OPTIONS))
     rows = [row for row in table["rows"] if row["method"] == "constant"]
     assert len(rows) == 3
     assert rows[0]["lds"]["value"] == 0
@@ -208,7 +209,7 @@ def test_other_dampings_are_scored_and_compared(run_with_scores):
     chosen = Options(
         **{**vars(OPTIONS), "methods": ("trak-member-0",), "dampings": (0.1, 10.0)}
     )
-    table = store.read_json(EVALUATIONS["lds"](run, pipe, plan, chosen))
+    table = store.read_json(LDS.evaluate(run, pipe, plan, chosen))
     assert {row["method"] for row in table["rows"] if row["kind"] == "score"} == {
         "trak-member-0"
     }
@@ -227,6 +228,6 @@ def test_other_dampings_are_scored_and_compared(run_with_scores):
     ],
 )
 def test_what_does_not_fit_is_refused(run_with_scores, changes, message):
-    EVALUATIONS["lds"](*run_with_scores, OPTIONS)
+    LDS.evaluate(*run_with_scores, OPTIONS)
     with pytest.raises(BadInput, match=message):
-        EVALUATIONS["lds"](*run_with_scores, Options(**{**vars(OPTIONS), **changes}))
+        LDS.evaluate(*run_with_scores, Options(**{**vars(OPTIONS), **changes}))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ensemble.evaluation.options import LEAST, Options
+from ensemble.evaluation.options import LEAST, Options, from_flags
 from splits.errors import BadInput
 
 
@@ -25,3 +25,18 @@ def test_numbers_that_are_too_small_are_refused(option):
 def test_other_options_out_of_range_are_refused(changes, message):
     with pytest.raises(BadInput, match=message):
         Options(**changes)
+
+
+def test_flags_that_are_not_given_keep_their_defaults():
+    flags = {"name": "mine", "method": None, "subsets": None, "seeds": 5}
+    assert from_flags(flags) == Options(name="mine", n_seeds=5)
+    flags = {"name": "mine", "method": "trak,das", "top": "2,8", "damping": "0.1,1"}
+    assert from_flags(flags) == Options(
+        name="mine", methods=("trak", "das"), top=(2, 8), dampings=(0.1, 1.0)
+    )
+
+
+@pytest.mark.parametrize("flag", ["top", "damping"])
+def test_lists_of_something_else_are_refused(flag):
+    with pytest.raises(BadInput, match=f"--{flag} is 'x': numbers with commas"):
+        from_flags({"name": "demo", flag: "x"})

@@ -1,5 +1,7 @@
 """Quality of a tiny ensemble beside single models, and what its members remember."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def evaluated(tmp_path_factory):
     )
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
-    return run, pipe, plan, EVALUATIONS["quality"](run, pipe, plan, OPTIONS)
+    return run, pipe, plan, EVALUATIONS["quality"].evaluate(run, pipe, plan, OPTIONS)
 
 
 def test_every_model_is_measured_with_intervals(evaluated):
@@ -51,7 +53,7 @@ def test_every_model_is_measured_with_intervals(evaluated):
 def test_evaluating_quality_twice_is_evaluating_once(evaluated):
     run, pipe, plan, path = evaluated
     before, work = path.stat().st_mtime_ns, pipe.members.n_forwards
-    assert EVALUATIONS["quality"](run, pipe, plan, OPTIONS) == path
+    assert EVALUATIONS["quality"].evaluate(run, pipe, plan, OPTIONS) == path
     assert path.stat().st_mtime_ns == before
     assert pipe.members.n_forwards == work
 
@@ -71,9 +73,14 @@ def test_single_models_saw_everything_with_seeds_of_their_own(evaluated):
     assert exposure.sum() == 2 * run.config.training.batch_size
 
 
-def test_the_price_is_told(evaluated):
-    run, *_ = evaluated
-    assert "2 seeds x (2 + 6 x 6 steps) = 76 steps" in quality.work(run, OPTIONS, 6)
+def test_the_price_is_told_once(evaluated, tmp_path):
+    run, _, plan, _ = evaluated
+    work = EVALUATIONS["quality"].work
+    assert work(run, plan, OPTIONS) == ""
+    fresh = dataclasses.replace(run, path=tmp_path)
+    # 2 seeds of 2 steps, and of 6 members' 6 steps.
+    wanted = "4 single models, 76 steps of training"
+    assert work(fresh, plan, OPTIONS) == wanted
 
 
 def test_a_planted_copy_of_a_training_image_is_counted(evaluated):
