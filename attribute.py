@@ -63,6 +63,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "similarity:FILE, logit:LABEL, features:MODULE:FUNCTION, MODULE:FUNCTION",
     )
     command.add_argument(
+        "--accuracy",
+        type=float,
+        metavar="R",
+        help="differential: rank correlation with exact that the road must reach "
+        "(default: 0.96)",
+    )
+    command.add_argument(
         "--placebos", type=int, help="placebo codes (default: enough for p = 0.05)"
     )
     command.add_argument(
@@ -187,10 +194,19 @@ def generate(run: Run, options: argparse.Namespace) -> None:
 
 
 def ablate(run: Run, options: argparse.Namespace) -> None:
-    """Ablate every source, a set of sources, or groups of them."""
+    """Ablate every source, a set of sources, or groups of them.
+
+    Raises:
+        BadInput: If an option has no effect.
+    """
     from ensemble import influence, units
     from ensemble.measurement import chosen_measurements
 
+    if options.accuracy is not None and options.method != "differential":
+        raise BadInput(
+            f"--accuracy has no effect with --method {options.method}: it chooses the "
+            "road of --method differential. Leave it out."
+        )
     ready = plan.load(run)
     if options.sources:
         removed = units.one_set(ready, numbers("--sources", options.sources))
@@ -211,8 +227,9 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     if options.method == "exact":
         folder = influence.measure_exactly(asked, options.placebos, options.max_memory)
     elif options.method == "differential":
+        accuracy = influence.ACCURACY if options.accuracy is None else options.accuracy
         folder = influence.measure_differentially(
-            asked, n_placebos=options.placebos or influence.MANY_PLACEBOS
+            asked, accuracy, options.placebos or influence.MANY_PLACEBOS
         )
     else:
         folder = influence.measure_adjointly(asked)

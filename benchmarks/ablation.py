@@ -15,6 +15,7 @@ copies of the state, each member run in forward mode on all of them; it is compa
 the first two queries.
 """
 
+import functools
 import os
 import sys
 import tempfile
@@ -75,19 +76,9 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensit
 
 
 ROADS: dict[str, Callable] = {
-    "designed": lambda pipe, asked: sensitivity.designed(pipe, asked),
-    "designed, paired": lambda pipe, asked: sensitivity.designed(pipe, asked, True),
-    "designed, paired, two followed": lambda pipe, asked: sensitivity.designed(
-        pipe, asked, True, n_feedback=2
-    ),
-    "designed, paired, all followed": lambda pipe, asked: sensitivity.designed(
-        pipe, asked, True, n_feedback=None
-    ),
-    "tangents": sensitivity.tangents,
-    "dual numbers (2023)": dual_numbers,
-}
-
-
+    road.name: functools.partial(sensitivity.designed, road=road)
+    for road in sensitivity.DESIGNED_ROADS
+} | {"tangents": sensitivity.tangents, "dual numbers (2023)": dual_numbers}
 # Roads that are compared on a few queries only.
 SLOW, N_SLOW = ("tangents", "dual numbers (2023)"), 2
 

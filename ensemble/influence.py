@@ -31,6 +31,7 @@ from splits.errors import BadInput
 
 N_TOP = 6
 MANY_PLACEBOS = 100_000
+ACCURACY = 0.96
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ def measure_exactly(
 
 def measure_differentially(
     asked: Asked,
-    paired: bool | None = None,
+    accuracy: float = ACCURACY,
     n_placebos: int = MANY_PLACEBOS,
     n_audit: int = 32,
     seed: int = 0,
@@ -154,14 +155,14 @@ def measure_differentially(
     """Read every unit and many placebos off the sensitivity; recompute a few exactly.
 
     Real codes and placebos are read off the same matrix, so the p-values are as honest
-    as those of exact ablation; what is approximate is the displacement, and the audit
-    says by how much.
+    as those of exact ablation; what is approximate is the displacement. Roads are tried
+    from cheap to dear until one orders half of the audited units as exact ablation
+    does; the other half says how far it can be trusted.
 
     Args:
         asked: What to measure.
-        paired: Step each designed vector with its complement: more accurate, at the
-            price of nearly one generation; None: where the members are 16 or fewer,
-            because then each is a larger change of votes.
+        accuracy: Rank correlation with exact displacement that a road must reach, from
+            0 to 1.
         n_placebos: Placebo codes.
         n_audit: Units of each query drawn at random to be recomputed.
         seed: Draws design, followed members and audit.
@@ -170,28 +171,34 @@ def measure_differentially(
         The folder of the tables; if they were there already, nothing is computed.
 
     Raises:
-        BadInput: If they are there without some of the measurements.
+        BadInput: If the accuracy is not between 0 and 1, or they are there without some
+            of the measurements.
     """
+    if not 0 <= accuracy <= 1:
+        raise BadInput(
+            f"--accuracy is {accuracy}: a rank correlation from 0 to 1 is wanted."
+        )
     folder = asked.folder("differential")
     if _there(asked, folder):
         return folder
     run, pipe, units = asked.run, asked.pipe, asked.units
     asked_for = queries.load(run, asked.name)
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
-    if paired is None:
-        paired = bool(pipe.members.n_members <= 16)
     began = time.perf_counter()
     with store.stage(run, f"ablate {folder.name}"):
         before = pipe.members.n_forwards
-        moves = sensitivity.designed(pipe, asked_for, paired, seed=seed)
-        landscape_forwards = pipe.members.n_forwards - before
-        seconds = time.perf_counter() - began
+        n_queries, n_units = len(asked_for.seeds), len(units.sources)
+        audited = audit.drawn(n_units, n_queries, n_audit, seed)
+        exact = _exact_displacement(pipe, asked_for, units, audited)
+        # The first half chooses the road, the second judges it.
+        half = audited.shape[1] // 2
+        moves, tried = _cheapest(
+            asked, asked_for, audited[:, :half], exact[:, :half], accuracy, seed
+        )
         votes = votes_without(units.silenced)
         displacement = sensitivity.displacement(moves.gram, votes)
         top = _largest(displacement, N_TOP)
-        top_images = _exact_pictures(pipe, asked_for, units, top)
-        audited = audit.drawn(len(units.sources), top, n_audit, seed)
-        exact = _exact_displacement(pipe, asked_for, units, audited)
+        recomputed = np.concatenate([audited, top], axis=1)
         found = Found(
             displacement=displacement,
             placebo=sensitivity.displacement(moves.gram, votes_without(placebos)),
@@ -201,20 +208,70 @@ def measure_differentially(
                 **_of_denoiser(asked, asked_for),
             },
             top_units=top,
-            top_images=top_images,
+            top_images=_exact_pictures(pipe, asked_for, units, top),
             facts={
                 "method": "differential",
                 "road": moves.road,
+                "roads_tried": tried,
+                "road_sentence": _why(tried, accuracy),
                 "seconds": round(time.perf_counter() - began, 3),
-                "seconds_of_landscape": round(seconds, 3),
                 "member_forwards": pipe.members.n_forwards - before,
-                "generations": landscape_forwards / _generation(pipe, asked_for),
-                "audit": audit.result(displacement, exact, audited, top),
+                "generations": tried[-1]["generations"],
+                "audit": audit.result(
+                    displacement, exact[:, half:], audited[:, half:], recomputed
+                ),
             },
             gram=moves.gram,
         )
         _keep(asked, folder, found)
     return folder
+
+
+def _cheapest(
+    asked: Asked,
+    asked_for: Queries,
+    sampled: Int64[np.ndarray, "queries sampled"],
+    exact: Float64[np.ndarray, "queries sampled"],
+    accuracy: float,
+    seed: int,
+) -> tuple[sensitivity.Sensitivity, list[dict[str, Any]]]:
+    """The first road that orders the sampled units well enough, and all that were tried.
+
+    Where there are too few units to tell, the first road stands.
+    """
+    votes = votes_without(asked.units.silenced)
+    generation = _generation(asked.pipe, asked_for)
+    tried = []
+    for road in sensitivity.DESIGNED_ROADS:
+        began = time.perf_counter()
+        moves = sensitivity.designed(asked.pipe, asked_for, road, seed)
+        fact = {
+            "road": road.name,
+            "generations": round(moves.member_forwards / generation, 3),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        tried.append(fact)
+        if sampled.shape[1] < audit.FEWEST:
+            return moves, tried
+        predicted = sensitivity.displacement(moves.gram, votes)
+        guessed = np.take_along_axis(predicted, sampled, axis=1)
+        fact["spearman"] = round(audit.rank_correlation(guessed, exact), 4)
+        if fact["spearman"] >= accuracy:
+            break
+    return moves, tried
+
+
+def _why(tried: list[dict[str, Any]], accuracy: float) -> str:
+    """Which road was taken, and why."""
+    last = tried[-1]
+    taken = f"Road: {last['road']} ({last['generations']:.1f} generations)"
+    if "spearman" not in last:
+        return f"{taken}; there are too few units to choose a road by."
+    reached = "; ".join(f"{one['road']} {one['spearman']:.3f}" for one in tried)
+    outcome = "the cheapest that reaches"
+    if last["spearman"] < accuracy:
+        outcome = "the most faithful, but none reaches"
+    return f"{taken}, {outcome} rank correlation {accuracy} ({reached})."
 
 
 def measure_adjointly(asked: Asked) -> Path:
@@ -274,9 +331,9 @@ def summary(folder: Path) -> str:
         f"{standing} of {n_queries} queries some of the {info['units']} stand out "
         f"(p <= {info['threshold']}; smallest possible {info['smallest_p']:.3g})"
     ]
-    return "\n".join(
-        [*lines, *([info["audit"]["sentence"]] if "audit" in info else [])]
-    )
+    if "audit" in info:
+        lines += [info["road_sentence"], info["audit"]["sentence"]]
+    return "\n".join(lines)
 
 
 def quadratic_influence(

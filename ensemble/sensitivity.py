@@ -285,12 +285,33 @@ def design(n_members: int, paired: bool, seed: int = 0) -> np.ndarray:
     return halves / halves.sum(axis=1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class Road:
+    """How the designed ablations are followed.
+
+    Attributes:
+        paired: Also step the complement of each vector: bending of even order cancels,
+            at the price of nearly one generation.
+        n_feedback: Members that follow each ablation at each step; None: all, exactly.
+    """
+
+    paired: bool = False
+    n_feedback: int | None = 1
+
+    @property
+    def name(self) -> str:
+        """What the road is called in tables."""
+        followed = "all" if self.n_feedback is None else self.n_feedback
+        parts = ["designed", *(["paired"] if self.paired else [])]
+        return ", ".join(parts + [f"{followed} followed"] * (followed != 1))
+
+
+# From cheap to exact following: about 2, 3, 5 and M generations.
+DESIGNED_ROADS = (Road(), Road(paired=True), Road(True, 2), Road(True, None))
+
+
 def designed(
-    pipe: EnsemblePipeline,
-    queries: Queries,
-    paired: bool = False,
-    n_feedback: int | None = 1,
-    seed: int = 0,
+    pipe: EnsemblePipeline, queries: Queries, road: Road = Road(), seed: int = 0
 ) -> Sensitivity:
     """Fit J to a designed set of ablations, each followed by one member a step.
 
@@ -300,21 +321,19 @@ def designed(
     Args:
         pipe: The ensemble.
         queries: The pictures.
-        paired: Also step the complement of each vector: bending of even order cancels,
-            at the price of nearly one generation.
-        n_feedback: Members that follow each ablation at each step; None: all, exactly.
+        road: How the ablations are followed.
         seed: Draws the design and the members.
     """
     before = pipe.members.n_forwards
-    votes = design(pipe.members.n_members, paired, seed)
-    pictures, ablated = ablated_beside(pipe, queries, votes, n_feedback, seed)
+    votes = design(pipe.members.n_members, road.paired, seed)
+    pictures, ablated = ablated_beside(pipe, queries, votes, road.n_feedback, seed)
     moved = (ablated - pictures[:, None]).flatten(2).double().cpu().numpy()
     inverse = np.linalg.pinv(votes - 1 / votes.shape[1])
     return Sensitivity(
         jacobian=np.einsum("mv,qvp->qpm", inverse, moved, optimize=True),
         member_forwards=pipe.members.n_forwards - before,
         derivative_passes=0,
-        road="designed, paired" if paired else "designed",
+        road=road.name,
     )
 
 

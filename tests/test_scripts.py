@@ -156,6 +156,7 @@ def test_commands_one_by_one(trained):
         (["ablate", "--name", "none"], "There are no queries called 'none'"),
         (["ablate", "--sources", "x"], "--sources is 'x'"),
         (["ablate", "--groups", "artist"], "no column 'artist'"),
+        (["ablate", "--accuracy", "0.9"], "--accuracy has no effect with --method ex"),
         (["score"], "Name a method"),
         (["score", "--method", "track"], "track"),
         (["verify", "--sources", "99"], "Source 99 does not exist"),

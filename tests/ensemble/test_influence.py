@@ -1,9 +1,12 @@
 """Influence is arithmetic on displacements; placebo makes it mean something."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
-from ensemble import influence, queries, store, units
+from ensemble import audit, influence, queries, store, units
 from ensemble.influence import Asked, quadratic_influence
 from ensemble.measurement import MEASUREMENTS
 from ensemble.pipeline import EnsemblePipeline
@@ -40,6 +43,20 @@ def ablated(tmp_path_factory):
     pipe.set_progress_bar_config(disable=True)
     queries.generate(run, pipe, "two", [0, 1])
     influence.measure_exactly(asked_of(run, plan, pipe), n_placebos=10)
+    return run, plan, pipe
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory):
+    """Two queries of a run of twenty sources."""
+    run, plan = tiny.trained(
+        tmp_path_factory.mktemp("twenty") / "run",
+        data={"n_images": 20},
+        splits={"design": "balanced", "n_members": 8},
+    )
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    queries.generate(run, pipe, "two", [0, 1])
     return run, plan, pipe
 
 
@@ -126,6 +143,41 @@ def test_differential_ablation_fills_the_same_tables(ablated):
     np.testing.assert_allclose(
         table(run, loss, folder.name), table(run, loss), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("reached", "n_tried", "why"),
+    [
+        ([0.99], 1, "the cheapest that reaches"),
+        ([0.5, 0.97], 2, "the cheapest that reaches"),
+        ([0.5, 0.6, 0.7, 0.95], 4, "the most faithful, but none reaches"),
+    ],
+)
+def test_roads_are_tried_until_one_orders_the_sample_well(
+    twenty, reached, n_tried, why, monkeypatch, tmp_path
+):
+    run, plan, pipe = twenty
+    shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
+    moved = dataclasses.replace(run, path=tmp_path)
+    answers = iter([*reached, 0.9])
+    monkeypatch.setattr(audit, "rank_correlation", lambda *_: next(answers))
+    asked = asked_of(moved, plan, pipe)
+    folder = influence.measure_differentially(asked, n_placebos=12)
+    info = store.read_json(folder / "info.json")
+    tried = info["roads_tried"]
+    assert [one["spearman"] for one in tried] == reached
+    assert info["road"] == tried[-1]["road"]
+    cost = [one["generations"] for one in tried]
+    assert cost == sorted(set(cost))
+    assert f"{why} rank correlation 0.96" in influence.summary(folder)
+    # Chosen by ten of the twenty units, judged by the other ten.
+    assert info["audit"]["spearman"] == 0.9
+    assert info["audit"]["n_audit"] == 10
+
+
+def test_an_accuracy_is_a_correlation(twenty):
+    with pytest.raises(BadInput, match="--accuracy is 96.0: a rank correlation from 0"):
+        influence.measure_differentially(asked_of(*twenty), 96.0)
 
 
 def test_the_adjoint_agrees_with_the_derivative_of_the_measurement(ablated):

@@ -338,10 +338,12 @@ def test_too_few_placebos_are_said_to_find_nothing(tmp_path, data):
 def test_an_audit_and_scores_are_shown_when_they_exist(tmp_path, data):
     run = finished.asked(finished.trained(tmp_path / "run", data), data)
     audit = {"sentence": "Ten ablations were repeated.", "spearman": 0.98765}
-    finished.ablated(run, audit=audit)
+    finished.ablated(run, audit=audit, road_sentence="Road: the short one.")
     store.write_json(run.scores("demo") / "trak.json", {"method": "trak", "seed": 3})
     page = Page(report.write(run, "demo", data))
-    assert "Ten ablations were repeated. spearman 0.9877" in page.text("audit")
+    assert "Road: the short one. Ten ablations were repeated. spearman 0.9877" in (
+        page.text("audit")
+    )
     assert "trak fact value method trak seed 3" in page.text("scores")
 
 

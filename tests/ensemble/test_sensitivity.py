@@ -12,6 +12,7 @@ from torch import nn
 
 from ensemble import ablation, luck, sensitivity
 from ensemble.queries import Queries
+from ensemble.sensitivity import Road
 from splits.errors import BadInput
 from tests import tiny
 
@@ -157,7 +158,7 @@ def test_members_that_predict_a_constant_have_a_closed_form():
     for found in (
         sensitivity.tangents(pipe, queries),
         sensitivity.designed(pipe, queries),
-        sensitivity.designed(pipe, queries, paired=True),
+        sensitivity.designed(pipe, queries, Road(paired=True)),
     ):
         np.testing.assert_allclose(
             sensitivity.displacement(found.gram, HALVES), expected, rtol=1e-9
@@ -244,8 +245,8 @@ def test_the_designed_road_does_what_its_options_say():
     pipe = tiny.ensemble()
     queries = queries_of(pipe)
     single = sensitivity.designed(pipe, queries)
-    paired = sensitivity.designed(pipe, queries, paired=True)
-    whole = sensitivity.designed(pipe, queries, n_feedback=None)
+    paired = sensitivity.designed(pipe, queries, Road(paired=True))
+    whole = sensitivity.designed(pipe, queries, Road(n_feedback=None))
     other = sensitivity.designed(pipe, queries, seed=1)
     assert tiny.different(single.gram, paired.gram)
     assert tiny.different(single.gram, whole.gram)
@@ -253,6 +254,16 @@ def test_the_designed_road_does_what_its_options_say():
     # 4 steps x 2 queries x (4 members + vectors followed by one member each)
     assert single.member_forwards == 4 * 2 * (4 + 3)
     assert paired.member_forwards == 4 * 2 * (4 + 6)
+
+
+def test_roads_are_named_by_their_options():
+    names = [road.name for road in sensitivity.DESIGNED_ROADS]
+    assert names == [
+        "designed",
+        "designed, paired",
+        "designed, paired, 2 followed",
+        "designed, paired, all followed",
+    ]
 
 
 def test_schedulers_with_memory_have_no_adjoint():
