@@ -206,7 +206,10 @@ def test_a_run_folder_must_be_named(write, text):
         ({"traning": {}}, "The config has no key 'traning'. Did you mean 'training'?"),
         ({"splits": {"n_member": 3}}, "'splits' has no key 'n_member'. Did you mean"),
         ({"splits": {"n_member": 3}}, "Did you mean 'n_members'?"),
-        ({"data": {"xyz": 3}}, "Known: kind, path, size, channels, source, owner, label,"),
+        (
+            {"data": {"xyz": 3}},
+            "Known: kind, path, size, channels, source, owner, label,",
+        ),
         ({"splits": {7: 3}}, "Section 'splits' has no key '7'."),
     ],
 )
