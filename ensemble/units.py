@@ -81,15 +81,39 @@ def _units(
     codes: CodeBook, sources: list[list[int]], names: list[str], kind: str
 ) -> Units:
     silenced = np.stack([codes.bits[chosen].any(axis=0) for chosen in sources])
-    for name, row in zip(names, silenced, strict=True):
+    for name, chosen, row in zip(names, sources, silenced, strict=True):
         if row.all():
             raise BadInput(
                 f"Without {name} none of the {codes.n_members} members is left to "
-                "vote: each has seen some of it. Remove less at once, or train with "
-                "more members that each see less (splits.weight, or one source for "
-                "each value of the column)."
+                f"vote: {_who_saw(codes, chosen)}. {_would_have_left(codes, chosen)}"
             )
     return Units(silenced, sources, names, kind)
+
+
+def _who_saw(codes: CodeBook, chosen: list[int], n_shown: int = 8) -> str:
+    """A source that each member saw, for the first members."""
+    seen = [
+        f"member {member} saw source {chosen[saw.argmax()]}"
+        for member, saw in enumerate(codes.bits[chosen].T[:n_shown])
+    ]
+    return ", ".join(seen) + (", ..." if codes.n_members > n_shown else "")
+
+
+def _would_have_left(codes: CodeBook, chosen: list[int]) -> str:
+    """Designs in which so many sources leave members, whichever sources they are."""
+    n_members, n_together = codes.n_members, len(chosen)
+    if n_together >= n_members:
+        return (
+            f"Remove less at once; {n_together} sources together need more than "
+            f"{n_together} members, or a design in which they are one source "
+            "(data.source)."
+        )
+    return (
+        f"Remove less at once, or train with a design that keeps some without any "
+        f"{n_together} sources: splits.design=partition keeps {n_members - n_together} "
+        f"of {n_members} members, splits.design=sparse "
+        f"splits.removable={n_together} at least 1."
+    )
 
 
 def votes_without(

@@ -1,5 +1,7 @@
 """What is removed at once, and who is left."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -40,10 +42,35 @@ def test_a_column_makes_a_unit_of_each_value(ready):
 def test_what_cannot_be_removed_is_refused(ready):
     with pytest.raises(BadInput, match="none of the 6 members is left"):
         units.one_set(ready, [0, 1, 2, 3])
+    with pytest.raises(BadInput, match="member 0 saw source [0-3], member 1 saw"):
+        units.one_set(ready, [0, 1, 2, 3])
+    with pytest.raises(BadInput, match="partition keeps 2 of 6.*removable=4 at least"):
+        units.one_set(ready, [0, 1, 2, 3])
     with pytest.raises(BadInput, match="Source 7 does not exist: .*0 to 3"):
         units.one_set(ready, [7])
     with pytest.raises(BadInput, match="no column 'artist'; known: label"):
         units.by_column(ready, "artist")
+
+
+def drawn(tmp_path, n_images, **splits):
+    return plan.draw(tiny.config(tmp_path, data={"n_images": n_images}, splits=splits))
+
+
+def test_the_designs_that_a_refusal_names_keep_what_it_says(tmp_path):
+    for splits, kept in (
+        ({"design": "partition", "n_members": 6, "weight": None}, 2),
+        ({"design": "sparse", "n_members": 6, "weight": None, "removable": 4}, 1),
+    ):
+        other = drawn(tmp_path, 6, **splits)
+        for four in itertools.combinations(range(6), 4):
+            left = ~units.one_set(other, four).silenced
+            assert left.sum() >= kept
+
+
+def test_more_sources_than_members_need_another_design(tmp_path):
+    halves = drawn(tmp_path, 8, design="balanced", n_members=6, weight=3)
+    with pytest.raises(BadInput, match="7 sources together need more than 7 members"):
+        units.one_set(halves, range(7))
 
 
 def test_votes_are_equal_among_those_that_stay(ready):
