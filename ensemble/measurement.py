@@ -172,7 +172,7 @@ def _gaussian_window(shorter_side: int) -> Float[Tensor, "side side"]:
     return weights[:, None] * weights
 
 
-def similarity(targets: Images) -> Measurement:
+def similarity(targets: Images, whose: str) -> Measurement:
     """Likeness to the nearest of some given pictures: the correlation of their pixels.
 
     That is the cosine between the pixels of the two pictures, each minus its own mean,
@@ -187,8 +187,8 @@ def similarity(targets: Images) -> Measurement:
         return (centred(images) @ centred(targets.to(images)).T).amax(dim=1)
 
     return Measurement(
-        "correlation of the picture's pixels with the nearest of "
-        f"{len(targets)} given ones, from -1 to 1",
+        "correlation of the picture's pixels with those of the nearest image of "
+        f"{whose}, from -1 to 1",
         of_pictures=nearest,
     )
 
@@ -272,14 +272,15 @@ def _named(name: str, plan: Plan) -> Measurement:
 def _similarity_to(argument: str, plan: Plan) -> Measurement:
     """Similarity to the nearest image of a source, or to the image in a file."""
     if not argument.isdecimal():
-        return similarity(_pictured(Path(argument), plan)[None])
+        return similarity(_pictured(Path(argument), plan)[None], argument)
     source = int(argument)
     if source >= plan.codes.n_sources:
         raise BadInput(
             f"Source {source} does not exist: this run has sources 0 to "
             f"{plan.codes.n_sources - 1}."
         )
-    return similarity(torch.tensor(plan.data.images[plan.source_of == source]))
+    images = torch.tensor(plan.data.images[plan.source_of == source])
+    return similarity(images, f"source {source}")
 
 
 def _pictured(path: Path, plan: Plan) -> Float[Tensor, "channels height width"]:

@@ -227,7 +227,9 @@ def test_similarity_is_the_correlation_with_the_nearest_image(digits):
         )
         assert float(value) == pytest.approx(expected, rel=1e-6)
     same = torch.from_numpy(targets[:1].copy())
-    assert float(similarity(same).of_pictures(0.5 * same + 0.1)) == pytest.approx(1)
+    assert float(similarity(same, "it").of_pictures(0.5 * same + 0.1)) == pytest.approx(
+        1
+    )
 
 
 def test_a_given_image_is_scaled_to_the_size_of_the_runs(digits):
