@@ -13,10 +13,21 @@ import sys
 from collections.abc import Sequence
 
 from ensemble import config as configs
+from ensemble import data as datasets
 from ensemble import launching, plan, store
+from ensemble.config import Config
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
+from splits import comparison
+from splits.comparison import Wish
 from splits.errors import BadInput
+
+WISHES = {
+    "sources": "for so many sources; by default those of the training images",
+    "remove": "sources that may be removed together, whichever they are (default: 1)",
+    "keep": "members that must be left then (default: 1)",
+    "budget": "members there may be at most (default: splits.n_members)",
+}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -44,6 +55,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="print what the design promises, the work and the disk; then stop",
     )
+    wish = parser.add_argument_group("with --plan, compare all designs instead")
+    for name, help_text in WISHES.items():
+        wish.add_argument(f"--{name}", type=int, metavar="N", help=help_text)
     return parser.parse_args(arguments)
 
 
@@ -69,6 +83,24 @@ def chosen(text: str | None, n_members: int) -> list[int]:
             f"{n_members - 1}."
         )
     return members
+
+
+def compared(config: Config, wishes: dict[str, int]) -> str:
+    """What every design would promise and cost for a wish, as text."""
+    from ensemble import training
+
+    data = datasets.load(config.data)
+    n_coded = plan.grouped(config.data, data).n_coded
+    wish = Wish(
+        wishes.get("sources", n_coded),
+        wishes.get("remove", 1),
+        wishes.get("keep", 1),
+        wishes.get("budget", config.splits.n_members),
+    )
+    rows = comparison.compare(wish, config.splits.seed)
+    shown = config.training.steps * config.training.batch_size
+    n_weights = training.weights_of_a_member(config, data)
+    return comparison.table(rows, wish, shown, 4 * n_weights)
 
 
 def train(run: Run, ready: Plan, members: Sequence[Trainable]) -> int:
@@ -115,6 +147,13 @@ def main(arguments: Sequence[str]) -> int:
     """Train what is not trained yet; returns the exit code."""
     options = parse(arguments)
     config = configs.load(options.config, options.overrides)
+    wishes = {name: getattr(options, name) for name in WISHES}
+    wishes = {name: wish for name, wish in wishes.items() if wish is not None}
+    if wishes and not options.plan:
+        raise BadInput(f"--{min(wishes)} compares designs: say --plan too.")
+    if wishes:
+        print(compared(config, wishes))
+        return 0
     if options.plan:
         from ensemble import training
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from splits.errors import BadInput
+from splits.sources import IMAGE, NEAR_DUPLICATES
 from splits.streams import salt_digest
 
 
@@ -32,7 +33,12 @@ class DataConfig:
         path: The folder; or the shards: a path, a brace range, or `pipe:command`.
         size: Side length in pixels to resize to; null keeps the images as they are.
         channels: 1 grey, 3 RGB; null keeps the images as they are.
-        source: What one source is: `image`, or a column of the metadata.
+        source: What one source is: `image`, `near_duplicates` (images that are nearly
+            the same), or a column of the metadata.
+        separator: What stands between several owners in that column, such as `;`; an
+            image is then used only by members that may see all of them. null: the
+            values are taken as they are.
+        near: Greatest distance of near-duplicates: 0 is the same picture, 1 another.
         owner: Column of the metadata that says whose each source is, for the design
             `product`.
         label: Column of the metadata that conditional members are told; null: `label`
@@ -45,6 +51,8 @@ class DataConfig:
     size: int | None = None
     channels: int | None = None
     source: str = "image"
+    separator: str | None = None
+    near: float = 0.01
     owner: str | None = None
     label: str | None = None
     n_images: int | None = None
@@ -59,6 +67,19 @@ class DataConfig:
         _one_of("data.channels", self.channels, (None, 1, 3))
         _at_least("data.size", self.size, 1)
         _at_least("data.n_images", self.n_images, 1)
+        _within("data.near", self.near, 0.0, 1.0)
+        if self.separator == "":
+            raise BadInput("data.separator is empty: write what separates owners.")
+        if self.separator and self.source in (IMAGE, NEAR_DUPLICATES):
+            raise BadInput(
+                f"data.separator splits the values of a column, but data.source is "
+                f"{self.source!r}. Name the column there, or leave the separator out."
+            )
+        if self.separator and self.owner:
+            raise BadInput(
+                "data.separator and data.owner are two ways to say who owns what: "
+                "leave one of them out."
+            )
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,20 @@ and from then on read back and checked against what the manifest says.
 Before: data.py, splits/designs.py. After: training.py, ablation.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import filelock
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int, Int64
 
+from ensemble import borderline, store
 from ensemble import data as datasets
-from ensemble import store
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.store import Run
-from splits import designs, guarantees, sources
+from splits import designs, duplicates, guarantees, owners, sources
 from splits.codes import CodeBook
+from splits.owners import OwnerSets
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +31,40 @@ class Plan:
         source_of: The source of each training image.
         source_names: One per source, in the order of the code book's rows.
         codes: Who trains on what.
+        owners: The sources that each owner has a part in, by name; empty unless images
+            can have several owners.
     """
 
     data: TrainingImages
     source_of: Int[np.ndarray, " images"]
     source_names: list[str]
     codes: CodeBook
+    owners: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Which images are one source, before anybody has a code.
+
+    Attributes:
+        source_of: The source of each training image.
+        names: One per source.
+        sets: Who has a part in which source, if images can have several owners.
+        pairs: Images that are nearly the same, if those are one source: up to twice the
+            threshold apart, the closest first.
+        distances: How far apart they are.
+    """
+
+    source_of: Int[np.ndarray, " images"]
+    names: list[str]
+    sets: OwnerSets | None = None
+    pairs: Int64[np.ndarray, "pairs two"] | None = None
+    distances: Float32[np.ndarray, " pairs"] | None = None
+
+    @property
+    def n_coded(self) -> int:
+        """How many codes are drawn: one for each owner, or for each source."""
+        return len(self.sets.owner_names if self.sets else self.names)
 
 
 def draw(config: Config) -> Plan:
@@ -45,13 +74,42 @@ def draw(config: Config) -> Plan:
         BadInput: If data, sources or design contradict each other.
     """
     data = datasets.load(config.data)
-    source_of, names = sources.assign(
-        config.data.source, len(data.images), data.columns
-    )
-    splits = config.splits
+    return _drawn(config, data, grouped(config.data, data))
+
+
+def grouped(config: DataConfig, data: TrainingImages) -> Grouping:
+    """Which images are one source.
+
+    Raises:
+        BadInput: If the data do not have what the config groups them by.
+    """
+    if config.source == sources.NEAR_DUPLICATES:
+        return _clustered(config, data)
+    if config.separator:
+        values = sources.values_of(config.source, len(data.images), data.columns)
+        sets = owners.owner_sets(values, config.separator, config.source)
+        return Grouping(sets.source_of, sets.source_names, sets)
+    source_of, names = sources.assign(config.source, len(data.images), data.columns)
+    return Grouping(source_of, names)
+
+
+def _clustered(config: DataConfig, data: TrainingImages) -> Grouping:
+    """A cluster is called after the first of its images."""
+    pictures = duplicates.pictures(data.images)
+    pairs, distances = duplicates.near_pairs(pictures, 2 * config.near)
+    near = pairs[distances <= config.near]
+    first = duplicates.clusters(len(data.images), near)
+    names = [data.names[image] for image in first]
+    source_of, names = sources.by_column(names, config.source)
+    return Grouping(source_of, names, None, pairs, distances)
+
+
+def _drawn(config: Config, data: TrainingImages, grouping: Grouping) -> Plan:
+    splits, sets = config.splits, grouping.sets
+    names = sets.owner_names if sets else grouping.names
     codes = designs.draw(
         splits.design,
-        len(names),
+        grouping.n_coded,
         splits.n_members,
         splits.weight,
         splits.seed,
@@ -59,9 +117,12 @@ def draw(config: Config) -> Plan:
         splits.survivors,
         splits.salt,
         data.names if config.data.source == sources.IMAGE else names,
-        _owner_of(config.data, data, source_of),
+        _owner_of(config.data, data, grouping.source_of),
     )
-    return Plan(data, source_of, names, codes)
+    if sets is None:
+        return Plan(data, grouping.source_of, grouping.names, codes)
+    codes = owners.intersected(codes, sets.owned)
+    return Plan(data, grouping.source_of, grouping.names, codes, sets.sources_of())
 
 
 def _owner_of(
@@ -81,14 +142,29 @@ def prepare(run: Run) -> Plan:
     with filelock.FileLock(run.path / ".plan.lock"):
         if run.manifest.exists():
             return load(run)
-        plan = draw(run.config)
+        data = datasets.load(run.config.data)
+        grouping = grouped(run.config.data, data)
+        plan = _drawn(run.config, data, grouping)
         store.write_array(run.codes, plan.codes.bits)
         store.write_array(run.source_of, plan.source_of)
-        store.write_json(run.path / "sources.json", {"names": plan.source_names})
+        store.write_json(
+            run.path / "sources.json",
+            {"names": plan.source_names, "owners": plan.owners},
+        )
+        _picture_borderline(run, data, grouping)
         store.start_manifest(
             run, {**facts(plan), "promises": guarantees.promises(plan.codes)}
         )
         return plan
+
+
+def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> None:
+    if grouping.pairs is None or grouping.distances is None:
+        return
+    picture = borderline.drawn(
+        data.images, grouping.pairs, grouping.distances, run.config.data.near
+    )
+    (run.path / "near_duplicates.png").write_bytes(picture)
 
 
 def load(run: Run) -> Plan:
@@ -108,11 +184,13 @@ def read(run: Run) -> Plan:
     Raises:
         BadInput: If a file is missing or unreadable.
     """
+    named = store.read_json(run.path / "sources.json")
     return Plan(
         data=datasets.load(run.config.data),
         source_of=store.read_array(run.source_of),
-        source_names=store.read_json(run.path / "sources.json")["names"],
+        source_names=named["names"],
         codes=CodeBook(store.read_array(run.codes)),
+        owners=named.get("owners", {}),
     )
 
 

@@ -525,12 +525,17 @@ def train_members(
     return failed
 
 
+def weights_of_a_member(config: Config, data: TrainingImages) -> int:
+    """How many weights one member has for these training images."""
+    n_classes = require_classes(data) if config.model.class_conditional else None
+    member = build_member(config.model, data.images.shape[1:], n_classes, 0)
+    return sum(weight.numel() for weight in member.parameters())
+
+
 def describe(config: Config, plan: Plan) -> str:
     """What training this plan promises and costs, as text."""
     settings = config.training
-    n_classes = require_classes(plan.data) if config.model.class_conditional else None
-    member = build_member(config.model, plan.data.images.shape[1:], n_classes, 0)
-    n_weights = sum(weight.numel() for weight in member.parameters())
+    n_weights = weights_of_a_member(config, plan.data)
     shown = settings.steps * settings.batch_size
     n_members = plan.codes.n_members
     return "\n".join(

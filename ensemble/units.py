@@ -13,6 +13,8 @@ from ensemble.plan import Plan
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
+OWNERS = "owners"
+
 
 @dataclass(frozen=True, eq=False)
 class Units:
@@ -65,9 +67,15 @@ def one_set(plan: Plan, sources: Sequence[int]) -> Units:
 def by_column(plan: Plan, column: str) -> Units:
     """One unit for each value of a metadata column: all sources with that value.
 
+    Where images have several owners, `owners` is one unit for each of them: all sources
+    that he has a part in.
+
     Raises:
         BadInput: If there is no such column, or no member survives some unit.
     """
+    if column == OWNERS and plan.owners:
+        names = [f"owner {name}" for name in plan.owners]
+        return _units(plan.codes, [*plan.owners.values()], names, "groups")
     if column not in plan.data.columns:
         known = ", ".join(plan.data.columns) or "none"
         raise BadInput(f"The data has no column {column!r}; known: {known}.")

@@ -35,6 +35,7 @@ def promises(codes: CodeBook) -> dict[str, Any]:
         split_share: split_mean / n_sources.
         survivors_of_one_min, survivors_of_one_mean: Without any one source.
         never_ablated: Sources without survivors.
+        never_trained: Sources that no member trains on.
         survivors_of_two_min, survivors_of_two_mean: Without any two sources.
         no_survivor_of_two: Share of the pairs of sources without survivors.
         distance_min, distance_mean: Members in which the codes of two sources differ.
@@ -59,6 +60,7 @@ def promises(codes: CodeBook) -> dict[str, Any]:
         "survivors_of_one_min": codes.n_members - int(weights.max()),
         "survivors_of_one_mean": codes.n_members - float(weights.mean()),
         "never_ablated": int((weights == codes.n_members).sum()),
+        "never_trained": int((weights == 0).sum()),
         **_pairs(codes),
     }
 
@@ -76,6 +78,7 @@ def describe(promised: dict[str, Any]) -> str:
         ("share of the sources in a split", _percent(promised["split_share"])),
         ("members left without any one source", _least(promised, "survivors_of_one")),
         ("sources that cannot be ablated", f"{promised['never_ablated']:,}"),
+        ("sources that nobody trains on", f"{promised['never_trained']:,}"),
     ]
     about_pairs = [
         ("members left without any two sources", _least(promised, "survivors_of_two")),

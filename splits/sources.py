@@ -1,5 +1,7 @@
 """Which source each training image belongs to: itself, or a column of the metadata.
 
+Other ways to say it are in owners.py (several owners) and duplicates.py (clusters).
+
 Sources are numbered by name, never by the order of files or rows, so that the same
 images always get the same numbers.
 
@@ -17,6 +19,7 @@ from jaxtyping import Int64
 from splits.errors import BadInput
 
 IMAGE = "image"
+NEAR_DUPLICATES = "near_duplicates"
 
 
 def assign(
@@ -39,15 +42,26 @@ def assign(
     """
     if source == IMAGE:
         return each_image(n_images), [str(image) for image in range(n_images)]
+    return by_column(values_of(source, n_images, columns), source)
+
+
+def values_of(
+    source: str, n_images: int, columns: Mapping[str, Sequence[Any]]
+) -> Sequence[Any]:
+    """The values of a column, one for each image.
+
+    Raises:
+        BadInput: If there is no such column, or it has another length than the images.
+    """
     if source not in columns:
-        raise _unknown("source", source, [IMAGE, *sorted(columns)])
+        raise _unknown("source", source, [IMAGE, NEAR_DUPLICATES, *sorted(columns)])
     values = columns[source]
     if len(values) != n_images:
         raise BadInput(
             f"Column {source!r} has {len(values)} values for {n_images} images. Give "
             "every image exactly one."
         )
-    return by_column(values, source)
+    return values
 
 
 def each_image(n_images: int) -> Int64[np.ndarray, " images"]:

@@ -208,7 +208,7 @@ def test_a_run_folder_must_be_named(write, text):
         ({"splits": {"n_member": 3}}, "Did you mean 'n_members'?"),
         (
             {"data": {"xyz": 3}},
-            "Known: kind, path, size, channels, source, owner, label,",
+            "Known: kind, path, size, channels, source, separator, near, owner,",
         ),
         ({"splits": {7: 3}}, "Section 'splits' has no key '7'."),
     ],
@@ -406,3 +406,19 @@ def test_a_salt_must_fit_the_digest_that_was_published():
     for salt in ("rock", None):
         with pytest.raises(BadInput, match=f"promised {digest}"):
             from_dict({"run": "a", "splits": {**promised, "salt": salt}})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"source": "artist", "separator": ""}, "data.separator is empty"),
+        ({"separator": ";"}, "data.source is 'image'"),
+        ({"source": "near_duplicates", "separator": ";"}, "is 'near_duplicates'"),
+        ({"source": "a", "separator": ";", "owner": "b"}, "leave one of them out"),
+        ({"near": 1.0}, "data.near is 1.0"),
+        ({"near": -0.1}, "data.near is -0.1"),
+    ],
+)
+def test_ways_to_group_images_that_contradict_each_other_are_refused(data, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        from_dict({"run": "a", "data": data})

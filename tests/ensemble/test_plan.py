@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ensemble import config as configs
 from ensemble import plan as plans
-from ensemble import store
+from ensemble import store, units
 from ensemble.store import Run
 from splits.errors import BadInput
 from splits.streams import named_codes
@@ -139,3 +140,63 @@ def test_products_take_their_owners_from_a_column(tmp_path):
     labels = np.array(plan.data.columns["label"])
     for label in set(labels):
         assert plan.codes.bits[labels == label].any(axis=0).sum() <= 5
+
+
+def folder_of(tmp_path, artists):
+    """An image folder whose metadata name the artists of each random picture."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["file_name,artist"]
+    for index, artist in enumerate(artists):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+        rows.append(f"{index:02d}.png,{artist}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def of_folder(tmp_path, folder, n_members, **data):
+    return configs.from_dict(
+        {
+            "run": str(tmp_path / "run"),
+            "data": {"kind": "folder", "path": str(folder), **data},
+            "splits": {"n_members": n_members, "design": "partition"},
+        }
+    )
+
+
+def test_an_image_of_several_owners_is_used_only_where_all_of_them_agree(tmp_path):
+    artists = ["Eve", "Adam", "Cain", "Abel", "Eve;Adam", "Abel;Cain"]
+    settings = of_folder(
+        tmp_path, folder_of(tmp_path, artists), 2, source="artist", separator=";"
+    )
+    run = store.create(settings)
+    plan = plans.prepare(run)
+    assert plan.source_names[0] == "Abel"
+    assert plan.owners["Eve"] == [
+        source for source, name in enumerate(plan.source_names) if "Eve" in name
+    ]
+    code = dict(zip(plan.source_names, plan.codes.bits, strict=True))
+    for pair in ("Adam; Eve", "Abel; Cain"):
+        one, other = pair.split("; ")
+        assert np.array_equal(code[pair], code[one] & code[other])
+    assert plans.load(run).owners == plan.owners
+    found = units.by_column(plan, "owners")
+    assert found.names == [f"owner {name}" for name in plan.owners]
+    assert np.array_equal(
+        found.silenced, np.stack([code[name] for name in plan.owners])
+    )
+
+
+def test_near_duplicates_are_one_source_and_the_borderline_is_pictured(tmp_path):
+    folder = folder_of(tmp_path, "abcdef")
+    original = np.asarray(Image.open(folder / "03.png")).astype(int)
+    Image.fromarray((original * 0.9).astype(np.uint8)).save(folder / "05.png")
+    settings = of_folder(tmp_path, folder, 2, source="near_duplicates", near=0.05)
+    run = store.create(settings)
+    plan = plans.prepare(run)
+    assert plan.source_of.tolist() == [0, 1, 2, 3, 4, 3]
+    assert plan.source_names == ["00.png", "01.png", "02.png", "03.png", "04.png"]
+    with Image.open(run.path / "near_duplicates.png") as picture:
+        assert picture.format == "PNG"

@@ -38,6 +38,7 @@ def test_promises_about_single_sources_are_those_of_a_naive_count(codes: CodeBoo
     assert found["survivors_of_one_min"] == min(survivors)
     assert found["survivors_of_one_mean"] == pytest.approx(np.mean(survivors), 1e-12)
     assert found["never_ablated"] == survivors.count(0)
+    assert found["never_trained"] == weights.count(0)
 
 
 @EVERY_BOOK

@@ -53,7 +53,9 @@ def test_a_missing_value_is_named_with_its_row(gap: object):
 
 
 def test_an_unknown_column_is_answered_with_the_nearest_and_all():
-    with pytest.raises(BadInput, match="image, artist, label.*mean 'artist'"):
+    with pytest.raises(
+        BadInput, match="image, near_duplicates, artist, label.*mean 'artist'"
+    ):
         assign("artists", 4, {"label": [1, 2, 3, 4], "artist": ARTISTS})
 
 
