@@ -2,7 +2,9 @@
 
 A score is written beside the truth, `scores/NAME/METHOD.npy` (queries, sources) beside
 `influence/NAME`, with a sidecar that says what it is: method, options, sign, scale, the
-model that was scored, and what it cost. Gradients that several methods look at are
+model that was scored, what the method noted, and what it cost. On request the scores at
+other dampings are kept beside it, `METHOD.path.npy` (dampings, queries, sources), so that
+somebody who holds out some truth can choose one. Gradients that several methods look at are
 kept in `scores/.features`, for all queries; they may be deleted at any time.
 
 Before: queries.py (the pictures), scorers (the methods). After: evaluation, report.
@@ -13,6 +15,7 @@ import dataclasses
 import functools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,15 @@ from ensemble.model import load_member, noise_schedule
 from ensemble.pipeline import EnsemblePipeline, denoise, guided
 from ensemble.plan import Plan
 from ensemble.queries import Queries
-from ensemble.scorers import SCORERS, Examples, Journey, Scorer, Setting, by_source
+from ensemble.scorers import (
+    SCORERS,
+    Damped,
+    Examples,
+    Journey,
+    Scorer,
+    Setting,
+    by_source,
+)
 from ensemble.store import REFERENCE, Run
 from splits.codes import full_votes
 from splits.errors import BadInput
@@ -81,10 +92,11 @@ def score(
     which: str | int = "ensemble",
     scorer: Scorer | None = None,
     max_memory_mb: int = 1024,
+    dampings: Sequence[float] = (),
 ) -> Path:
     """Score all sources for the queries of that name; returns the file.
 
-    What is there already is left alone.
+    What is there already is left alone; if dampings are missing, it is made again.
 
     Args:
         run: The run folder.
@@ -95,12 +107,20 @@ def score(
         which: The scored model, as in `setting_of`.
         scorer: The method with options of its own; None: with its defaults.
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
+        dampings: Score at each of these too, in place of the method's own damping, and
+            keep that as `path_file`.
 
     Raises:
         BadInput: If there is no such method, queries or model; if that score exists
-            with other options or for other queries; or if scores are not finite.
+            with other options or for other queries; if scores are not finite; or if
+            there are dampings and the method knows none.
     """
     scorer = scorer or scorer_called(method)
+    if dampings and not isinstance(scorer, Damped):
+        raise BadInput(
+            f"{method} has no path of dampings. Leave them out, or choose a method of a "
+            "kernel or an influence function."
+        )
     asked = queries.load(run, name)
     path = score_file(run, name, method, which)
     identity = {
@@ -113,22 +133,42 @@ def score(
     sidecar = path.with_suffix(".json")
     if path.exists() and sidecar.exists():
         _require_same(path, identity)
-        return path
+        if set(dampings) <= set(store.read_json(sidecar)["dampings"]):
+            return path
     setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
     began = time.perf_counter()
     with store.stage(run, f"score {name} {path.stem}"):
-        per_image = scorer.score(setting)
-        if not np.isfinite(per_image).all():
-            raise BadInput(
-                f"Scores by {method} are not finite. Look at the members' loss curves, "
-                "or score with another method."
-            )
-        per_source = by_source(per_image, setting.source_of, setting.n_sources)
-        digest = store.write_array(path, per_source)
+        if isinstance(scorer, Damped):
+            own = damping_of(identity["options"])
+            found, *others = scorer.path(setting, [own, *dampings])
+        else:
+            found, others = scorer.score(setting), []
+        digest = store.write_array(path, _sums(found, setting, method))
+        path_digest = None
+        if others:
+            sums = np.stack([_sums(some, setting, method) for some in others])
+            path_digest = store.write_array(path_file(path), sums)
         seconds = time.perf_counter() - began + setting.work.seconds_before
         facts = _facts(scorer, setting, seconds)
+        facts |= {"dampings": list(dampings), "path_sha256": path_digest}
         store.write_json(sidecar, {**identity, **facts, "sha256": digest})
     return path
+
+
+def _sums(
+    per_image: Float32[np.ndarray, "queries images"], setting: Setting, method: str
+) -> Float32[np.ndarray, "queries sources"]:
+    """Sums over the images of each source.
+
+    Raises:
+        BadInput: If a score is not finite.
+    """
+    if not np.isfinite(per_image).all():
+        raise BadInput(
+            f"Scores by {method} are not finite. Look at the members' loss curves, or "
+            "score with another method."
+        )
+    return by_source(per_image, setting.source_of, setting.n_sources)
 
 
 def load(
@@ -142,6 +182,35 @@ def load(
     path = score_file(run, name, method, which)
     expected = store.read_json(path.with_suffix(".json"))["sha256"]
     return store.read_array(path, expected)
+
+
+def load_path(
+    run: Run, name: str, method: str, which: str | int = "ensemble"
+) -> tuple[list[float], Float32[np.ndarray, "dampings queries sources"]]:
+    """Dampings, and the scores of a method at each of them.
+
+    Raises:
+        BadInput: If they are missing or damaged.
+    """
+    path = score_file(run, name, method, which)
+    kept = store.read_json(path.with_suffix(".json"))
+    if not kept["dampings"]:
+        raise BadInput(
+            f"{path} is there without other dampings. Score again with --dampings."
+        )
+    return kept["dampings"], store.read_array(path_file(path), kept["path_sha256"])
+
+
+def path_file(score: Path) -> Path:
+    """Where a method's scores at other dampings are kept, beside its scores."""
+    return score.with_suffix(".path.npy")
+
+
+def damping_of(options: dict[str, Any]) -> float:
+    """The damping among a damped method's options: its own, or its curvature's."""
+    return (
+        options["damping"] if "damping" in options else options["curvature"]["damping"]
+    )
 
 
 def score_file(run: Run, name: str, method: str, which: str | int) -> Path:
@@ -321,5 +390,6 @@ def _facts(scorer: Scorer, setting: Setting, seconds: float) -> dict[str, Any]:
         "seconds_before": round(setting.work.seconds_before, 3),
         "gradient_evaluations": setting.work.gradients,
         "forwards": setting.work.forwards,
+        "notes": setting.notes,
         "peak_memory_bytes": store.peak_memory_bytes(),
     }

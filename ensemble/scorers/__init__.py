@@ -24,6 +24,7 @@ from ensemble.scorers.park2023trak import Trak
 from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
     READOUTS,
+    Damped,
     Examples,
     Journey,
     Scorer,
@@ -38,6 +39,7 @@ from ensemble.scorers.zheng2024dtrak import DTrak
 __all__ = [
     "READOUTS",
     "SCORERS",
+    "Damped",
     "Examples",
     "Journey",
     "Scorer",

@@ -9,6 +9,7 @@ https://arxiv.org/abs/2003.11630, there θ-relative influence)
 Before: features.py, kernel.py. After: ensemble/scoring.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from jaxtyping import Float32
 
 from ensemble.scorers import features, kernel
 from ensemble.scorers.features import Block, Feature, Rows
+from ensemble.scorers.kernel import Kernel
 from ensemble.scorers.setting import Setting
 
 
@@ -41,12 +43,17 @@ class RelativeInfluence:
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        rows = features.of_networks(setting, self.feature)
-        return features.averaged(setting, rows, self._scored)
+        return self.path(setting, [self.damping])[0]
 
-    def _scored(self, rows: Rows) -> Block:
-        decomposed = rows.kernel()
-        solved = decomposed.solve(rows.queries, self.damping)
-        return lambda images, _: (
-            solved @ images.T / decomposed.steps(images, self.damping)
-        )
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping."""
+        rows = features.of_networks(setting, self.feature)
+        return features.path(setting, rows, dampings, scored)
+
+
+def scored(rows: Rows, decomposed: Kernel, damping: float) -> Block:
+    """Scores by one network's kernel, over the length of an image's step."""
+    solved = decomposed.solve(rows.queries, damping)
+    return lambda images, _: solved @ images.T / decomposed.steps(images, damping)

@@ -17,7 +17,7 @@ back, it gives an unbiased sample of H (as in arXiv 2410.13850).
 Before: layers.py. After: fitting.py, mlodozeniec2025influence.py.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,10 +212,32 @@ class Curvature:
         Raises:
             BadInput: If nothing is added and a direction is flat.
         """
-        damped = {
-            name: self._damp(name, spectrum, like) for name, spectrum in spectra.items()
+        return self.path(spectra, layers, like, [self.damping])[0]
+
+    def path(
+        self,
+        spectra: dict[str, Spectrum],
+        layers: Layers,
+        like: Tensor,
+        dampings: Sequence[float],
+    ) -> list[Fitted]:
+        """The same curvature with each damping; what they divide by is shared.
+
+        Raises:
+            BadInput: If nothing is added and a direction is flat.
+        """
+        stored = {
+            name: Spectrum(_like(spectrum.bases, like), spectrum.eigenvalues.to(like))
+            for name, spectrum in spectra.items()
         }
-        return Fitted(damped, layers.ignored)
+        found = []
+        for relative in dampings:
+            inverses = {
+                name: Inverse(stored[name], _damping(name, spectrum, relative, like))
+                for name, spectrum in spectra.items()
+            }
+            found.append(Fitted(inverses, layers.ignored))
+        return found
 
     def _factors(
         self, network: nn.Module, layers: Layers, samples: Iterable[Sample]
@@ -292,22 +314,23 @@ class Curvature:
                 pull.view(len(pull), -1)[:, value] = (2 / n_values) ** 0.5
                 yield pull
 
-    def _damp(self, name: str, spectrum: Spectrum, like: Tensor) -> Inverse:
-        eigenvalues = spectrum.eigenvalues
-        mean = float(eigenvalues.mean())
-        # A layer that nothing ever comes back to has gradients of zero as well; any
-        # damping keeps them so.
-        damping = self.damping * mean if mean > 0 else 1.0
-        smallest = torch.finfo(like.dtype).eps * eigenvalues.max()
-        flat = int((eigenvalues + damping < smallest).sum())
-        if flat:
-            raise BadInput(
-                f"The loss is flat along {flat} of {eigenvalues.numel()} directions of "
-                f"layer {name}, and damping=0 divides by its curvature. Use a damping "
-                "above 0, or more draws."
-            )
-        stored = Spectrum(_like(spectrum.bases, like), eigenvalues.to(like))
-        return Inverse(stored, damping)
+
+def _damping(name: str, spectrum: Spectrum, relative: float, like: Tensor) -> float:
+    """What is added to a layer's eigenvalues."""
+    eigenvalues = spectrum.eigenvalues
+    mean = float(eigenvalues.mean())
+    # A layer that nothing ever comes back to has gradients of zero as well; any damping
+    # keeps them so.
+    damping = relative * mean if mean > 0 else 1.0
+    smallest = torch.finfo(like.dtype).eps * eigenvalues.max()
+    flat = int((eigenvalues + damping < smallest).sum())
+    if flat:
+        raise BadInput(
+            f"The loss is flat along {flat} of {eigenvalues.numel()} directions of "
+            f"layer {name}, and damping=0 divides by its curvature. Use a damping above "
+            "0, or more draws."
+        )
+    return damping
 
 
 def _forward(network: nn.Module, layers: Layers, sample: Sample) -> Passage:

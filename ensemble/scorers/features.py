@@ -5,18 +5,14 @@ memory map block by block, and a second one tells which are there, so an interru
 scorer goes on where it was, and methods that look at the same gradients share them. A
 file's name is the digest of everything that decides its content.
 
-Before: gradients.py. After: kernel.py; one module a method.
+Before: gradients.py, disk.py. After: kernel.py; one module a method.
 """
 
 import dataclasses
-import hashlib
-import json
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import filelock
 import numpy as np
@@ -26,10 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from ensemble import store
-from ensemble.scorers import gradients, memory
+from ensemble.scorers import disk, gradients, memory
 from ensemble.scorers.gradients import OUTPUTS, Draws, States
-from ensemble.scorers.kernel import Kernel, decompose
+from ensemble.scorers.kernel import Kernel, decompose, require_positive
 from ensemble.scorers.memory import Batch
 from ensemble.scorers.projection import Projection
 from ensemble.scorers.setting import Examples, Setting
@@ -172,6 +167,10 @@ def rows_of(
     )
 
 
+# A method, for one network, its kernel and a damping.
+AtDamping = Callable[[Rows, Kernel, float], Block]
+
+
 def averaged(
     setting: Setting, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
 ) -> Float32[np.ndarray, "queries images"]:
@@ -186,19 +185,59 @@ def averaged(
     n_networks = 0
     for rows in networks:
         n_networks += 1
-        score = prepare(rows)
-        for block in rows.blocks():
-            images = rows.seen[block]
-            total[:, images] += score(rows.train[block], images)
+        _add(total, rows, prepare(rows))
     total /= n_networks
     return total
 
 
-def table(setting: Setting) -> Float32[np.ndarray, "queries images"]:
+def path(
+    setting: Setting,
+    networks: Iterable[Rows],
+    dampings: Sequence[float],
+    prepare: AtDamping,
+) -> Float32[np.ndarray, "dampings queries images"]:
+    """Mean of the networks' scores at every damping; each kernel is taken apart once.
+
+    Args:
+        setting: What is scored; each kernel's facts are added to its notes.
+        networks: Features of each network.
+        dampings: Relative to the mean squared length of a feature.
+        prepare: Gives, for one network, its kernel and a damping, the function that
+            scores a block of images.
+
+    Raises:
+        BadInput: If a damping is not greater than zero.
+    """
+    for damping in dampings:
+        require_positive(damping)
+    total = table(setting, len(dampings))
+    n_networks = 0
+    for rows in networks:
+        n_networks += 1
+        kernel = rows.kernel()
+        setting.notes.append(kernel.facts(dampings))
+        for at_damping, damping in zip(total, dampings, strict=True):
+            _add(at_damping, rows, prepare(rows, kernel, damping))
+    total /= n_networks
+    return total
+
+
+def _add(
+    total: Float32[np.ndarray, "queries images"], rows: Rows, score: Block
+) -> None:
+    """Add one network's scores to the images that it saw, in place."""
+    for block in rows.blocks():
+        images = rows.seen[block]
+        total[:, images] += score(rows.train[block], images)
+
+
+def table(
+    setting: Setting, *leading: int
+) -> Float32[np.ndarray, "*leading queries images"]:
     """Zeros for every score, on disk; they vanish when nobody holds them."""
     setting.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=setting.folder) as file:
-        shape = (len(setting.queries), len(setting.train))
+        shape = (*leading, len(setting.queries), len(setting.train))
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
@@ -219,13 +258,21 @@ def kept(
         BadInput: If there is no room for them, or a gradient cannot be taken.
     """
     shape = (len(examples), feature.width(network))
-    path = setting.folder / f"{_digest(setting, feature, network, examples)}.npy"
+    name = disk.digest_of(
+        {
+            "feature": dataclasses.asdict(feature),
+            "network": disk.of_network(setting, network),
+            "examples": disk.of_examples(examples),
+        }
+    )
+    path = setting.folder / f"{name}.npy"
     dtype = examples.images[:0].cpu().numpy().dtype
     setting.folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
-        rows = _opened(path, shape, dtype)
+        advice = "project to fewer dimensions"
+        rows = disk.opened(path, shape, dtype, what="Features", advice=advice)
         # What each row took; zero: it is not there yet.
-        seconds = _opened(path.with_suffix(".seconds.npy"), shape[:1], np.float64)
+        seconds = disk.opened(path.with_suffix(".seconds.npy"), shape[:1], np.float64)
         setting.work.seconds_before += float(seconds.sum())
         _fill(setting, feature, network, examples, rows, seconds)
     setting.work.gradients += len(examples) * len(feature.draws)
@@ -263,50 +310,3 @@ def _fill(
             seconds[numbers] = (time.perf_counter() - began) / len(numbers)
             seconds.flush()
             bar.update(len(numbers))
-
-
-def _opened(
-    path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike
-) -> np.memmap:
-    """An array on disk; zeros if it was not there.
-
-    Raises:
-        BadInput: If there is no room for it.
-    """
-    if path.exists():
-        return np.lib.format.open_memmap(path, "r+")
-    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise BadInput(
-            f"Features of {shape[0]} images take {needed / 2**20:.0f} MB, but "
-            f"{path.parent} has {free / 2**20:.0f} MB left. Make room, or project to "
-            "fewer dimensions."
-        )
-    with store.replacing(path) as partial:
-        np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
-    return np.lib.format.open_memmap(path, "r+")
-
-
-def _digest(
-    setting: Setting, feature: Feature, network: nn.Module, examples: Examples
-) -> str:
-    """Of everything that decides the rows."""
-    condition = examples.condition
-    parts = {
-        "feature": dataclasses.asdict(feature),
-        "schedule": store.array_digest(setting.schedule.alphas_cumprod.cpu().numpy()),
-        "prediction": setting.schedule.config["prediction_type"],
-        "images": _digest_of(examples.images),
-        "keys": _digest_of(examples.keys),
-        "condition": None if condition is None else _digest_of(condition),
-        "weights": {
-            name: (_digest_of(weights), weights.requires_grad)
-            for name, weights in network.named_parameters()
-        },
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _digest_of(tensor: Tensor) -> str:
-    return store.array_digest(tensor.detach().cpu().numpy())

@@ -6,7 +6,7 @@ wang2024unlearning.py, lin2025das_vector.py.
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ensemble import luck, store
-from ensemble.scorers import blocks
+from ensemble.scorers import disk
 from ensemble.scorers.curvature import Curvature, Fitted, Sample, Spectrum
 from ensemble.scorers.layers import Layers
 from ensemble.scorers.scored import Scored
@@ -26,19 +26,30 @@ SPECTRA = "spectra.safetensors"
 
 
 def fitted(scored: Scored, curvature: Curvature) -> Fitted:
-    """The damped curvature, measured or read back.
+    """The damped curvature, measured or read back; its facts are noted.
+
+    Raises:
+        BadInput: If what is on disk is damaged, or nothing damps a flat direction.
+    """
+    return path(scored, curvature, [curvature.damping])[0]
+
+
+def path(
+    scored: Scored, curvature: Curvature, dampings: Sequence[float]
+) -> list[Fitted]:
+    """The curvature with each damping, measured once or read back; facts are noted.
 
     Raises:
         BadInput: If what is on disk is damaged, or nothing damps a flat direction.
     """
     # Damping comes after measuring: another one needs no other measurement.
     options = {**dataclasses.asdict(curvature), "damping": None}
-    name = blocks.digest_of(
+    name = disk.digest_of(
         {
             "curvature": options,
             "layers": list(scored.layers.modules),
-            "network": blocks.of_network(scored.setting, scored.network),
-            "train": blocks.of_examples(scored.train),
+            "network": disk.of_network(scored.setting, scored.network),
+            "train": disk.of_examples(scored.train),
         }
     )
     folder = scored.setting.folder / f"curvature-{name}"
@@ -53,9 +64,13 @@ def fitted(scored: Scored, curvature: Curvature) -> Fitted:
     kept = store.read_json(folder / "info.json")
     store.check(folder / SPECTRA, kept["files"][SPECTRA])
     spectra = _as_spectra(load_file(folder / SPECTRA), scored.layers)
-    damped = curvature.damp(spectra, scored.layers, next(scored.network.parameters()))
-    store.write_json(folder / f"damping-{curvature.damping}.json", damped.facts())
-    return damped
+    like = next(scored.network.parameters())
+    found = curvature.path(spectra, scored.layers, like, dampings)
+    scored.setting.notes.extend(
+        {"relative_damping": damping, **damped.facts()}
+        for damping, damped in zip(dampings, found, strict=True)
+    )
+    return found
 
 
 def _measure(scored: Scored, curvature: Curvature, folder: Path) -> None:

@@ -10,6 +10,7 @@ Before: park2023trak.py; the journey comes from ensemble/scoring.py.
 After: ensemble/scoring.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +46,13 @@ class JourneyTrak:
         kernel.require_positive(self.damping)
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score of every training image for every query.
+        """Score of every training image for every query."""
+        return self.path(setting, [self.damping])[0]
+
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping.
 
         Raises:
             BadInput: If it is unknown how the queries were generated.
@@ -61,7 +68,7 @@ class JourneyTrak:
             self.feature,
             lambda network: self._on_the_way(setting, network, journey),
         )
-        return features.averaged(setting, rows, lambda rows: scored(rows, self.damping))
+        return features.path(setting, rows, dampings, scored)
 
     def _on_the_way(
         self, setting: Setting, network: nn.Module, journey: Journey

@@ -63,25 +63,29 @@ class Datamodel:
         included = setting.included().astype(np.float64)
         losses = query_losses(setting, self.draws)
         fit = _ridge if self.penalty == "ridge" else _lasso
-        return over_images(-fit(included, losses), setting.source_of)
+        scores, penalties = fit(included, losses)
+        setting.notes.append({"penalty_of_each_query": penalties})
+        return over_images(-scores, setting.source_of)
 
 
 def _ridge(
     included: Float64[np.ndarray, "networks sources"],
     losses: Float64[np.ndarray, "networks queries"],
-) -> Float64[np.ndarray, "queries sources"]:
+) -> tuple[Float64[np.ndarray, "queries sources"], list[float]]:
     model = RidgeCV(alphas=RIDGE_PENALTIES, alpha_per_target=True)
-    return np.asarray(model.fit(included, losses).coef_)
+    model.fit(included, losses)
+    return np.asarray(model.coef_), np.asarray(model.alpha_).tolist()
 
 
 def _lasso(
     included: Float64[np.ndarray, "networks sources"],
     losses: Float64[np.ndarray, "networks queries"],
-) -> Float64[np.ndarray, "queries sources"]:
+) -> tuple[Float64[np.ndarray, "queries sources"], list[float]]:
     centred = included - included.mean(axis=0)
-    scores = []
+    scores, penalties = [], []
     for of_query in losses.T:
         pull = np.abs(centred.T @ (of_query - of_query.mean())).max() / len(losses)
-        model = Lasso(LASSO_SHARE * pull, max_iter=100_000)
+        penalties.append(LASSO_SHARE * float(pull))
+        model = Lasso(penalties[-1], max_iter=100_000)
         scores.append(model.fit(included, of_query).coef_)
-    return np.stack(scores)
+    return np.stack(scores), penalties

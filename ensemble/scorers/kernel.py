@@ -15,6 +15,7 @@ Before: features.py. After: one module a method.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -49,6 +50,17 @@ class Kernel:
         """L + λ, with λ = damping · mean squared length."""
         return self.eigenvalues + damping * self.mean_square
 
+    def facts(self, dampings: Sequence[float]) -> dict[str, Any]:
+        """For the sidecar: rank, scale, and what relative dampings amount to."""
+        return {
+            "rank": len(self.eigenvalues),
+            "mean_squared_length": self.mean_square,
+            "largest_eigenvalue": float(self.eigenvalues.max(initial=0)),
+            "damping": {
+                f"{damping:g}": damping * self.mean_square for damping in dampings
+            },
+        }
+
     def solve(
         self, queries: Asked, damping: float
     ) -> Float64[np.ndarray, "queries width"]:
@@ -57,13 +69,6 @@ class Kernel:
         Its inner product with a training image's feature is the image's score.
         """
         return self._along(queries) / self.damped(damping) @ self.axes.T
-
-    def path(
-        self, queries: Asked, images: Images, dampings: Sequence[float]
-    ) -> Float64[np.ndarray, "dampings queries images"]:
-        """Scores at every damping."""
-        asked, seen = self._along(queries), self._along(images)
-        return np.stack([asked / self.damped(damping) @ seen.T for damping in dampings])
 
     def leverage(
         self, images: Images, damping: float

@@ -15,6 +15,8 @@ is used here.
 Before: features.py, kernel.py, losses.py. After: ensemble/scoring.py.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +28,7 @@ from torch import nn
 from ensemble.scorers import features, kernel
 from ensemble.scorers.features import Block, Feature, Rows
 from ensemble.scorers.gradients import Draws
+from ensemble.scorers.kernel import Kernel
 from ensemble.scorers.losses import losses
 from ensemble.scorers.setting import Setting
 
@@ -64,22 +67,44 @@ class Das:
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        rows = features.of_networks(setting, self.feature)
-        return features.averaged(setting, rows, lambda rows: self._of(setting, rows))
+        return self.path(setting, [self.damping])[0]
 
-    def _of(self, setting: Setting, rows: Rows) -> Block:
-        decomposed = rows.kernel()
-        solved = decomposed.solve(rows.queries, self.damping)
-        residuals = np.ones(len(setting.train))
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping."""
+        networks = features.of_networks(setting, self.feature)
+        # A network's residuals depend on no damping.
+        residuals = functools.lru_cache(maxsize=1)(
+            functools.partial(self._residuals, setting)
+        )
+        return features.path(
+            setting, networks, dampings, functools.partial(self._of, residuals)
+        )
+
+    def _residuals(
+        self, setting: Setting, rows: Rows
+    ) -> Float64[np.ndarray, " images"]:
+        found = np.ones(len(setting.train))
         if self.residual is not None:
-            residuals[rows.seen] = residual_shares(
+            found[rows.seen] = residual_shares(
                 setting, rows.network, rows.seen, self.residual
             )
+        return found
+
+    def _of(
+        self,
+        residuals: Callable[[Rows], np.ndarray],
+        rows: Rows,
+        decomposed: Kernel,
+        damping: float,
+    ) -> Block:
+        solved, residual = decomposed.solve(rows.queries, damping), residuals(rows)
 
         def scored(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-            score = solved @ images.T * residuals[numbers]
+            score = solved @ images.T * residual[numbers]
             if self.leverage:
-                explained = decomposed.leverage(images, self.damping)
+                explained = decomposed.leverage(images, damping)
                 score = score / (1 - explained.clip(max=MOST_LEVERAGE))
             return np.square(score) if self.square else score
 

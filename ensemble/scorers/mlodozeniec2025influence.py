@@ -13,11 +13,12 @@ are taken in evaluation mode, without dropout and flips)
 Before: fitting.py. After: ensemble/scoring.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32
 
 from ensemble.scorers import fitting, layers
@@ -73,7 +74,13 @@ class InfluenceFunction:
             raise BadInput(f"timestep is {self.timestep}; allowed: from 0 up, or None.")
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score every training image that a network saw by that network; average.
+        """Score every training image that a network saw by that network; average."""
+        return self.path(setting, [self.curvature.damping])[0]
+
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping, from the same curvature and gradients.
 
         Raises:
             BadInput: If the timestep is not one of the schedule's.
@@ -88,24 +95,28 @@ class InfluenceFunction:
             self,
             setting,
             self.pattern,
-            # A query's gradient, and the same divided by the curvature.
-            lambda one: one.sizes(len(self.draws), n_held=2),
-            self._prepare_by,
+            # A query's gradient, and the same divided by each damped curvature.
+            lambda one: one.sizes(len(self.draws), n_held=1 + len(dampings)),
+            lambda one: self._prepare_by(one, dampings),
+            dampings,
         )
 
-    def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:
-        fitted = fitting.fitted(one, self.curvature)
+    def _prepare_by(
+        self, one: Scored, dampings: Sequence[float]
+    ) -> Callable[[slice], Against]:
+        path = fitting.path(one, self.curvature, dampings)
         output = MEASUREMENTS[self.measurement]
 
         def prepare(queries: slice) -> Against:
             asked = one.gradients(
                 one.setting.queries[queries], output, self.draws, self.timestep
             )
-            directions = fitted.solve(asked)
+            directions = [fitted.solve(asked) for fitted in path]
 
-            def against(images: slice) -> Float[np.ndarray, "queries images"]:
+            def against(images: slice) -> Float[np.ndarray, "dampings queries images"]:
                 found = one.gradients(one.train[images], "loss", self.draws)
-                return layers.products(directions, found).cpu().numpy()
+                scores = [layers.products(solved, found) for solved in directions]
+                return torch.stack(scores).cpu().numpy()
 
             return against
 

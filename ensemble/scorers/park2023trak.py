@@ -12,6 +12,7 @@ https://arxiv.org/abs/2303.14186)
 Before: features.py, kernel.py. After: ensemble/scoring.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from jaxtyping import Float32
 
 from ensemble.scorers import features, kernel
 from ensemble.scorers.features import Block, Feature, Rows
+from ensemble.scorers.kernel import Kernel
 from ensemble.scorers.setting import Setting
 
 
@@ -44,11 +46,17 @@ class Trak:
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
+        return self.path(setting, [self.damping])[0]
+
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping."""
         rows = features.of_networks(setting, self.feature)
-        return features.averaged(setting, rows, lambda rows: scored(rows, self.damping))
+        return features.path(setting, rows, dampings, scored)
 
 
-def scored(rows: Rows, damping: float) -> Block:
+def scored(rows: Rows, decomposed: Kernel, damping: float) -> Block:
     """Scores by one network's kernel."""
-    solved = rows.kernel().solve(rows.queries, damping)
+    solved = decomposed.solve(rows.queries, damping)
     return lambda images, _: solved @ images.T

@@ -4,7 +4,7 @@ Before: layers.py, gradients.py (draws), memory.py. After: fitting.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,8 @@ def averaged(
     pattern: str,
     sizes: Callable[[Scored], Sizes],
     prepare: Callable[[Scored], Callable[[slice], Against]],
-) -> Float32[np.ndarray, "queries images"]:
+    dampings: Sequence[float] = (),
+) -> Float32[np.ndarray, "*dampings queries images"]:
     """Mean of the networks' scores; a network scores 0 what it did not see.
 
     Args:
@@ -137,15 +138,17 @@ def averaged(
         pattern: Which layers take part, by name.
         sizes: Of the blocks, for one network.
         prepare: Gives, for one network, what prepares a block of queries.
+        dampings: At each of which there are scores, if not at the scorer's own.
     """
-    total = features.table(setting)
+    leading = (len(dampings),) if dampings else ()
+    total = features.table(setting, *leading)
     for one in scored(setting, pattern):
-        name = blocks.digest(scorer, setting, one.network, one.seen)
-        shape = (len(setting.queries), len(one.seen))
+        name = blocks.digest(scorer, setting, one.network, one.seen, dampings)
+        shape = (*leading, len(setting.queries), len(one.seen))
         found = blocks.filled(setting, name, shape, sizes(one), prepare(one))
         for first in range(0, len(one.seen), MOST_IMAGES):
             some = slice(first, first + MOST_IMAGES)
-            total[:, one.seen[some]] += found[:, some] / len(setting.networks)
+            total[..., one.seen[some]] += found[..., some] / len(setting.networks)
     return total
 
 

@@ -7,10 +7,10 @@ so that its removal raises it. A source's score is the sum over its images.
 Before: queries.py, plan.py (the run). After: one module a method; scoring.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from diffusers import DDPMScheduler
@@ -92,6 +92,8 @@ class Setting:
         checkpoints: checkpoints[n] are moments of network n's training, with the
             finished network as the last; None: only the finished networks are left.
         work: Tally of what scoring costs.
+        notes: What a method found out while scoring, such as the rank of a kernel or the
+            damping of each layer; network by network, in their order.
     """
 
     networks: list[nn.Module]
@@ -107,6 +109,7 @@ class Setting:
     journey: Callable[[], Journey] | None = None
     checkpoints: list[list[nn.Module]] | None = None
     work: Work = field(default_factory=Work)
+    notes: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         wanted = (len(self.networks), len(self.train))
@@ -141,6 +144,17 @@ class Scorer(Protocol):
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query; higher = more helpful."""
+        ...
+
+
+@runtime_checkable
+class Damped(Scorer, Protocol):
+    """A scorer that scores at many dampings for little more than at one."""
+
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping, which takes the place of the scorer's own."""
         ...
 
 

@@ -101,6 +101,10 @@ class ComponentCosine:
         most = min(len(learnt) - 1, learnt.shape[1])
         components = PCA(min(self.n_components, most), random_state=0)
         components.fit(learnt)
+        explained = float(components.explained_variance_ratio_.sum())
+        setting.notes.append(
+            {"components": components.n_components_, "explained_variance": explained}
+        )
         return FeatureCosine(lambda images: components.transform(pixels(images))).score(
             setting
         )

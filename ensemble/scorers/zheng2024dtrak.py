@@ -8,6 +8,7 @@ https://arxiv.org/abs/2311.00500)
 Before: park2023trak.py. After: ensemble/scoring.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,5 +48,11 @@ class DTrak:
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
+        return self.path(setting, [self.damping])[0]
+
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping."""
         rows = features.of_networks(setting, self.feature)
-        return features.averaged(setting, rows, lambda rows: scored(rows, self.damping))
+        return features.path(setting, rows, dampings, scored)

@@ -14,8 +14,11 @@ from ensemble.queries import Queries
 from ensemble.scorers import SCORERS
 from ensemble.scorers.charpiat2019similarity import GradientDot
 from ensemble.scorers.controls import Constant, Random
+from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.georgiev2023journey import JourneyTrak
 from ensemble.scorers.lin2025das import Das
+from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
+from ensemble.scorers.park2023trak import Trak
 from ensemble.scorers.similarity import FeatureCosine, pixels
 from ensemble.scoring import journey_of, listing, score, setting_of
 from splits.errors import BadInput
@@ -184,6 +187,50 @@ def test_a_journey_is_guided_as_the_picture_was():
     torch.testing.assert_close(
         journey.clean[:, -1], torch.tensor(asked.images).double(), rtol=1e-5, atol=1e-5
     )
+
+
+PATHS = {
+    "trak": Trak(FEATURE),
+    "ekfac": InfluenceFunction(curvature=Curvature(n_draws=2), draws=DRAWS),
+}
+
+
+@pytest.mark.parametrize("method", PATHS)
+def test_a_path_of_dampings_is_kept_beside_the_score(trained, method):
+    run, *_ = trained
+    scorer = PATHS[method]
+    path = score(*trained, "demo", method, scorer=scorer)
+    with pytest.raises(BadInput, match="Score again with --dampings"):
+        scoring.load_path(run, "demo", method)
+    own = scoring.load(run, "demo", method)
+    damping = scoring.damping_of(dataclasses.asdict(scorer))
+    score(*trained, "demo", method, scorer=scorer, dampings=[0.01, damping])
+    assert (path.parent / f"{method}.path.npy").exists()
+    dampings, found = scoring.load_path(run, "demo", method)
+    assert dampings == [0.01, damping]
+    assert found.shape == (2, *own.shape)
+    assert np.array_equal(scoring.load(run, "demo", method), own)
+    assert np.array_equal(found[1], own)
+    assert tiny.different(found[0] / np.abs(own).max(), own / np.abs(own).max())
+    before = path.stat().st_mtime_ns
+    score(*trained, "demo", method, scorer=scorer, dampings=[0.01])
+    assert path.stat().st_mtime_ns == before
+
+
+def test_dampings_of_a_method_that_has_none_are_refused(trained):
+    with pytest.raises(BadInput, match="random has no path of dampings"):
+        score(*trained, "demo", "random", dampings=[1.0])
+
+
+def test_what_a_method_found_out_is_in_the_sidecar(trained):
+    path = score(*trained, "demo", "noted", scorer=Trak(FEATURE))
+    notes = store.read_json(path.with_suffix(".json"))["notes"]
+    assert len(notes) == 4
+    # Two images a member, so two directions.
+    assert [note["rank"] for note in notes] == [2] * 4
+    assert list(notes[0]["damping"]) == ["1"]
+    path = score(*trained, "demo", "noted_dot", scorer=DOT)
+    assert store.read_json(path.with_suffix(".json"))["notes"] == []
 
 
 def test_a_function_among_the_options_goes_by_its_name(trained):

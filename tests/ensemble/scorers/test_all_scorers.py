@@ -5,9 +5,10 @@ import functools
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
-from ensemble.scorers import READOUTS, SCORERS, by_source, memory
+from ensemble.scorers import READOUTS, SCORERS, Damped, by_source, memory
 from ensemble.scorers.features import Feature
 from ensemble.scorers.gradients import Draws
 from tests.ensemble.scorers import tiny_setting
@@ -79,6 +80,40 @@ def test_order_and_batches_change_nothing(method, scored, turned, monkeypatch):
     found = quick(method).score(another)
     tolerance = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=tolerance)
+
+
+DAMPED = [method for method in METHODS if isinstance(SCORERS[method], Damped)]
+
+
+def test_kernels_and_influence_functions_have_a_path_of_dampings():
+    assert {"trak", "dtrak", "das", "journey_trak", "relative_influence"} < {*DAMPED}
+    assert {"renormalised_influence", "ekfac", "kfac"} < {*DAMPED}
+    assert "gradient_dot" not in DAMPED
+
+
+@pytest.mark.parametrize("method", DAMPED)
+def test_a_path_is_the_scores_at_each_damping(method, setting, monkeypatch):
+    scorer = quick(method)
+    decompositions = []
+    whole = scipy.linalg.eigh
+    monkeypatch.setattr(
+        scipy.linalg, "eigh", lambda *a, **k: decompositions.append(1) or whole(*a, **k)
+    )
+    path = scorer.path(setting, [0.03, 3.0])
+    assert path.shape == (2, 3, 12)
+    # One for each network, however many dampings there are.
+    assert len(decompositions) in (0, 4)
+    for damping, found in zip([0.03, 3.0], path, strict=True):
+        expected = with_damping(scorer, damping).score(setting)
+        tolerance = 1e-6 * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=tolerance)
+
+
+def with_damping(scorer, damping):
+    if hasattr(scorer, "damping"):
+        return dataclasses.replace(scorer, damping=damping)
+    curvature = dataclasses.replace(scorer.curvature, damping=damping)
+    return dataclasses.replace(scorer, curvature=curvature)
 
 
 @pytest.mark.parametrize("method", METHODS)

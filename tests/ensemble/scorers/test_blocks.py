@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble.scorers import blocks
+from ensemble.scorers import blocks, disk
 from ensemble.scorers.blocks import Sizes
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from splits.errors import BadInput
@@ -73,7 +73,7 @@ def test_work_of_an_earlier_time_is_counted(setting):
 
 def test_a_table_that_finds_no_room_is_refused(setting, monkeypatch):
     full = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(blocks.shutil, "disk_usage", lambda _: full)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: full)
     with pytest.raises(BadInput, match=r"Scores of 4 x 6 take .* Make room"):
         fill(setting, Asked(setting), Sizes(2, 3))
 

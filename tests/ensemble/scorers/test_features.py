@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.scorers import features, gradients, memory
+from ensemble.scorers import disk, features, gradients, memory
 from ensemble.scorers.features import Feature
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.park2023trak import Trak
@@ -165,7 +165,7 @@ def test_an_unknown_output_is_refused():
 
 def test_features_beyond_the_disk_are_refused(setting, monkeypatch):
     monkeypatch.setattr(
-        features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})
+        disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})
     )
     with pytest.raises(BadInput, match="Make room, or project to fewer"):
         taken(setting)

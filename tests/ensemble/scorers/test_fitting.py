@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from ensemble import store
 from ensemble.scorers import fitting
 from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.scored import scored
@@ -54,10 +53,20 @@ def test_other_options_need_another_measurement(one, change):
         assert layer.damping != second.layers[name].damping
 
 
-def test_damping_and_ignored_modules_are_written_down(one):
-    fitted = fitting.fitted(one, CURVATURE)
-    (path,) = one.setting.folder.glob("curvature-*/damping-0.1.json")
-    assert store.read_json(path) == fitted.facts()
+def test_damping_and_ignored_modules_are_noted(one):
+    path = fitting.path(one, CURVATURE, [0.1, 0.2])
+    assert one.setting.notes == [
+        {"relative_damping": relative, **fitted.facts()}
+        for relative, fitted in zip([0.1, 0.2], path, strict=True)
+    ]
+    fitting.fitted(one, CURVATURE)
+    assert one.setting.notes[2] == one.setting.notes[0]
+
+
+def test_dampings_share_what_they_divide_by(one):
+    path = fitting.path(one, CURVATURE, [0.1, 0.2])
+    for name, layer in path[0].layers.items():
+        assert path[1].layers[name].spectrum is layer.spectrum
 
 
 # Two passes over 12 images at 3 draws; one backward pass for each of 64 pixels.

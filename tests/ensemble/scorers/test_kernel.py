@@ -31,10 +31,18 @@ def test_scores_are_queries_times_inverse_times_images(images, damping):
     np.testing.assert_allclose(
         kernel.solve(asked, damping) @ images.T, expected, rtol=1e-7, atol=1e-9
     )
-    path = kernel.path(asked, images, DAMPINGS)
-    np.testing.assert_allclose(
-        path[DAMPINGS.index(damping)], expected, rtol=1e-7, atol=1e-9
-    )
+
+
+def test_facts_tell_the_rank_and_what_a_damping_amounts_to():
+    kernel = decompose(WIDE, 100)
+    facts = kernel.facts([0.1, 2.0])
+    lengths = np.square(WIDE).sum(axis=1)
+    assert facts["rank"] == 7
+    assert facts["mean_squared_length"] == pytest.approx(lengths.mean(), rel=1e-12)
+    level = facts["damping"]["2"]
+    np.testing.assert_allclose(kernel.damped(2.0), kernel.eigenvalues + level)
+    largest = np.linalg.norm(WIDE, 2) ** 2
+    assert facts["largest_eigenvalue"] == pytest.approx(largest, rel=1e-12)
 
 
 def test_dual_and_primal_are_the_same_kernel():

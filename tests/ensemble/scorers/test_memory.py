@@ -1,13 +1,21 @@
 """Batches fill the memory that is allowed, and no more."""
 
 import dataclasses
+import tracemalloc
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ensemble.scorers import memory
+from ensemble.scorers.charpiat2019similarity import GradientDot
+from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.memory import Batch
+from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
+from ensemble.scorers.park2023trak import Trak
 from ensemble.scorers.setting import Examples
+from ensemble.scorers.similarity import PixelDot
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_setting
 
@@ -66,3 +74,53 @@ def test_one_image_beyond_memory_is_refused(setting):
     small = dataclasses.replace(setting, max_memory_mb=1)
     with pytest.raises(BadInput, match=r"One image takes \d+ MB; allowed: 1"):
         memory.batch(small, setting.networks[0], train, 1, width=1)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest tensor that any operation gives out."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if torch.is_tensor(found):
+            self.bytes = max(self.bytes, found.numel() * found.element_size())
+        return found
+
+
+def peaks(scorer, setting, n_images):
+    """Bytes of the largest tensor, and of all arrays of numpy's at their peak."""
+    many = dataclasses.replace(
+        tiny_setting.of_reference(setting),
+        train=tiny_setting.examples(n_images, 0),
+        saw=np.ones((1, n_images), dtype=bool),
+        source_of=np.arange(n_images),
+        n_sources=n_images,
+        max_memory_mb=1,
+    )
+    tracemalloc.start()
+    try:
+        with LargestTensor() as largest:
+            scorer.score(many)
+        return largest.bytes, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+STREAMED = {
+    "pixels": PixelDot(),
+    "dot": GradientDot(tiny_setting.FEATURE),
+    "trak": Trak(tiny_setting.FEATURE),
+    "ekfac": InfluenceFunction(
+        curvature=Curvature(n_draws=1), draws=tiny_setting.DRAWS
+    ),
+}
+
+
+@pytest.mark.parametrize("method", STREAMED)
+def test_four_times_the_sources_take_no_more_memory(setting, method):
+    few, many = (peaks(STREAMED[method], setting, n) for n in (300, 1200))
+    # Numbers of the images, eight bytes each, are held whole; features are not.
+    assert many[0] <= 1.1 * few[0]
+    assert many[1] <= 1.5 * few[1]
+    assert max(few[0], few[1]) < 2**20

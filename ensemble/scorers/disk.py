@@ -1,0 +1,87 @@
+"""What scorers keep on disk: arrays under the digest of whatever decides their content.
+
+Before: setting.py. After: features.py, blocks.py, fitting.py.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ensemble import store
+from ensemble.scorers.setting import Examples, Setting
+from splits.errors import BadInput
+
+
+def opened(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.typing.DTypeLike,
+    empty: float = 0.0,
+    what: str = "Scores",
+    advice: str = "ask for fewer queries",
+) -> np.memmap:
+    """An array on disk, made with one value everywhere if it was not there.
+
+    Args:
+        path: Where.
+        shape: Of the array.
+        dtype: Of its numbers.
+        empty: The value.
+        what: It holds, for the error.
+        advice: What else helps but making room.
+
+    Raises:
+        BadInput: If there is no room for it.
+    """
+    if path.exists():
+        return np.lib.format.open_memmap(path, "r+")
+    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise BadInput(
+            f"{what} of {' x '.join(map(str, shape))} take {needed / 2**20:.0f} MB, but "
+            f"{path.parent} has {free / 2**20:.0f} MB left. Make room, or {advice}."
+        )
+    with store.replacing(path) as partial:
+        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+        # A new file reads as zeros.
+        if empty != 0:
+            array[:] = empty
+        array.flush()
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def digest_of(facts: dict[str, Any]) -> str:
+    """Of facts that JSON can hold."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def of_network(setting: Setting, network: nn.Module) -> dict[str, Any]:
+    """Digests of a network's weights and of the noise that it was trained on."""
+    return {
+        "schedule": _of_tensor(setting.schedule.alphas_cumprod),
+        "prediction": setting.schedule.config["prediction_type"],
+        "weights": {
+            name: (_of_tensor(weights), weights.requires_grad)
+            for name, weights in network.named_parameters()
+        },
+    }
+
+
+def of_examples(examples: Examples) -> dict[str, Any]:
+    """Digests of images, labels and keys."""
+    condition = examples.condition
+    return {
+        "images": _of_tensor(examples.images),
+        "keys": _of_tensor(examples.keys),
+        "condition": None if condition is None else _of_tensor(condition),
+    }
+
+
+def _of_tensor(tensor: Tensor) -> str:
+    return store.array_digest(tensor.detach().cpu().numpy())
