@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,34 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensit
     )
 
 
+@dataclass(frozen=True)
+class Sketched:
+    """What `sensitivity.sketch` finds, with its work."""
+
+    gram: np.ndarray
+    member_forwards: int
+    derivative_passes: int
+
+
+def sketched(pipe: EnsemblePipeline, queries: Queries, n_probes: int = 8) -> Sketched:
+    """The sketch; every probe passes back through every member and step."""
+    before = pipe.members.n_forwards
+    gram = sensitivity.sketch(pipe, queries, n_probes)
+    passes = n_probes * sensitivity.generation_forwards(pipe, len(queries.seeds))
+    return Sketched(gram, pipe.members.n_forwards - before, passes)
+
+
 ROADS: dict[str, Callable] = {
-    road.name: functools.partial(sensitivity.designed, road=road)
-    for road in sensitivity.DESIGNED_ROADS
-} | {"tangents": sensitivity.tangents, "dual numbers (2023)": dual_numbers}
+    **{
+        road.name: functools.partial(sensitivity.designed, road=road)
+        for road in sensitivity.DESIGNED_ROADS
+    },
+    "sketch, 8 probes": sketched,
+    "tangents": sensitivity.tangents,
+    "dual numbers (2023)": dual_numbers,
+}
 # Roads that are compared on a few queries only.
-SLOW, N_SLOW = ("tangents", "dual numbers (2023)"), 2
+SLOW, N_SLOW = ("sketch, 8 probes", "tangents", "dual numbers (2023)"), 2
 
 
 def generation_seconds(pipe: EnsemblePipeline, asked: Queries) -> float:

@@ -185,11 +185,15 @@ class _Blocks:
 
 
 def _block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:
-    """Images at once, half of the memory for activations and half for states."""
+    """Images at once, half of the memory for activations and half for states.
+
+    More than some hundred images a member make nothing faster, and a block that is
+    interrupted is lost.
+    """
     half = max_memory_mb * 2**20 // 2
     activations, state = picture_bytes(pipe)
     pipe.members.forward_batch = int(np.clip(half // activations, 1, 512))
-    return int(np.clip(half // (8 * state), 1, 8192))
+    return int(np.clip(half // (8 * state), 1, 1024))
 
 
 def picture_bytes(pipe: EnsemblePipeline) -> tuple[int, int]:
