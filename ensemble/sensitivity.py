@@ -20,9 +20,10 @@ All pictures are taken before clipping.
 Before: pipeline.py, queries.py. After: influence.py.
 """
 
+import contextlib
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -389,19 +390,25 @@ def _carried(
     def along(direction: Tensor) -> Tensor:
         return torch.func.jvp(predicted, (states,), (direction,))[1]
 
-    # Group normalisation has a forward-mode derivative only of contiguous inputs, and
-    # the fused attention kernels have none.
-    norms = [
-        module
-        for module in model.networks[member].modules()
-        if isinstance(module, nn.GroupNorm)
-    ]
+    with forward_mode(model.networks[member]):
+        return torch.vmap(along)(directions).transpose(0, 1)
+
+
+@contextlib.contextmanager
+def forward_mode(network: nn.Module) -> Iterator[None]:
+    """Within it, forward-mode derivatives of a member exist.
+
+    Group normalisation has one only of contiguous inputs, and the fused attention
+    kernels have none.
+    """
+    norms = [one for one in network.modules() if isinstance(one, nn.GroupNorm)]
     hooks = [norm.register_forward_pre_hook(_contiguous) for norm in norms]
-    with sdpa_kernel(SDPBackend.MATH):
-        moved = torch.vmap(along)(directions).transpose(0, 1)
-    for hook in hooks:
-        hook.remove()
-    return moved
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
