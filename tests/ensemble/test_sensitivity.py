@@ -12,7 +12,7 @@ from torch import nn
 
 from ensemble import ablation, luck, sensitivity
 from ensemble.queries import Queries
-from ensemble.sensitivity import Road
+from ensemble.sensitivity import DESIGNED_ROADS, Road
 from splits.errors import BadInput
 from tests import tiny
 
@@ -163,6 +163,72 @@ def test_members_that_predict_a_constant_have_a_closed_form():
         np.testing.assert_allclose(
             sensitivity.displacement(found.gram, HALVES), expected, rtol=1e-9
         )
+
+
+SPREAD = 0.5
+
+
+class Gaussian(nn.Module):
+    """The best denoiser of data that is N(mean, SPREAD²) in every pixel.
+
+    ε(x, t) = sqrt(1 - a) (x - sqrt(a) mean) / (a SPREAD² + 1 - a)
+    """
+
+    def __init__(self, member, levels):
+        super().__init__()
+        keyed = luck.generator(member, "gaussian")
+        self.mean = nn.Parameter(torch.randn(1, 8, 8, generator=keyed).double())
+        self.levels = levels
+
+    def forward(self, noisy, timestep, class_labels=None):
+        level = self.levels[timestep]
+        residual = noisy - level.sqrt() * self.mean
+        scale = (1 - level).sqrt() / (level * SPREAD**2 + 1 - level)
+        return SimpleNamespace(sample=scale * residual)
+
+
+def gaussian_pictures(pipe, queries, votes):
+    """The formula: DDIM shrinks what differs from the mean by a factor a step.
+
+    With a and a' the levels before and after a step, x - sqrt(a) mean is multiplied by
+    (sqrt(a a') SPREAD² + sqrt((1 - a) (1 - a'))) / (a SPREAD² + 1 - a).
+    """
+    levels = pipe.scheduler.alphas_cumprod.double()
+    pipe.scheduler.set_timesteps(pipe.sampling().n_steps)
+    before = levels[pipe.scheduler.timesteps]
+    final = pipe.scheduler.final_alpha_cumprod.double()
+    after = torch.cat([before[1:], final[None]])
+    kept = (before * after).sqrt() * SPREAD**2 + ((1 - before) * (1 - after)).sqrt()
+    factor = (kept / (before * SPREAD**2 + 1 - before)).prod()
+    means = torch.stack([network.mean.detach() for network in pipe.members.networks])
+    mean = torch.einsum("vm,m...->v...", torch.from_numpy(votes), means)
+    noise = queries.noise(pipe).double()[:, None]
+    return final.sqrt() * mean + factor * (noise - before[0].sqrt() * mean)
+
+
+def test_gaussian_data_has_a_closed_form_on_every_road():
+    levels = tiny.ensemble().scheduler.alphas_cumprod.double()
+    pipe = ensemble_of(lambda member: Gaussian(member, levels))
+    queries = queries_of(pipe)
+    equal = np.full((1, 4), 0.25)
+    expected = gaussian_pictures(pipe, queries, HALVES)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6}  # the scheduler's levels are float32
+    torch.testing.assert_close(
+        pictures_at(pipe, queries, HALVES), expected, **tolerance
+    )
+    moved = expected - gaussian_pictures(pipe, queries, equal)
+    displaced = moved.square().mean(dim=(2, 3, 4)).sqrt().numpy()
+    brighter = moved.mean(dim=(2, 3, 4)).numpy()
+    for found in (
+        sensitivity.tangents(pipe, queries),
+        *(sensitivity.designed(pipe, queries, road) for road in DESIGNED_ROADS),
+    ):
+        predicted = sensitivity.displacement(found.gram, HALVES)
+        np.testing.assert_allclose(predicted, displaced, rtol=1e-5)
+    derivative, _, _ = sensitivity.adjoint(
+        pipe, queries, lambda images: images.mean(dim=(1, 2, 3))
+    )
+    np.testing.assert_allclose(derivative @ (HALVES - equal).T, brighter, rtol=1e-4)
 
 
 def test_one_step_of_constant_members_is_the_schedulers_own_coefficient():
