@@ -24,7 +24,7 @@ DEFAULT_QUERIES = 8
 # Exact ablation of more sources than this, each with its placebos, takes hours.
 MANY_SOURCES = 200
 METHODS = ["exact", "differential", "adjoint"]
-EVALUATIONS = ["lds", "quality"]
+EVALUATIONS = ["lds", "deletion", "far", "quality"]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -116,8 +116,9 @@ def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
         help="how far scores and ablation can be believed, by training again",
         description="Cost, in steps of training: lds SUBSETS x SEEDS x STEPS (57,600 "
         "for configs/digits.yaml, about as many as its own 32 members six times), "
-        "quality SEEDS x (1 + members) x STEPS. What is trained is kept and never "
-        "trained again.",
+        "deletion (1 + RANDOM x TOPS + methods x QUERIES x TOPS) x SEEDS x STEPS, quality "
+        "SEEDS x (1 + members) x STEPS, far nothing. It is printed before the work "
+        "starts. What is trained is kept and never trained again.",
     )
     command.add_argument("--what", required=True, choices=EVALUATIONS)
     command.add_argument("--method", metavar="trak,das", help="only these methods")
@@ -126,9 +127,14 @@ def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
         "seeds": "training seeds of all that is trained (default 3)",
         "steps": "optimiser steps of what is trained (default: the members')",
         "draws": "noise draws at which a loss is measured (default 128)",
+        "queries": "deletion: the first so many (default 4)",
+        "random": "deletion, far: random removals beside each (default 5)",
         "images": "quality: pictures of each model (default 512)",
     }.items():
         command.add_argument(f"--{flag}", type=int, metavar="N", help=meaning)
+    command.add_argument(
+        "--top", metavar="1,4", help="deletion: sources removed together (default 1,4)"
+    )
     command.add_argument(
         "--damping",
         metavar="0.1,1,10",
@@ -268,7 +274,7 @@ def score(run: Run, options: argparse.Namespace) -> None:
 
 def evaluate(run: Run, options: argparse.Namespace) -> None:
     """Evaluate scores, ablation or the ensemble, and show the table."""
-    from ensemble.evaluation import EVALUATIONS, tables
+    from ensemble.evaluation import EVALUATIONS, plots, tables
     from ensemble.evaluation.options import from_flags
 
     chosen, ready = from_flags(vars(options)), plan.load(run)
@@ -278,7 +284,8 @@ def evaluate(run: Run, options: argparse.Namespace) -> None:
         print(f"To do: {work}.", flush=True)
     path = evaluation.evaluate(run, ensemble_of(run), ready, chosen)
     print(tables.as_text(store.read_json(path)["rows"]))
-    print(f"Table: {path}")
+    drawn = ", ".join(file.name for file in plots.draw(path))
+    print(f"Table: {path}; beside it a CSV, and {drawn}")
 
 
 def verify(run: Run, options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.evaluation import lds, quality
+from ensemble.evaluation import deletion, false_attribution, lds, quality
 from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
@@ -33,5 +33,7 @@ class Evaluation:
 
 EVALUATIONS = {
     "lds": Evaluation(lds.work, lds.evaluate),
+    "deletion": Evaluation(deletion.work, deletion.evaluate),
+    "far": Evaluation(false_attribution.work, false_attribution.evaluate),
     "quality": Evaluation(quality.work, quality.evaluate),
 }

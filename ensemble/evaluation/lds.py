@@ -155,11 +155,11 @@ def controls(found: Truth, strapped: Bootstrap) -> list[Row]:
 def chosen_dampings(
     found: Truth, methods: Sequence[Predictor], rng: np.random.Generator
 ) -> list[Row]:
-    """Families of scores that differ by their damping: chosen, and by the oracle.
+    """Methods that scored at several dampings: the chosen one, and the oracle's.
 
     Args:
         found: The truth.
-        methods: Scores, some of which may differ by their damping alone.
+        methods: Scores; those at a single damping are left out.
         rng: Halves the subsets.
     """
     n_subsets = found.subsets.shape[1]
@@ -169,21 +169,24 @@ def chosen_dampings(
     )
     strapped = bootstrap(reporting)
     rows = []
-    for family in _families(methods):
+    for method in methods:
+        dampings = list(method.path)
+        if len(dampings) < 2:
+            continue
         for readout, read in READOUTS.items():
-            scores = [read(method.score) for method in family]
+            scores = [read(method.path[damping]) for damping in dampings]
             best, oracle = (
                 int(np.argmax([_lds(score, half) for score in scores]))
                 for half in (choosing, reporting)
             )
             rows.append(
                 {
-                    "method": family[0].base,
+                    "method": method.method,
                     "readout": readout,
-                    "n_dampings": len(family),
-                    "damping": family[best].damping,
+                    "n_dampings": len(dampings),
+                    "damping": dampings[best],
                     **strapped.row(predicted_losses(scores[best], reporting.subsets)),
-                    "oracle_damping": family[oracle].damping,
+                    "oracle_damping": dampings[oracle],
                     "oracle_lds": _lds(scores[oracle], reporting),
                 }
             )
@@ -202,7 +205,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
         run, pipe, plan, options.name, options.methods, options.dampings
     )
     methods = predictors.find(run, options.name, options.methods)
-    found = truth.find(run, pipe, options, plan.codes.n_sources)
+    found = truth.find(run, pipe, plan, options)
     path = tables.file(run, "lds", options.name)
     identity = {
         "truth": found.identity,
@@ -210,7 +213,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     }
     if not tables.is_current(path, identity):
         strapped = bootstrap(found)
-        rows = rows_of(found, strapped, predictors.defaults(methods))
+        rows = rows_of(found, strapped, methods)
         rng = luck.rng(SEED, "halves of the subsets")
         facts = {
             **reliability_facts(found, strapped),
@@ -237,15 +240,6 @@ def reliability_facts(found: Truth, strapped: Bootstrap) -> dict[str, Any]:
         facts["reliability"] = intervals.described(value, samples)
         facts["ceiling"] = intervals.described(*strapped.ceilings)
     return facts
-
-
-def _families(methods: Sequence[Predictor]) -> list[list[Predictor]]:
-    """Scores that differ by their damping alone, where there are several."""
-    families: dict[str, list[Predictor]] = {}
-    for method in methods:
-        if method.kind == "score" and method.damping is not None:
-            families.setdefault(method.family, []).append(method)
-    return [family for family in families.values() if len(family) > 1]
 
 
 def _part(found: Truth, subsets: np.ndarray) -> Truth:

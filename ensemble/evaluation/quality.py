@@ -155,7 +155,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
         row("member", [judge.pictures(pipe, alone)], judge),
     ]
     for model, n_steps in steps.items():
-        singles = [_single(run, pipe, seed, n_steps) for seed in seeds]
+        singles = [_single(run, pipe, plan, seed, n_steps) for seed in seeds]
         batches = [judge.pictures(single) for single in singles]
         rows.append({**row(model, batches, judge), "steps": n_steps})
     facts = {
@@ -236,11 +236,13 @@ def _folder(run: Run, seed: int, steps: int) -> Path:
 
 
 def _single(
-    run: Run, pipe: EnsemblePipeline, seed: int, steps: int
+    run: Run, pipe: EnsemblePipeline, plan: Plan, seed: int, steps: int
 ) -> EnsemblePipeline:
     """A pipeline of one model that was trained on everything."""
-    everything, folder = SplitsConfig("partition", 1), _folder(run, seed, steps)
-    trained = retraining.train(retraining.config(run, folder, everything, seed, steps))
+    given, folder = SplitsConfig(retraining.GIVEN, 1), _folder(run, seed, steps)
+    everything = np.ones((plan.codes.n_sources, 1), dtype=bool)
+    wanted = retraining.config(run, folder, given, seed, steps)
+    trained = retraining.train(plan, everything, wanted)
     single = EnsemblePipeline.from_pretrained(trained.path)
     single.set_progress_bar_config(disable=True)
     return single.to(pipe.members.device)

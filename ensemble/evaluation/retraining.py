@@ -24,7 +24,7 @@ from splits import guarantees
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
-# Names no design: the code book is given, and kept in the folder.
+# Names no design: the sets are given, and kept in the folder.
 GIVEN = "given"
 
 
@@ -53,15 +53,21 @@ def config(
     )
 
 
-def train(wanted: Config) -> Run:
-    """Train what is not trained yet, in as many processes as the config asks for.
+def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) -> Run:
+    """Train a model on each of these sets of sources, as far as it is not trained yet.
+
+    Args:
+        of: Images and sources.
+        included: included[s, k] is True if set k holds source s.
+        wanted: As `config` makes it.
 
     Raises:
         BadInput: If the folder holds something else, or a model cannot be trained.
         KeyboardInterrupt: If asked to stop; what is done is kept.
     """
     run = store.create(wanted)
-    ready = plan.prepare(run)
+    ready = dataclasses.replace(of, codes=CodeBook(included))
+    _keep(run, ready)
     members = range(ready.codes.n_members)
     todo = [member for member in members if not run.member(member).exists()]
     settings = wanted.training
@@ -84,29 +90,12 @@ def train(wanted: Config) -> Run:
     return run
 
 
-def train_sets(
-    of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config
-) -> Run:
-    """Train a model on each of these sets of sources.
-
-    Args:
-        of: Images and sources.
-        included: included[s, k] is True if set k holds source s.
-        wanted: As `config` makes it; how many sets there are is filled in.
-
-    Raises:
-        BadInput: If the folder holds other sets, or a model cannot be trained.
-        KeyboardInterrupt: If asked to stop; what is done is kept.
-    """
-    book = CodeBook(included)
-    splits = SplitsConfig(design=GIVEN, n_members=book.n_members)
-    wanted = dataclasses.replace(wanted, splits=splits)
-    run = store.create(wanted)
-    ready = dataclasses.replace(of, codes=book)
+def _keep(run: Run, ready: Plan) -> None:
+    """Write the plan as it is given; one that is there must be the same."""
     if not run.manifest.exists():
-        store.write_array(run.codes, book.bits)
-        store.write_array(run.source_of, of.source_of)
-        store.write_json(run.path / "sources.json", {"names": of.source_names})
-    facts = {**plan.facts(ready), "promises": guarantees.promises(book)}
-    store.start_manifest(run, facts)
-    return train(wanted)
+        store.write_array(run.codes, ready.codes.bits)
+        store.write_array(run.source_of, ready.source_of)
+        names = {"names": ready.source_names, "owners": ready.owners}
+        store.write_json(run.path / "sources.json", names)
+    promised = {"promises": guarantees.promises(ready.codes)}
+    store.start_manifest(run, {**plan.facts(ready), **promised})

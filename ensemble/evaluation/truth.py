@@ -21,6 +21,7 @@ from ensemble.evaluation import losses, retraining, tables
 from ensemble.evaluation.options import Options
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
 from ensemble.queries import Queries
 from ensemble.store import Run
 from splits import designs
@@ -47,7 +48,7 @@ class Truth:
         return self.losses.mean(axis=0)
 
 
-def find(run: Run, pipe: EnsemblePipeline, options: Options, n_sources: int) -> Truth:
+def find(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Truth:
     """Read the truth; train and measure what is missing.
 
     Raises:
@@ -55,7 +56,8 @@ def find(run: Run, pipe: EnsemblePipeline, options: Options, n_sources: int) -> 
     """
     asked = queries.load(run, options.name)
     splits = _splits(run, options)
-    book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
+    n_sources, n_subsets = plan.codes.n_sources, options.n_subsets
+    book = designs.draw(splits.design, n_sources, n_subsets, seed=splits.seed)
     identity = {
         "n_subsets": options.n_subsets,
         "steps": options.steps or run.config.training.steps,
@@ -68,7 +70,15 @@ def find(run: Run, pipe: EnsemblePipeline, options: Options, n_sources: int) -> 
     rows = []
     for seed, file in zip(seeds, files, strict=True):
         if not file.with_suffix(".json").exists():
-            _measure(run, pipe, asked, options, seed, identity)
+            wanted = retraining.config(
+                run,
+                run.evaluation / "subsets" / f"seed-{seed}",
+                splits,
+                seed,
+                options.steps,
+            )
+            models = retraining.train(plan, book.bits, wanted)
+            _measure(models, pipe, asked, options.n_draws, file, identity)
         rows.append(_read(file, identity))
     return Truth(book.bits, np.stack(rows), {**identity, "seeds": seeds})
 
@@ -99,25 +109,22 @@ def _file(run: Run, name: str, seed: int) -> Path:
 
 
 def _measure(
-    run: Run,
+    models: Run,
     pipe: EnsemblePipeline,
     asked: Queries,
-    options: Options,
-    seed: int,
+    n_draws: int,
+    file: Path,
     identity: dict[str, Any],
 ) -> None:
-    folder = run.evaluation / "subsets" / f"seed-{seed}"
-    wanted = retraining.config(run, folder, _splits(run, options), seed, options.steps)
-    models = retraining.train(wanted)
     found = losses.measure(
-        [models.member(subset) for subset in range(options.n_subsets)],
-        noise_schedule(run.config.model),
+        [models.member(subset) for subset in range(identity["n_subsets"])],
+        noise_schedule(models.config.model),
         losses.examples_of(pipe, asked),
-        options.n_draws,
+        n_draws,
         pipe.members.side_by_side,
     )
-    file = _file(run, options.name, seed)
     digest = store.write_array(file, found.T)
+    seed = models.config.training.seed
     facts = {**identity, "training_seed": seed, "commit": store.commit()}
     store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
 

@@ -38,9 +38,8 @@ def simulated(n_seeds=2, noise=0.0):
     return worth, Truth(subsets, losses + luck, {})
 
 
-def predictor(score, method="some", base=None, damping=None):
-    facts = {"class": "Some", "model": "ensemble", "options": {"damping": damping}}
-    return Predictor(method, base or method, "score", score, "", facts)
+def predictor(score, method="some", path=None):
+    return Predictor(method, "score", score, "", {}, path or {})
 
 
 def test_a_perfect_predictor_reaches_one_and_the_whole_ceiling():
@@ -92,13 +91,9 @@ def test_a_single_seed_has_no_ceiling_and_no_exact_retraining():
 
 def test_one_half_of_the_subsets_chooses_the_damping_that_the_other_reports():
     worth, found = simulated()
-    family = [
-        predictor(-worth, "m-damping-1", "m", 1.0),
-        predictor(worth, "m", "m", 2.0),
-        predictor(np.ones_like(worth), "m-damping-3", "m", 3.0),
-    ]
-    alone = predictor(worth, "other")
-    rows = chosen_dampings(found, [*family, alone], np.random.default_rng(0))
+    path = {1.0: -worth, 2.0: worth, 3.0: np.ones_like(worth)}
+    methods = [predictor(-worth, "m", path), predictor(worth, "other")]
+    rows = chosen_dampings(found, methods, np.random.default_rng(0))
     raw = rows[0]
     assert (raw["method"], raw["readout"], raw["n_dampings"]) == ("m", "raw", 3)
     assert raw["damping"] == raw["oracle_damping"] == 2.0
@@ -110,11 +105,11 @@ def test_one_half_of_the_subsets_chooses_the_damping_that_the_other_reports():
 def test_an_oracle_is_never_worse_than_the_choice():
     worth, found = simulated(noise=8.0)
     rng = np.random.default_rng(1)
-    family = [
-        predictor(worth + size * rng.standard_normal(worth.shape), f"{size}", "m", size)
+    path = {
+        size: worth + size * rng.standard_normal(worth.shape)
         for size in (1.0, 1.5, 2.0, 2.5)
-    ]
-    for row in chosen_dampings(found, family, rng):
+    }
+    for row in chosen_dampings(found, [predictor(worth, "m", path)], rng):
         assert row["oracle_lds"] >= row["lds"]["value"]
 
 
@@ -169,11 +164,12 @@ def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores)
 
 def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
     run, pipe, plan = run_with_scores
-    found = truth.find(run, pipe, OPTIONS, plan.codes.n_sources)
+    found = truth.find(run, pipe, plan, OPTIONS)
     assert (found.subsets.sum(axis=0) == 3).all()
     assert found.losses.shape == (2, 2, 8)
     models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2")
     assert models.config.training.seed == 2
+    assert models.config.splits.design == "random_subsets"
     assert models.config.training.steps == 3
     assert np.array_equal(np.load(models.codes), found.subsets)
     paths = [models.member(subset) for subset in range(8)]

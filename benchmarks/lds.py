@@ -1,0 +1,179 @@
+"""LDS on digits: scores and ablation against models that were trained again.
+
+    python -m benchmarks.lds FOLDER [--smoke]
+
+An ensemble and a reference are trained on a few hundred digits, each a source of its
+own; 64 pictures are generated, and 64 digits that no source holds are kept as queries
+beside them. Methods score both with the reference and with the ensemble, ablation
+measures both, and models of 64 halves of the sources, with three seeds each, say what is
+true. Everything is kept in FOLDER; started again, it goes on where it was.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks import record
+from ensemble import data as datasets
+from ensemble import influence, plan, queries, scoring, store, units
+from ensemble.config import DataConfig
+from ensemble.evaluation import held_out, lds, plots, truth
+from ensemble.evaluation.options import Options
+from ensemble.influence import Asked
+from ensemble.measurement import MEASUREMENTS
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.scorers import SCORERS, Damped
+from ensemble.store import REFERENCE, Run
+
+# Of the methods, those that look at the models cost most with the ensemble, which has
+# many of them; these are taken with the reference alone.
+DEAR = ("das_vector", "ekfac", "ekfac_elbo", "ekfac_norm", "kfac")
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is trained and asked.
+
+    Attributes:
+        n_images: Digits that the sources hold.
+        n_members: Members of the ensemble.
+        steps: Optimiser steps of everything that is trained.
+        batch_size: Images a step.
+        n_queries: Generated queries, and held-out ones.
+        n_subsets: Halves of the sources.
+        n_seeds: Training seeds of each.
+        methods: By name.
+    """
+
+    n_images: int = 256
+    n_members: int = 32
+    steps: int = 600
+    batch_size: int = 32
+    n_queries: int = 64
+    n_subsets: int = 64
+    n_seeds: int = 3
+    methods: tuple[str, ...] = (
+        "random",
+        "constant",
+        "pixel_dot",
+        "pixel_cosine",
+        "component_cosine",
+        "empirical_influence",
+        "ridge_datamodel",
+        "gradient_dot",
+        "gradient_cosine",
+        "relative_influence",
+        "renormalised_influence",
+        "trak",
+        "dtrak",
+        "das",
+        "ekfac",
+    )
+
+
+SMOKE = Sizes(
+    n_images=16,
+    n_members=8,
+    steps=4,
+    batch_size=4,
+    n_queries=3,
+    n_subsets=8,
+    n_seeds=2,
+    methods=("random", "pixel_dot", "trak"),
+)
+
+
+def trained(folder: Path, sizes: Sizes) -> Run:
+    """The ensemble and the reference, by train.py in as many processes as cores."""
+    config = {
+        "run": str(folder / "run"),
+        "data": {"n_images": sizes.n_images},
+        "splits": {"n_members": sizes.n_members},
+        "model": {"prediction_type": "v_prediction", "schedule": "cosine"},
+        "training": {"steps": sizes.steps, "batch_size": sizes.batch_size},
+        "sampling": {"n_steps": 25},
+    }
+    path = folder / "config.yaml"
+    store.write_text(path, yaml.safe_dump(config))
+    script = Path(__file__).parents[1] / "train.py"
+    command = [sys.executable, str(script), str(path), "--reference"]
+    subprocess.run(command, check=True)
+    return store.open_run(config["run"])
+
+
+def asked(run: Run, pipe: EnsemblePipeline, ready: Plan, sizes: Sizes) -> list[str]:
+    """Names of both sets of queries, made if they are not there."""
+    queries.generate(run, pipe, "generated", range(sizes.n_queries))
+    every = datasets.load(DataConfig()).images
+    new = every[sizes.n_images : sizes.n_images + sizes.n_queries].copy()
+    held_out.write(run, ready, "held_out", new)
+    return ["generated", "held_out"]
+
+
+def scored(
+    run: Run, pipe: EnsemblePipeline, ready: Plan, name: str, sizes: Sizes
+) -> None:
+    """Score with every method: with the ensemble, and with the reference."""
+    for method in sizes.methods:
+        damped = isinstance(SCORERS[method], Damped)
+        dampings = DAMPINGS if damped else ()
+        alone = "an ensemble" in SCORERS[method].needs
+        for which in ("ensemble", REFERENCE):
+            if which == REFERENCE and alone:
+                continue
+            if which == "ensemble" and method in DEAR:
+                continue
+            scoring.score(run, pipe, ready, name, method, which, dampings=dampings)
+            print(f"{name}: {method}, {which}", flush=True)
+
+
+def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan) -> None:
+    """Ablate every source: differentially, and exactly where nothing is sampled."""
+    loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
+    each = units.each_source(ready)
+    influence.measure_differentially(Asked(run, pipe, ready, "generated", each, loss))
+    held_out.ablate(run, pipe, ready, "held_out")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where everything is kept")
+    parser.add_argument("--smoke", action="store_true", help="minutes, and no record")
+    arguments = parser.parse_args()
+    sizes = SMOKE if arguments.smoke else Sizes()
+    torch.set_num_threads(1)
+    run = trained(arguments.folder, sizes)
+    ready = plan.load(run)
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.members.side_by_side = 2
+    names = asked(run, pipe, ready, sizes)
+    ablated(run, pipe, ready)
+    results: dict[str, Any] = {"sizes": vars(sizes)}
+    for name in names:
+        options = Options(name, n_subsets=sizes.n_subsets, n_seeds=sizes.n_seeds)
+        print(truth.work(run, options), flush=True)
+        # Training takes longest: what is there of it is used whatever comes later.
+        truth.find(run, pipe, ready, options)
+    for name in names:
+        options = Options(name, n_subsets=sizes.n_subsets, n_seeds=sizes.n_seeds)
+        scored(run, pipe, ready, name, sizes)
+        path = lds.evaluate(run, pipe, ready, options)
+        plots.draw(path)
+        results[name] = store.read_json(path)
+    if arguments.smoke:
+        print(f"Tables in {run.evaluation}; nothing is recorded.")
+    else:
+        record.write("lds", [0, *range(1, sizes.n_seeds + 1)], results)
+
+
+if __name__ == "__main__":
+    main()

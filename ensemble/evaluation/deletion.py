@@ -1,0 +1,390 @@
+"""Deletion: train again without the sources that a method names, and look.
+
+For some queries, every method's top sources are taken out of the training images
+together, and a model is trained on the rest; so it is with as many random sources, and
+with none. With the same training seed and the same noise, the model without is compared
+with the model of everything: how much the query's loss rose, and how far its picture
+moved, in pixels and in features. What random sources do as well is no merit.
+
+Where members are left, the ensemble says the same by votes, without training; how well
+it foretells retraining is reported as a rank correlation.
+
+Before: predictors.py, retraining.py, losses.py. After: plots.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+
+from ensemble import luck, queries, store
+from ensemble.ablation import ablated_pictures
+from ensemble.config import SplitsConfig
+from ensemble.evaluation import (
+    correlation,
+    features,
+    intervals,
+    losses,
+    predictors,
+    retraining,
+    tables,
+)
+from ensemble.evaluation.options import Options
+from ensemble.evaluation.predictors import Predictor
+from ensemble.evaluation.tables import Row
+from ensemble.measurement import denoising_loss_form
+from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.queries import Queries, on_device
+from ensemble.store import Run
+from ensemble.units import votes_without
+from splits.codes import CodeBook
+from splits.errors import BadInput
+
+SEED = 0
+RANDOM, NOTHING = "control_random", "nothing"
+# What is measured of a model without some sources, beside the model of everything.
+EFFECTS = ("loss_rise", "pixel_distance", "feature_distance")
+
+
+@dataclass(frozen=True, eq=False)
+class Removals:
+    """Sets of sources that one method takes away.
+
+    Attributes:
+        method: Whose they are.
+        removed: removed[k, s] is True if set k holds source s.
+        query: The query that each set is meant for; -1: all of them.
+        top: How many sources each set holds.
+    """
+
+    method: str
+    removed: Bool[np.ndarray, "sets sources"]
+    query: Int64[np.ndarray, " sets"]
+    top: Int64[np.ndarray, " sets"]
+
+    def about(self, query: int, top: int) -> Int64[np.ndarray, " some"]:
+        """The sets of that size that are meant for a query."""
+        meant = (self.query == query) | (self.query == -1)
+        return np.flatnonzero(meant & (self.top == top))
+
+
+def named(method: Predictor, top: Sequence[int], n_queries: int) -> Removals:
+    """The sources with a method's highest scores, for each query."""
+    order = np.argsort(-method.score[:n_queries], axis=1, kind="stable")
+    sets = [(query, k) for query in range(n_queries) for k in top]
+    removed = np.zeros((len(sets), order.shape[1]), dtype=bool)
+    for row, (query, k) in zip(removed, sets, strict=True):
+        row[order[query, :k]] = True
+    query, size = np.array(sets, dtype=np.int64).T
+    return Removals(method.method, removed, query, size)
+
+
+def at_random(n_sources: int, top: Sequence[int], n_random: int) -> Removals:
+    """Random sources: the same sets for all queries."""
+    sizes = np.repeat(np.array(top, dtype=np.int64), n_random)
+    removed = np.zeros((len(sizes), n_sources), dtype=bool)
+    for number, (row, k) in enumerate(zip(removed, sizes, strict=True)):
+        rng = luck.rng(SEED, "random removal", int(k), number % n_random)
+        row[rng.permutation(n_sources)[:k]] = True
+    return Removals(RANDOM, removed, np.full(len(sizes), -1, dtype=np.int64), sizes)
+
+
+def nothing(n_sources: int) -> Removals:
+    """The model of everything."""
+    none = np.zeros(1, dtype=np.int64)
+    return Removals(NOTHING, np.zeros((1, n_sources), dtype=bool), none - 1, none)
+
+
+def work(run: Run, plan: Plan, options: Options) -> str:
+    """What is to be trained, in a line."""
+    removals, _ = _all_removals(run, plan, options)
+    n_sets = 1 + sum(len(one.removed) for one in removals)
+    steps = options.steps or run.config.training.steps
+    return (
+        f"{n_sets} sets of sources x {options.n_seeds} seeds x {steps} steps = "
+        f"{n_sets * options.n_seeds * steps:,} steps of training, less what is trained "
+        "already"
+    )
+
+
+def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
+    """Remove what every method names; returns the table's file.
+
+    Raises:
+        BadInput: If more sources are to be removed than leave one.
+    """
+    removals, digests = _all_removals(run, plan, options)
+    asked = _first(queries.load(run, options.name), options.n_queries)
+    seeds = retraining.seeds(run, options.n_seeds)
+    path = tables.file(run, "deletion", options.name)
+    identity = {
+        "queries_digest": store.array_digest(asked.images),
+        "code_book_digest": plan.codes.digest(),
+        "methods": digests,
+        "seeds": seeds,
+        "steps": options.steps or run.config.training.steps,
+        "top": list(options.top),
+        "n_random": options.n_random,
+        "n_draws": options.n_draws,
+    }
+    if tables.is_current(path, identity):
+        return path
+    lab = Lab(run, pipe, plan, options, asked)
+    found = {
+        one.method: np.stack([lab.retrained(one, seed) for seed in seeds])
+        for one in removals
+    }
+    voted = {one.method: lab.voted(one) for one in removals}
+    rows = [
+        row
+        for one in removals
+        for row in rows_of(one, found[one.method], removals[0], found[RANDOM])
+    ]
+    facts = {
+        "n_queries": len(asked.seeds),
+        "n_seeds": len(seeds),
+        "encoder": f"hidden layer of a small network, taught {lab.encoder.taught}",
+        "votes": agreement(removals, found, voted),
+    }
+    tables.write(path, identity, rows, facts)
+    return path
+
+
+class Lab:
+    """Trains models without sources, and compares them with the model of everything.
+
+    Args:
+        run: The run folder.
+        pipe: The ensemble.
+        plan: Sources and codes.
+        options: What may be spent.
+        asked: The queries.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        pipe: EnsemblePipeline,
+        plan: Plan,
+        options: Options,
+        asked: Queries,
+    ) -> None:
+        self.run, self.pipe, self.plan = run, pipe, plan
+        self.options, self.asked = options, asked
+        self.encoder = features.train(plan.data)
+        self.schedule = noise_schedule(run.config.model)
+        self.nothing = nothing(plan.codes.n_sources)
+        self.full: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def retrained(
+        self, removals: Removals, seed: int
+    ) -> Float64[np.ndarray, "effects sets queries"]:
+        """Effects of training without each set, on every query."""
+        if seed not in self.full:
+            self.full[seed] = self._measured(self.nothing, seed)
+        full_loss, full_pictures = self.full[seed]
+        loss, pictures = self._measured(removals, seed)
+        return self._effects(loss - full_loss, pictures, full_pictures[0])
+
+    def voted(self, removals: Removals) -> Float64[np.ndarray, "effects sets queries"]:
+        """Effects of silencing each set's members; not a number where none is left."""
+        members = self.pipe.members
+        codes = self.plan.codes.bits[:, members.member_ids]
+        silenced = np.stack([codes[row].any(axis=0) for row in removals.removed])
+        left = ~np.all(silenced, axis=1, keepdims=True)[:, 0]
+        form = denoising_loss_form(
+            members,
+            self.schedule,
+            on_device(self.pipe, self.asked.images),
+            self.asked.condition(self.pipe),
+            self.options.n_draws,
+        ).numpy()
+        found = np.full((len(EFFECTS), len(left), len(form)), np.nan)
+        if not left.any():
+            return found
+        votes = votes_without(silenced[left])
+        loss = np.einsum("vm,qmn,vn->vq", votes, form, votes, dtype=np.float64)
+        rise = loss - form.mean(axis=(1, 2), dtype=np.float64)
+        pictures = np.stack([self._pictures(self.pipe, row) for row in votes])
+        found[:, left] = self._effects(rise, pictures, self.asked.images)
+        return found
+
+    def _measured(self, removals: Removals, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Losses (sets, queries) and pictures of the models without each set."""
+        kept = ~removals.removed.T
+        digest = CodeBook(kept).digest()[:8]
+        folder = self.run.evaluation / "deletion" / f"{removals.method}-{digest}"
+        wanted = retraining.config(
+            self.run,
+            folder / f"seed-{seed}",
+            SplitsConfig(retraining.GIVEN, kept.shape[1]),
+            seed,
+            self.options.steps,
+        )
+        models = retraining.train(self.plan, kept, wanted)
+        loss = losses.measure(
+            [models.member(number) for number in range(kept.shape[1])],
+            self.schedule,
+            losses.examples_of(self.pipe, self.asked),
+            self.options.n_draws,
+            self.pipe.members.side_by_side,
+        )
+        pictures = [
+            self._pictures(_alone(models, number, self.pipe), np.ones(1))
+            for number in range(kept.shape[1])
+        ]
+        return loss, np.stack(pictures)
+
+    def _pictures(
+        self, pipe: EnsemblePipeline, votes: Float[np.ndarray, " members"]
+    ) -> Float32[np.ndarray, "queries channels height width"]:
+        """All queries from their own noise, by these votes."""
+        every = np.arange(len(self.asked.seeds))
+        images = ablated_pictures(
+            pipe, self.asked, every, np.tile(votes, (len(every), 1))
+        )
+        return images.cpu().float().numpy()
+
+    def _effects(
+        self,
+        rise: Float64[np.ndarray, "sets queries"],
+        pictures: Float32[np.ndarray, "sets queries channels height width"],
+        full: Float32[np.ndarray, "queries channels height width"],
+    ) -> Float64[np.ndarray, "effects sets queries"]:
+        moved = np.square(pictures - full, dtype=np.float64).mean(axis=(2, 3, 4))
+        before = self.encoder(full)
+        apart = [
+            np.linalg.norm(self.encoder(some) - before, axis=1) for some in pictures
+        ]
+        return np.stack([rise, np.sqrt(moved), np.stack(apart)])
+
+
+def rows_of(
+    one: Removals,
+    found: Float64[np.ndarray, "seeds effects sets queries"],
+    control: Removals,
+    of_control: Float64[np.ndarray, "seeds effects controls queries"],
+) -> list[Row]:
+    """For every number of sources: what a method's removals do, and beyond random."""
+    rows = []
+    for top in np.unique(one.top).tolist():
+        row: Row = {"method": one.method, "top": top}
+        own = _of_own_queries(one, top, found)
+        random = _of_own_queries(control, top, of_control)
+        for number, effect in enumerate(EFFECTS):
+            row[effect] = interval(own[:, number])
+            if one is not control:
+                row[f"{effect}_beyond_random"] = interval(
+                    own[:, number] - random[:, number]
+                )
+        rows.append(row)
+    return rows
+
+
+def interval(
+    values: Float64[np.ndarray, "seeds queries"],
+) -> dict[str, float | None]:
+    """A mean over seeds and queries, both of which are resampled."""
+    rng = luck.rng(SEED, "resamples of seeds and queries")
+    n_seeds, n_queries = values.shape
+    seeds = rng.integers(n_seeds, size=(intervals.N_RESAMPLES, n_seeds))
+    chosen = rng.integers(n_queries, size=(intervals.N_RESAMPLES, n_queries))
+    samples = values[seeds[:, :, None], chosen[:, None, :]].mean(axis=(1, 2))
+    return intervals.described(float(values.mean()), samples)
+
+
+def agreement(
+    removals: Sequence[Removals],
+    found: dict[str, Float64[np.ndarray, "seeds effects sets queries"]],
+    voted: dict[str, Float64[np.ndarray, "effects sets queries"]],
+) -> dict[str, Any]:
+    """Rank correlation of effects by votes with effects of training again.
+
+    Over all sets, each with the queries that it is meant for; intervals over queries.
+    """
+    n_queries = found[RANDOM].shape[3]
+    facts: dict[str, Any] = {
+        "n_sets": sum(len(one.removed) for one in removals),
+        "sets_that_leave_no_member": sum(
+            int(np.isnan(table[0, :, 0]).sum()) for table in voted.values()
+        ),
+    }
+    for number, effect in enumerate(EFFECTS):
+        pairs = [_pairs(removals, found, voted, number, q) for q in range(n_queries)]
+        facts["n_pairs"] = sum(pair.shape[1] for pair in pairs)
+        rng = luck.rng(SEED, "resamples of queries")
+
+        def spearman(chosen: np.ndarray, of: list[np.ndarray] = pairs) -> float:
+            guess, truth = np.concatenate([of[query] for query in chosen], axis=1)
+            if len(guess) < 2:
+                return np.nan
+            return float(correlation.rank_correlation(guess[None], truth[None])[0])
+
+        facts[effect] = intervals.bootstrap(spearman, n_queries, rng)
+    return facts
+
+
+def _pairs(
+    removals: Sequence[Removals],
+    found: dict[str, np.ndarray],
+    voted: dict[str, np.ndarray],
+    effect: int,
+    query: int,
+) -> Float64[np.ndarray, "2 pairs"]:
+    """Effects on a query by votes, and of training again, of sets meant for it."""
+    both = []
+    for one in removals:
+        meant = (one.query == query) | (one.query == -1)
+        guess = voted[one.method][effect, meant, query]
+        truth = found[one.method].mean(axis=0)[effect, meant, query]
+        both.append(np.stack([guess, truth]))
+    pairs = np.concatenate(both, axis=1)
+    return pairs[:, np.isfinite(pairs[0])]
+
+
+def _of_own_queries(
+    one: Removals, top: int, found: np.ndarray
+) -> Float64[np.ndarray, "seeds effects queries"]:
+    """Mean over the sets of that size that are meant for each query."""
+    return np.stack(
+        [
+            found[:, :, one.about(query, top), query].mean(axis=2)
+            for query in range(found.shape[3])
+        ],
+        axis=2,
+    )
+
+
+def _all_removals(
+    run: Run, plan: Plan, options: Options
+) -> tuple[list[Removals], dict[str, str]]:
+    """Random removals first, then every method's; and the methods' digests."""
+    n_sources = plan.codes.n_sources
+    if max(options.top) >= n_sources:
+        raise BadInput(
+            f"--top has {max(options.top)}, and there are {n_sources} sources: remove "
+            "fewer, so that some are left to train on."
+        )
+    asked = queries.load(run, options.name)
+    n_queries = min(options.n_queries, len(asked.seeds))
+    methods = predictors.find(run, options.name, options.methods)
+    removals = [at_random(n_sources, options.top, options.n_random)]
+    removals += [named(method, options.top, n_queries) for method in methods]
+    return removals, {method.method: method.digest for method in methods}
+
+
+def _first(asked: Queries, n_queries: int) -> Queries:
+    conditions = None if asked.conditions is None else asked.conditions[:n_queries]
+    return Queries(asked.seeds[:n_queries], conditions, asked.images[:n_queries])
+
+
+def _alone(models: Run, number: int, like: EnsemblePipeline) -> EnsemblePipeline:
+    """A pipeline of one retrained model."""
+    pipe = EnsemblePipeline.from_pretrained(models.path, members=[number])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(like.members.device)

@@ -1,0 +1,104 @@
+"""Held-out queries: images that no source holds, asked about like generated ones.
+
+They are kept as queries of their own, `queries/NAME`, with the given images in place of
+generated ones and a seed that only keys noise. Everything that looks at a query's
+picture, scorers and losses, takes them as they are. No noise leads to them, so nothing
+samples them again: of ablation they have the influence on the denoiser's loss, which is
+exact for every source, and no displacement.
+
+Before: ensemble/data.py (images). After: predictors.py, truth.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from ensemble import queries, store
+from ensemble.influence import quadratic_influence
+from ensemble.measurement import denoising_loss_form
+from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.queries import Queries, on_device
+from ensemble.store import Run
+from ensemble.units import each_source, votes_without
+from splits.errors import BadInput
+
+# Seeds of held-out images: no generated query's.
+FIRST_SEED = 1_000_000_000
+METHOD = "exact"
+
+
+def write(
+    run: Run,
+    plan: Plan,
+    name: str,
+    images: Float32[np.ndarray, "queries channels height width"],
+    labels: Int64[np.ndarray, " queries"] | None = None,
+) -> Queries:
+    """Keep images as queries under a name.
+
+    Args:
+        run: The run folder.
+        plan: Its training images.
+        name: What the queries are called.
+        images: In [-1, 1], as large as the training images.
+        labels: One each, for conditional members.
+
+    Raises:
+        BadInput: If one is a training image, or other queries have that name.
+    """
+    known = {image.tobytes() for image in plan.data.images}
+    inside = [number for number, image in enumerate(images) if image.tobytes() in known]
+    if inside:
+        raise BadInput(
+            f"Image {inside[0]} is a training image, so it is not held out. Give images "
+            "that no source holds."
+        )
+    folder = run.queries(name)
+    digest = store.array_digest(images)
+    if folder.exists():
+        kept = queries.load(run, name)
+        if store.array_digest(kept.images) != digest:
+            raise BadInput(
+                f"Queries {name!r} exist with other images. Choose another name, or "
+                f"delete {folder}."
+            )
+        return kept
+    seeds = np.arange(FIRST_SEED, FIRST_SEED + len(images))
+    with store.folder_in_the_making(folder) as to:
+        store.write_array(to / "seeds.npy", seeds)
+        store.write_array(to / "images.npy", images)
+        if labels is not None:
+            store.write_array(to / "conditions.npy", labels)
+        store.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
+    return queries.load(run, name)
+
+
+def ablate(
+    run: Run, pipe: EnsemblePipeline, plan: Plan, name: str, n_draws: int = 128
+) -> Path:
+    """Influence of every source on the loss at held-out images, exactly.
+
+    Returns:
+        The folder of the table; if it was there already, nothing is computed.
+    """
+    folder = run.influence(name)
+    if folder.exists():
+        return folder
+    asked = queries.load(run, name)
+    form = denoising_loss_form(
+        pipe.members,
+        noise_schedule(run.config.model),
+        on_device(pipe, asked.images),
+        asked.condition(pipe),
+        n_draws,
+    )
+    votes = votes_without(each_source(plan).silenced)
+    table = quadratic_influence(form.numpy(), votes).astype(np.float32)
+    with store.folder_in_the_making(folder) as to:
+        store.write_array(to / "influence_denoising_loss.npy", table)
+        facts = {"method": METHOD, "units": "sources", "held_out": True}
+        store.seal(to, "info.json", {**facts, "n_draws": n_draws})
+    return folder

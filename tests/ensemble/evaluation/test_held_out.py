@@ -1,0 +1,86 @@
+"""Held-out images are queries like others, except that nothing generates them."""
+
+import numpy as np
+import pytest
+
+from ensemble import queries, scoring, store
+from ensemble.evaluation import held_out, predictors
+from ensemble.measurement import denoising_loss_form
+from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
+from splits.errors import BadInput
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run, plan = tiny.trained(
+        tmp_path_factory.mktemp("held_out") / "run",
+        data={"n_images": 6},
+        splits={"design": "balanced", "n_members": 4, "weight": 2},
+    )
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    return run, pipe, plan
+
+
+def images(n=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (n, 1, 8, 8)).astype(np.float32)
+
+
+def test_held_out_images_are_scored_like_queries(trained):
+    run, pipe, plan = trained
+    asked = held_out.write(run, plan, "new", images())
+    assert np.array_equal(asked.images, images())
+    assert len(set(asked.seeds.tolist())) == 3
+    assert (
+        held_out.write(run, plan, "new", images()).seeds.tolist()
+        == asked.seeds.tolist()
+    )
+    path = scoring.score(run, pipe, plan, "new", "pixel_dot")
+    expected = images().reshape(3, -1) @ plan.data.images.reshape(6, -1).T
+    np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ablating_a_source_changes_their_loss_exactly(trained):
+    run, pipe, plan = trained
+    held_out.write(run, plan, "new", images())
+    folder = held_out.ablate(run, pipe, plan, "new", n_draws=4)
+    (found,) = predictors.find(run, "new", ["ablation_loss"])
+    asked = queries.load(run, "new")
+    form = denoising_loss_form(
+        pipe.members,
+        noise_schedule(run.config.model),
+        queries.on_device(pipe, asked.images),
+        None,
+        4,
+    ).numpy()
+    silent = plan.codes.bits[2]
+    without = form[1][np.ix_(~silent, ~silent)].mean()
+    assert found.score[1, 2] == pytest.approx(without - form[1].mean(), rel=1e-3)
+    before = (folder / "info.json").stat().st_mtime_ns
+    held_out.ablate(run, pipe, plan, "new", n_draws=4)
+    assert (folder / "info.json").stat().st_mtime_ns == before
+    assert store.read_json(folder / "info.json")["held_out"]
+
+
+def test_training_images_are_not_held_out(trained):
+    run, _, plan = trained
+    some = np.concatenate([images(2), plan.data.images[3:4]])
+    with pytest.raises(BadInput, match="Image 2 is a training image"):
+        held_out.write(run, plan, "inside", some)
+
+
+def test_a_name_is_of_one_set_of_images(trained):
+    run, _, plan = trained
+    held_out.write(run, plan, "taken", images())
+    with pytest.raises(BadInput, match="'taken' exist with other images"):
+        held_out.write(run, plan, "taken", images(seed=1))
+
+
+def test_conditional_members_are_told_their_labels(tmp_path):
+    run, plan = tiny.trained(tmp_path / "run", model={"class_conditional": True})
+    labels = np.array([1, 0, 1])
+    asked = held_out.write(run, plan, "new", images(), labels)
+    assert asked.conditions.tolist() == [1, 0, 1]

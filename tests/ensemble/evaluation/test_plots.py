@@ -1,0 +1,79 @@
+"""Every plot is drawn from a table as it lies on the disk."""
+
+import pytest
+
+from ensemble import store
+from ensemble.evaluation import EVALUATIONS, plots, tables
+from tests import tiny
+
+INTERVAL = {"value": 0.4, "low": 0.3, "high": 0.6}
+OPEN = {"value": 0.2, "low": None, "high": None}
+
+TABLES = {
+    "lds": (
+        [
+            {"method": "trak", "readout": "raw", "lds": INTERVAL, "seconds": 3.5},
+            {"method": "trak", "readout": "squared", "lds": INTERVAL, "seconds": 3.5},
+            {"method": "control", "readout": "raw", "lds": OPEN},
+        ],
+        {"ceiling": INTERVAL, "reliability": INTERVAL, "n_seeds": 3},
+    ),
+    "deletion": (
+        [
+            {"method": method, "top": top, "loss_rise": INTERVAL}
+            for method in ("trak", "random")
+            for top in (1, 4)
+        ],
+        {},
+    ),
+    "far": (
+        [
+            {"rule": "nearest", "false_attribution": OPEN},
+            {
+                "rule": "never",
+                "false_attribution": {"value": None, "low": None, "high": None},
+            },
+        ],
+        {"n_images": 300},
+    ),
+    "quality": ([{"model": "ensemble", "frechet": INTERVAL}], {}),
+}
+
+
+def written(tmp_path, what):
+    run = store.create(tiny.config(tmp_path / "run"))
+    path = tables.file(run, what, "demo")
+    tables.write(path, {}, *TABLES[what])
+    return path
+
+
+@pytest.mark.parametrize("what", EVALUATIONS)
+def test_every_evaluation_has_plots_for_papers(tmp_path, what):
+    path = written(tmp_path, what)
+    files = plots.draw(path)
+    assert len(files) == 2 * len(plots.PLOTS[what])
+    for file in files:
+        begin = file.read_bytes()[:200]
+        assert begin.startswith(b"\x89PNG") or b"<?xml" in begin
+        assert file.stem.startswith(f"{what}-demo-")
+
+
+def test_names_are_in_the_picture_and_values_where_they_belong(tmp_path):
+    figure = plots.Figure()
+    axes = figure.add_subplot()
+    plots.lds(axes, store.read_json(written(tmp_path, "lds")))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["control", "trak"]
+    values, *_ = axes.containers[0]
+    assert values.get_xdata().tolist() == [0.2, 0.4]
+
+
+def test_a_curve_runs_over_the_training_images_of_several_runs(tmp_path):
+    paths = []
+    for n_images in (1000, 100):
+        rows, _ = TABLES["far"]
+        path = tmp_path / f"{n_images}.json"
+        tables.write(path, {}, rows, {"n_images": n_images})
+        paths.append(path)
+    svg, png = plots.curve(paths, tmp_path)
+    assert svg.name == "far-curve.svg"
+    assert png.exists()
