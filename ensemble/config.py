@@ -8,6 +8,7 @@ Before: a YAML file. After: every other module.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -298,6 +299,22 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice; YAML readers take the last without a word."""
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in a YAML file, with `section.key=value` overrides applied.
 
@@ -309,7 +326,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"Cannot read the config {path}: {error}") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)  # noqa: S506 - derives from SafeLoader
     # ValueError: a day that no calendar has, such as 2024-02-31.
     except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"{path} is not valid YAML: {error}") from None
@@ -409,6 +426,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return float(value) if alternative is float else value
     wanted = " or ".join(_spelled(alternative) for alternative in alternatives)
     advice = _number_hint(value) if float in alternatives else ""
+    if isinstance(value, float) and not math.isfinite(value):
+        advice = " It must be finite."
     raise BadInput(f"{name} is {value!r}: {wanted} is wanted.{advice}")
 
 
@@ -417,7 +436,9 @@ def _matches(value: Any, hint: Any) -> bool:
         (item,) = typing.get_args(hint)
         return isinstance(value, list) and all(_matches(entry, item) for entry in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

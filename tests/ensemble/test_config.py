@@ -194,6 +194,12 @@ def test_a_file_without_options_is_refused(write, text):
         load(write(text))
 
 
+def test_a_key_that_stands_twice_is_refused(write):
+    path = write("run: r\ntraining: {steps: 3}\ntraining: {steps: 4}\n")
+    with pytest.raises(BadInput, match="(?s)the key 'training' stands twice.*line 3"):
+        load(path)
+
+
 @pytest.mark.parametrize("text", ["data: {size: 8}", "run:", "run: ''"])
 def test_a_run_folder_must_be_named(write, text):
     with pytest.raises(BadInput, match="The config has no `run`: write the run folder"):
@@ -305,7 +311,8 @@ def test_no_number_is_proposed_where_none_would_do(write, key, text):
         ("training", "seed", -1, "at least 0."),
         ("training", "weight_decay", -1e-9, "at least 0.0."),
         ("training", "learning_rate", 0.0, "it must be greater than 0.0."),
-        ("training", "learning_rate", float("nan"), "it must be greater than 0.0."),
+        ("training", "learning_rate", float("nan"), "is wanted. It must be finite."),
+        ("training", "max_grad_norm", float("inf"), "is wanted. It must be finite."),
         ("training", "max_grad_norm", 0.0, "it must be greater than 0.0."),
         ("training", "ema_decay", 1.0, "allowed: 0.0 up to, not with, 1.0."),
         ("training", "label_dropout", 1.0, "allowed: 0.0 up to, not with, 1.0."),
