@@ -20,7 +20,9 @@ from ensemble import store
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
+from splits import duplicates
 from splits.errors import BadInput
+from splits.sources import NEAR_DUPLICATES
 
 
 def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
@@ -52,6 +54,7 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
 def statement(run: Run) -> str:
     """What has been established, for people."""
     facts = store.read_json(run.manifest)
+    plan = plans.read(run)
     apart = (
         [
             f"Not part of the ensemble: {run.reference}, trained on everything to be "
@@ -68,12 +71,13 @@ def statement(run: Run) -> str:
             "and counts are those that training wrote; no byte-identical image sits in "
             "two sources with different codes",
             "(b) images are mapped to [-1, 1] by a fixed rule; nothing is fitted",
-            "(c) the code book follows from its design, its seed and the number of "
-            "sources",
+            "(c) the code book follows from its design, its seed or salt, and the names "
+            "or the number of sources",
+            *_clusters(run, plan),
             "(d) initial weights, order, timesteps and noise follow from keys alone",
             "(e) every member has weights of its own, trained from random ones",
             *apart,
-            "Not checked: near-duplicates that differ in some byte.",
+            *_near_duplicates(run, plan),
         ]
     )
 
@@ -151,6 +155,49 @@ def _duplicates(plan: Plan) -> Iterator[str]:
                 f"({plan.data.names[image]}) are identical but belong to sources {one} "
                 f"and {other} with different codes: without one, the other stays"
             )
+
+
+def _clusters(run: Run, plan: Plan) -> Iterator[str]:
+    """How far the grouping of images by their looks weakens the certificate."""
+    if run.config.data.source != NEAR_DUPLICATES:
+        return
+    sizes = np.bincount(plan.source_of)
+    yield (
+        f"(c) holds for whole sources: {sizes[sizes > 1].sum()} of "
+        f"{len(plan.source_of)} images share theirs with images that they resemble, "
+        f"at most {sizes.max()} together. Whose source one of those is depends on the "
+        "others of its cluster, and on no image outside"
+    )
+
+
+def _near_duplicates(run: Run, plan: Plan) -> Iterator[str]:
+    """Images that differ in some byte but hardly to the eye, with different codes."""
+    near = run.config.data.near
+    if len(plan.data.images) > duplicates.MOST_IMAGES:
+        yield (
+            f"Not checked: near-duplicates among more than {duplicates.MOST_IMAGES:,} "
+            "images."
+        )
+        return
+    pairs, distances = duplicates.near_pairs(
+        duplicates.pictures(plan.data.images), near
+    )
+    codes = plan.codes.bits[plan.source_of]
+    apart = np.flatnonzero((codes[pairs[:, 0]] != codes[pairs[:, 1]]).any(axis=1))
+    if not apart.size:
+        yield (
+            f"(a) no two images at a distance of {near:g} or less sit in sources with "
+            "different codes. Not checked: crops and mirror images"
+        )
+        return
+    first, second = pairs[apart[0]]
+    yield (
+        f"Warning: (a) {apart.size} pairs of images at a distance of {near:g} or less "
+        f"sit in sources with different codes, the closest being "
+        f"{plan.data.names[first]} and {plan.data.names[second]} "
+        f"({distances[apart[0]]:.4f}): without one, the other stays. Make them one "
+        "source (data.source: near_duplicates), or remove both"
+    )
 
 
 def _of_ablation(run: Run, plan: Plan, sources: Sequence[int]) -> Iterator[str]:

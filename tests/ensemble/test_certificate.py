@@ -173,3 +173,57 @@ def test_a_damaged_record_is_found(run):
     path.write_text(json.dumps(record))
     (found,) = certificate.violations(run)
     assert "member.json" in found
+
+
+def with_a_lookalike(run, distance):
+    """The plan of a run whose image 1 is image 0 with a little noise, or much."""
+    plan = certificate.plans.read(run)
+    images = plan.data.images.copy()
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=images[0].shape).astype(np.float32)
+    images[1] = images[0] + distance * noise
+    data = TrainingImages(images, None, (), {}, plan.data.names)
+    bits = plan.codes.bits.copy()
+    bits[1] = ~bits[0]
+    return type(plan)(data, plan.source_of, plan.source_names, CodeBook(bits))
+
+
+def test_near_duplicates_with_different_codes_are_a_warning(whole):
+    run, _ = whole
+    (line,) = certificate._near_duplicates(run, with_a_lookalike(run, 0.02))
+    assert line.startswith("Warning: (a) 1 pairs of images at a distance of 0.01")
+    assert "digit 0000 and digit 0001" in line
+
+
+def test_images_that_differ_are_no_warning(whole):
+    run, _ = whole
+    (line,) = certificate._near_duplicates(run, with_a_lookalike(run, 0.5))
+    assert line.startswith("(a) no two images at a distance of 0.01 or less")
+
+
+def test_near_duplicates_of_one_source_are_no_warning(whole):
+    run, _ = whole
+    plan = with_a_lookalike(run, 0.02)
+    bits = plan.codes.bits.copy()
+    bits[1] = bits[0]
+    one_code = type(plan)(plan.data, plan.source_of, plan.source_names, CodeBook(bits))
+    (line,) = certificate._near_duplicates(run, one_code)
+    assert "Warning" not in line
+
+
+def test_more_images_than_can_be_compared_are_said_to_be_unchecked(whole, monkeypatch):
+    run, plan = whole
+    monkeypatch.setattr(certificate.duplicates, "MOST_IMAGES", 7)
+    (line,) = certificate._near_duplicates(run, plan)
+    assert line == "Not checked: near-duplicates among more than 7 images."
+
+
+def test_clusters_are_named_as_what_weakens_condition_c(whole):
+    run, plan = whole
+    assert not [*certificate._clusters(run, plan)]
+    config = tiny.config(run.path, data={"source": "near_duplicates"})
+    source_of = np.array([0, 1, 2, 1, 1, 3, 4, 5])
+    clustered = type(plan)(plan.data, source_of, plan.source_names, plan.codes)
+    (line,) = certificate._clusters(store.Run(run.path, config), clustered)
+    assert "3 of 8 images share theirs" in line
+    assert "at most 3 together" in line
