@@ -159,6 +159,8 @@ def test_commands_one_by_one(trained):
         (["ablate", "--accuracy", "0.9"], "--accuracy has no effect with --method ex"),
         (["score"], "Name a method"),
         (["score", "--method", "track"], "track"),
+        (["score", "--method", "trak", "--dampings", "x"], "--dampings is 'x'"),
+        (["score", "--method", "trak", "--dampings", "1,-1"], "numbers above 0"),
         (["verify", "--sources", "99"], "Source 99 does not exist"),
         (["report", "--name", "none"], "none"),
     ],
@@ -171,9 +173,22 @@ def test_bad_input_ends_in_one_message_and_code_2(trained, arguments, message):
     assert "Traceback" not in err
 
 
+def test_designs_are_compared_for_a_wish_and_nothing_is_written(tmp_path):
+    wish = ["--plan", "--remove", "2", "--keep", "3", "--budget", "24"]
+    code, out, err = script(
+        "train.py", "configs/digits.yaml", f"run={tmp_path / 'run'}", *wish
+    )
+    assert code == 0, err
+    assert out.startswith("16 sources, any 2 removed together, 3 members left")
+    assert "Recommended: splits: {design:" in out
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["configs/digits.yaml", "--remove", "3"], "say --plan too"),
+        (["configs/digits.yaml", "--plan", "--remove", "0"], "--remove is 0"),
         (["nowhere.yaml"], "Cannot read the config nowhere.yaml"),
         (["configs/digits.yaml", "training.stepz=3"], "Did you mean 'steps'?"),
         (["configs/digits.yaml", "training.learning_rate=1e-4"], "YAML reads 1e-4"),
