@@ -20,8 +20,9 @@ test: .venv/test
 	$(IN)/pip install -q -c constraints.txt -e .
 	touch $@
 
-.venv/test: .venv/demo
+.venv/test: .venv/demo .ci/oracles.txt
 	$(IN)/pip install -q -c constraints.txt -e .[test,tensorboard]
+	$(IN)/pip install -q --no-deps -r .ci/oracles.txt
 	touch $@
 
 clean:

@@ -1,6 +1,7 @@
 """EK-FAC influence: our seconds and memory beside kronfluence's, on the same network.
 
     python -m benchmarks.curvature
+    python -m benchmarks.curvature smoke      # at toy size; writes nothing
 
 As in the paper (arXiv 2410.13850), gradients are averaged over twice as many noise draws
 as the curvature is fitted to. Both sides get the same UNet2DModel, the same noisy digits
@@ -245,6 +246,9 @@ def compare(
 
 
 def main() -> None:
+    if sys.argv[1:] == ["smoke"]:
+        print(json.dumps(compare(8, 2, 2, 16, 1)))
+        return
     if len(sys.argv) > 1:
         side, folder, *sizes = sys.argv[1:]
         run_side(side, folder, *map(int, sizes))

@@ -11,10 +11,15 @@ from ensemble import store
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, seeds: list[int], results: dict[str, Any]) -> None:
-    """Write results/NAME.json: numbers, machine, versions, commit, seeds and date."""
+def write(
+    name: str, seeds: list[int], results: dict[str, Any], part: str | None = None
+) -> None:
+    """Write results/NAME.json: numbers, machine, versions, commit, seeds and date.
+
+    A part of a benchmark that can be run alone has a file of its own, NAME_PART.json.
+    """
     content = {
-        "benchmark": f"python -m benchmarks.{name}",
+        "benchmark": " ".join(filter(None, [f"python -m benchmarks.{name}", part])),
         "date": store.now(),
         "commit": store.commit(),
         "machine": {
@@ -27,5 +32,6 @@ def write(name: str, seeds: list[int], results: dict[str, Any]) -> None:
         "results": results,
     }
     text = json.dumps(content, indent=1) + "\n"
-    store.write_text(RESULTS / f"{name}.json", text)
+    file = "_".join(filter(None, [name, part]))
+    store.write_text(RESULTS / f"{file}.json", text)
     print(text)

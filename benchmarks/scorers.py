@@ -1,7 +1,11 @@
 """Gradient features a second: ours beside traker's and dattri's, on the same network.
 
-    python -m benchmarks.scorers            # the comparison and how our cost grows
-    python -m benchmarks.scorers RUN        # what every method costs on a run's queries
+    python -m benchmarks.scorers compare      # gradient features a second, three sides
+    python -m benchmarks.scorers growth       # how our seconds and memory grow
+    python -m benchmarks.scorers methods RUN  # what every method costs on a run's queries
+
+Each part writes results of its own; `smoke` after the name of the first two tries them
+at toy size and writes nothing. Interrupted, `methods` goes on where it was.
 
 A feature is the gradient of one digit's mean loss over noise draws, by all weights of a
 UNet2DModel, projected to a few thousand numbers. All sides get the same network, the
@@ -37,7 +41,7 @@ from ensemble.scorers import SCORERS
 from ensemble.scorers.features import Feature, kept
 from ensemble.scorers.gradients import Draws, drawn_states
 from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Examples, Setting
+from ensemble.scorers.setting import Examples, Setting, all_of
 
 SEED = 0
 # Images that the packages look at in one call; ours follows from the memory bound.
@@ -59,6 +63,9 @@ class Sizes:
     n_draws: int = 32
     n_dimensions: int = 4096
     channels: int = 16
+
+
+SMOKE = Sizes(n_images=4, n_draws=2, n_dimensions=64, channels=8)
 
 
 def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]:
@@ -94,7 +101,7 @@ def ours(sizes: Sizes, folder: Path) -> tuple[np.ndarray, float]:
         projection=Projection(sizes.n_dimensions),
     )
     began = time.perf_counter()
-    rows = kept(setting, feature, network, setting.train)
+    rows = kept(setting, feature, network, all_of(setting.train))
     return np.array(rows), time.perf_counter() - began
 
 
@@ -308,18 +315,19 @@ def methods(folder: Path, name: str = "demo") -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["--side"]:
-        run_side(arguments[1], Path(arguments[2]), Sizes(*map(int, arguments[3:])))
-    elif arguments:
-        record.write(
-            "scorers_methods", [SEED], {"methods": methods(Path(arguments[0]))}
-        )
-    else:
+    part, *rest = sys.argv[1:]
+    if part == "--side":
+        run_side(rest[0], Path(rest[1]), Sizes(*map(int, rest[2:])))
+    elif rest == ["smoke"]:
+        print(json.dumps(compare(SMOKE, 1) if part == "compare" else growth(SMOKE)))
+    elif part == "compare":
         compared = [compare(Sizes(n_draws=n_draws)) for n_draws in (10, 32)]
-        record.write(
-            "scorers", [SEED], {"compared": compared, "growth": growth(Sizes())}
-        )
+        record.write("scorers", [SEED], {"compared": compared}, part)
+    elif part == "growth":
+        record.write("scorers", [SEED], {"growth": growth(Sizes())}, part)
+    else:
+        found = methods(Path(rest[0]))
+        record.write("scorers", [SEED], {"methods": found}, part)
 
 
 if __name__ == "__main__":

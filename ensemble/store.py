@@ -371,7 +371,7 @@ def array_digest(array: np.ndarray) -> str:
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     digest = hashlib.sha256(head)
     # Read where it is: a copy of all training images would be large.
-    digest.update(little.reshape(-1).view(np.uint8))
+    digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 
 import filelock
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from ensemble import store
 from ensemble.scorers import disk, gradients, memory
 from ensemble.scorers.gradients import OUTPUTS, Draws, States
 from ensemble.scorers.kernel import Kernel, decompose, require_positive
 from ensemble.scorers.memory import Batch
 from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Examples, Setting
+from ensemble.scorers.setting import Examples, Seen, Setting, all_of
 from splits.errors import BadInput
 
 
@@ -155,12 +155,11 @@ def rows_of(
 ) -> Rows:
     """Features of one network."""
     seen = np.flatnonzero(saw)
-    train = setting.train[torch.from_numpy(seen).to(setting.train.images.device)]
     return Rows(
         network=network,
-        train=kept(setting, feature, network, train),
+        train=kept(setting, feature, network, Seen(setting.train, seen)),
         seen=seen,
-        queries=kept(setting, feature, network, setting.queries)
+        queries=kept(setting, feature, network, all_of(setting.queries))
         if asked is None
         else asked(network),
         max_memory_mb=setting.max_memory_mb,
@@ -250,7 +249,7 @@ def unit(
 
 
 def kept(
-    setting: Setting, feature: Feature, network: nn.Module, examples: Examples
+    setting: Setting, feature: Feature, network: nn.Module, examples: Seen
 ) -> Float[np.ndarray, "examples width"]:
     """Features of examples, from the disk as far as they are there.
 
@@ -262,11 +261,12 @@ def kept(
         {
             "feature": dataclasses.asdict(feature),
             "network": disk.of_network(setting, network),
-            "examples": disk.of_examples(examples),
+            "examples": disk.of_examples(examples.examples),
+            "numbers": store.array_digest(examples.numbers),
         }
     )
     path = setting.folder / f"{name}.npy"
-    dtype = examples.images[:0].cpu().numpy().dtype
+    dtype = examples.examples.images[:0].cpu().numpy().dtype
     setting.folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
         advice = "project to fewer dimensions"
@@ -283,7 +283,7 @@ def _fill(
     setting: Setting,
     feature: Feature,
     network: nn.Module,
-    examples: Examples,
+    examples: Seen,
     rows: np.memmap,
     seconds: np.memmap,
 ) -> None:
@@ -291,7 +291,7 @@ def _fill(
     missing = np.flatnonzero(seconds == 0)
     if not missing.size:
         return
-    batch = feature.batch(setting, network, examples, len(feature.draws))
+    batch = feature.batch(setting, network, examples.examples, len(feature.draws))
     with tqdm(
         total=len(rows),
         initial=len(rows) - len(missing),
@@ -302,7 +302,7 @@ def _fill(
         for part in batch.parts(len(missing)):
             began = time.perf_counter()
             numbers = missing[part]
-            chosen = examples[torch.from_numpy(numbers).to(examples.images.device)]
+            chosen = examples[numbers]
             states = gradients.drawn_states(setting.schedule, chosen, feature.draws)
             found = feature.rows(network, states, batch, chosen.keys.tolist())
             rows[numbers] = found.cpu().numpy()

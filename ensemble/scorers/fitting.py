@@ -49,7 +49,8 @@ def path(
             "curvature": options,
             "layers": list(scored.layers.modules),
             "network": disk.of_network(scored.setting, scored.network),
-            "train": disk.of_examples(scored.train),
+            "train": disk.of_examples(scored.setting.train),
+            "seen": store.array_digest(scored.seen),
         }
     )
     folder = scored.setting.folder / f"curvature-{name}"

@@ -120,6 +120,11 @@ class Passage:
     prediction: Float[Tensor, "draws channels height width"]
     calls: list[Call]
 
+    @property
+    def room(self) -> int:
+        """Numbers that what a layer was given takes at most, patch by patch."""
+        return max(_n_patches(call) for call in self.calls)
+
     def back(
         self, pull: Float[Tensor, "draws channels height width"]
     ) -> Iterator[tuple[str, Given, Returned]]:
@@ -135,7 +140,7 @@ class Passage:
             retain_graph=True,
         )
         # One room for all: fresh memory for every layer would take longer than the rest.
-        room = pull.new_empty(max(_n_patches(call) for call in self.calls))
+        room = pull.new_empty(self.room)
         for call, gradient in zip(self.calls, came_back, strict=True):
             yield call.name, patches(call, room), rows(call, gradient)
 

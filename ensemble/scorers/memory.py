@@ -46,7 +46,12 @@ class Batch:
 
 
 def batch(
-    setting: Setting, network: nn.Module, examples: Examples, n_draws: int, width: int
+    setting: Setting,
+    network: nn.Module,
+    examples: Examples,
+    n_draws: int,
+    width: int,
+    room: int = 0,
 ) -> Batch:
     """The largest batch that the setting's memory allows.
 
@@ -56,13 +61,14 @@ def batch(
         examples: At which; all are alike in size.
         n_draws: Noise draws of each image.
         width: Numbers that are kept of each image.
+        room: Numbers that are needed besides for each draw of an image.
 
     Raises:
         BadInput: If a single image at a single draw takes more.
     """
     number = examples.images.element_size()
     state = PASSES * activation_bytes(network, examples)
-    state += IMAGES * number * examples.images[0].numel()
+    state += number * (IMAGES * examples.images[0].numel() + room)
     largest = max(weights.numel() for weights in network.parameters())
     image = number * (GRADIENTS * largest + 2 * width)
     allowed = setting.max_memory_mb * 2**20

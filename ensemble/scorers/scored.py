@@ -4,6 +4,7 @@ Before: layers.py, gradients.py (draws), memory.py. After: fitting.py.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ensemble.scorers import blocks, features, gradients, layers, memory
 from ensemble.scorers.blocks import Against, Sizes
 from ensemble.scorers.gradients import OUTPUTS, Draws, States
 from ensemble.scorers.layers import Gradients, Layers, Passage
-from ensemble.scorers.setting import Examples, Setting
+from ensemble.scorers.setting import Examples, Seen, Setting
 
 # Images whose scores are added up at once.
 MOST_IMAGES = 4096
@@ -39,7 +40,7 @@ class Scored:
     network: nn.Module
     seen: Int64[np.ndarray, " seen"]
     layers: Layers
-    train: Examples
+    train: Seen
 
     def gradients(
         self, examples: Examples, output: str, draws: Draws, timestep: int | None = None
@@ -98,7 +99,19 @@ class Scored:
         """
         half = max(1, self.setting.max_memory_mb // 2)
         setting = dataclasses.replace(self.setting, max_memory_mb=half)
-        return memory.batch(setting, self.network, self.train, n_draws, width)
+        return memory.batch(
+            setting, self.network, setting.train, n_draws, width, self.room
+        )
+
+    @functools.cached_property
+    def room(self) -> int:
+        """Numbers that a layer is given at most at one draw, patch by patch."""
+        one = self.setting.train[:1]
+        timestep = torch.zeros(1, dtype=torch.int64, device=one.images.device)
+        passage = layers.forward(
+            self.network, self.layers, one.images, timestep, one.condition
+        )
+        return passage.room
 
     def sizes(self, n_draws: int, n_held: int) -> Sizes:
         """Blocks of queries and images whose gradients fit into memory together.
@@ -107,7 +120,8 @@ class Scored:
             n_draws: Draws of each training image.
             n_held: Gradients that are held for each query, in half the memory.
         """
-        of_query = n_held * self.layers.n_weights * self.train.images.element_size()
+        number = self.setting.train.images.element_size()
+        of_query = n_held * self.layers.n_weights * number
         n_queries = max(1, self.setting.max_memory_mb * 2**20 // (2 * of_query))
         n_images = self.batch(n_draws, self.layers.n_weights).n_images
         return Sizes(n_queries, n_images)
@@ -117,9 +131,8 @@ def scored(setting: Setting, pattern: str) -> Iterator[Scored]:
     """Every network of a setting, with the layers whose names match a pattern."""
     for network, saw in zip(setting.networks, setting.saw, strict=True):
         seen = np.flatnonzero(saw)
-        chosen = torch.from_numpy(seen).to(setting.train.images.device)
         found = layers.find(network, pattern)
-        yield Scored(setting, network, seen, found, setting.train[chosen])
+        yield Scored(setting, network, seen, found, Seen(setting.train, seen))
 
 
 def averaged(

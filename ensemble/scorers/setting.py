@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from diffusers import DDPMScheduler
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
@@ -42,6 +43,31 @@ class Examples:
     def __getitem__(self, chosen: slice | Tensor) -> "Examples":
         condition = None if self.condition is None else self.condition[chosen]
         return Examples(self.images[chosen], condition, self.keys[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Some of the examples, such as those that a network saw; copied when asked for.
+
+    Attributes:
+        examples: All of them.
+        numbers: Of those that count.
+    """
+
+    examples: Examples
+    numbers: Int64[np.ndarray, " seen"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, chosen: slice | Int64[np.ndarray, " chosen"]) -> Examples:
+        numbers = torch.from_numpy(self.numbers[chosen])
+        return self.examples[numbers.to(self.examples.images.device)]
+
+
+def all_of(examples: Examples) -> Seen:
+    """Every one of the examples."""
+    return Seen(examples, np.arange(len(examples)))
 
 
 @dataclass(frozen=True, eq=False)

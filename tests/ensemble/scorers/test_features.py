@@ -11,13 +11,15 @@ from ensemble.scorers.features import Feature
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.park2023trak import Trak
 from ensemble.scorers.projection import Projection
+from ensemble.scorers.setting import all_of
 from splits.errors import BadInput
 from tests.ensemble.scorers import references, tiny_setting
 from tests.ensemble.scorers.tiny_setting import DRAWS, FEATURE, WHOLE
 
 
 def taken(setting, feature=FEATURE, network=0):
-    return features.kept(setting, feature, setting.networks[network], setting.train)
+    train = all_of(setting.train)
+    return features.kept(setting, feature, setting.networks[network], train)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_a_damaged_curvature_is_refused(one):
 
 def test_draws_belong_to_an_image_not_to_its_batch(one):
     setting = one.setting
-    together = fitting.drawn(setting, one.train, CURVATURE, 0)
+    together = fitting.drawn(setting, one.train[:], CURVATURE, 0)
     alone = fitting.drawn(setting, one.train[4:5], CURVATURE, 0)
     its_own = together.at(slice(12, 15))
     assert torch.equal(its_own.noisy, alone.noisy)
@@ -100,14 +100,14 @@ def test_draws_belong_to_an_image_not_to_its_batch(one):
 
 def test_both_passes_have_draws_of_their_own(one):
     first, second = (
-        fitting.drawn(one.setting, one.train, CURVATURE, number) for number in (0, 1)
+        fitting.drawn(one.setting, one.train[:], CURVATURE, number) for number in (0, 1)
     )
     assert not torch.equal(first.noisy, second.noisy)
     assert not torch.equal(first.chance, second.chance)
 
 
 def test_an_images_timesteps_are_spread_over_the_whole_schedule(one):
-    sample = fitting.drawn(one.setting, one.train, Curvature(n_draws=10), 0)
+    sample = fitting.drawn(one.setting, one.train[:], Curvature(n_draws=10), 0)
     timesteps = sample.timestep.reshape(12, 10)
     assert torch.equal(timesteps // 100, torch.arange(10).expand(12, 10))
     assert len(torch.unique(timesteps[:, 0])) > 6
@@ -117,8 +117,8 @@ def test_an_images_timesteps_are_spread_over_the_whole_schedule(one):
 def test_a_perfect_network_would_predict_what_is_wanted(one, prediction_type):
     schedule = tiny_setting.schedule(prediction_type)
     setting = dataclasses.replace(one.setting, schedule=schedule)
-    sample = fitting.drawn(setting, one.train, CURVATURE, 0)
-    clean = one.train.images.repeat_interleave(3, dim=0)
+    sample = fitting.drawn(setting, one.train[:], CURVATURE, 0)
+    clean = one.train[:].images.repeat_interleave(3, dim=0)
     kept = schedule.alphas_cumprod[sample.timestep].double()[:, None, None, None]
     if prediction_type == "epsilon":
         recovered = (sample.noisy - (1 - kept).sqrt() * sample.wanted) / kept.sqrt()

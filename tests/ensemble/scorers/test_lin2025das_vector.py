@@ -38,7 +38,7 @@ def setting(tmp_path):
 def by_brute_force(setting):
     """J_q (H + λI)⁻¹ ∇loss(i): (queries, draws, values, images), all written out."""
     (one,) = scored(setting, "")
-    trained = one.gradients(one.train, "loss", QUICK.draws)
+    trained = one.gradients(one.train[:], "loss", QUICK.draws)
     moved = fitting.fitted(one, QUICK.curvature).solve(trained)
     # In the order of the network's parameters: weights, then the bias.
     steps = torch.cat(

@@ -76,14 +76,21 @@ def test_one_image_beyond_memory_is_refused(setting):
         memory.batch(small, setting.networks[0], train, 1, width=1)
 
 
+def place(tensor):
+    """Where its numbers are."""
+    return tensor.untyped_storage().data_ptr()
+
+
 class LargestTensor(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation gives out."""
+    """Bytes of the largest tensor that any operation makes; views make none."""
 
     bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
-        if torch.is_tensor(found):
+        if torch.is_tensor(found) and not any(
+            torch.is_tensor(given) and place(given) == place(found) for given in args
+        ):
             self.bytes = max(self.bytes, found.numel() * found.element_size())
         return found
 
@@ -96,7 +103,7 @@ def peaks(scorer, setting, n_images):
         saw=np.ones((1, n_images), dtype=bool),
         source_of=np.arange(n_images),
         n_sources=n_images,
-        max_memory_mb=1,
+        max_memory_mb=2,
     )
     tracemalloc.start()
     try:
@@ -119,8 +126,8 @@ STREAMED = {
 
 @pytest.mark.parametrize("method", STREAMED)
 def test_four_times_the_sources_take_no_more_memory(setting, method):
-    few, many = (peaks(STREAMED[method], setting, n) for n in (300, 1200))
+    few, many = (peaks(STREAMED[method], setting, n) for n in (600, 2400))
     # Numbers of the images, eight bytes each, are held whole; features are not.
     assert many[0] <= 1.1 * few[0]
     assert many[1] <= 1.5 * few[1]
-    assert max(few[0], few[1]) < 2**20
+    assert max(*few, *many) < 2 * 2**20

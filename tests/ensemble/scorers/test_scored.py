@@ -91,7 +91,7 @@ def test_every_network_is_scored_at_what_it_saw(tmp_path):
     setting = tiny_setting.setting(tmp_path)
     for number, one in enumerate(scored(setting, "")):
         assert one.network is setting.networks[number]
-        assert one.train.keys.tolist() == one.seen.tolist()
+        assert one.train[:].keys.tolist() == one.seen.tolist()
         assert setting.saw[number, one.seen].all()
         assert len(one.seen) == setting.saw[number].sum()
 
