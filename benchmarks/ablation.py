@@ -30,8 +30,10 @@ import scipy.stats
 import torch
 
 from benchmarks import record
-from ensemble import plan, sensitivity, store
+from ensemble import adjoint, plan, sensitivity, store
 from ensemble.ablation import landscape
+from ensemble.measurement import MEASUREMENTS
+from ensemble.measurement import brightness as brightness_of
 from ensemble.model import predict
 from ensemble.pipeline import EnsemblePipeline, denoise
 from ensemble.queries import Queries
@@ -78,7 +80,7 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensit
 
 @dataclass(frozen=True)
 class Sketched:
-    """What `sensitivity.sketch` finds, with its work."""
+    """What `adjoint.sketch` finds, with its work."""
 
     gram: np.ndarray
     member_forwards: int
@@ -88,7 +90,7 @@ class Sketched:
 def sketched(pipe: EnsemblePipeline, queries: Queries, n_probes: int = 8) -> Sketched:
     """The sketch; every probe passes back through every member and step."""
     before = pipe.members.n_forwards
-    gram = sensitivity.sketch(pipe, queries, n_probes)
+    gram = adjoint.sketch(pipe, queries, n_probes)
     passes = n_probes * sensitivity.generation_forwards(pipe, len(queries.seeds))
     return Sketched(gram, pipe.members.n_forwards - before, passes)
 
@@ -182,15 +184,34 @@ def compare(
             "n_queries": len(predicted),
         }
         print(name, results[name], flush=True)
-    _, work = cost(
-        pipe,
-        asked,
-        lambda pipe, asked: sensitivity.adjoint(
-            pipe, asked, lambda images: images.mean(dim=(1, 2, 3))
-        ),
-    )
-    results["adjoint (one measurement)"] = work
-    print("adjoint", work, flush=True)
+    return results
+
+
+def compare_adjoint(
+    pipe: EnsemblePipeline, asked: Queries, votes: np.ndarray, folder: Path
+) -> dict[str, dict]:
+    """The adjoint against exact influence on brightness, with its cost."""
+    brightness = {"brightness": MEASUREMENTS["brightness"]}
+    exact = landscape(pipe, asked, votes, brightness, folder)
+    influence = exact.full["brightness"][:, None] - exact.measured["brightness"]
+    change = votes - 1 / votes.shape[1]
+    results = {}
+    for followed in (None, 2, 1):
+
+        def passed_back(pipe: Any, asked: Any, followed: Any = followed) -> tuple:
+            found = adjoint.adjoint(pipe, asked, brightness_of, followed)
+            return found.by_vote, found.member_forwards, found.reverse_passes
+
+        derivative, work = cost(pipe, asked, passed_back)
+        correlations = [
+            scipy.stats.spearmanr(*pair).statistic
+            for pair in zip(-derivative @ change.T, influence, strict=True)
+        ]
+        results[f"adjoint, {followed or 'all'} followed"] = {
+            "spearman_median": round(float(np.median(correlations)), 4),
+            **work,
+        }
+    print(results, flush=True)
     return results
 
 
@@ -244,6 +265,9 @@ def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
             "n_sources_compared": len(sources),
             "exact_generations": round(exact.member_forwards / generation, 2),
             "roads": compare(pipe, asked, votes, exact.displacement),
+            "one_measurement": compare_adjoint(
+                pipe, asked, votes[:64], run.path / "benchmark.brightness"
+            ),
             "exact_against_source_by_source": source_by_source(pipe, asked, votes),
         },
     )

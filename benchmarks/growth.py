@@ -16,7 +16,9 @@ import torch
 
 from benchmarks import record
 from ensemble import sensitivity
+from ensemble.adjoint import adjoint
 from ensemble.config import ModelConfig, SamplingConfig
+from ensemble.measurement import brightness
 from ensemble.model import EnsembleModel, build_member, sampler
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.queries import Queries
@@ -57,9 +59,10 @@ def prices(n_members: int) -> dict:
         road.name: lambda road=road: sensitivity.designed(pipe, asked, road)
         for road in sensitivity.DESIGNED_ROADS[:2]
     }
-    roads["adjoint"] = lambda: sensitivity.adjoint(
-        pipe, asked, lambda images: images.mean(dim=(1, 2, 3))
-    )
+    for name, followed in (("adjoint", None), ("adjoint, 1 followed", 1)):
+        roads[name] = lambda followed=followed: adjoint(
+            pipe, asked, brightness, followed
+        )
     result = {}
     for name, road in roads.items():
         before = pipe.members.n_forwards

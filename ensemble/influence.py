@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
-from ensemble import ablation, audit, placebo, queries, sensitivity, store
+from ensemble import ablation, adjoint, audit, placebo, queries, sensitivity, store
 from ensemble.measurement import Measurement
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
@@ -308,16 +308,18 @@ def measure_adjointly(asked: Asked) -> Path:
         return folder
     asked_for = queries.load(asked.run, asked.name)
     with store.stage(asked.run, f"ablate {folder.name}"):
-        derivative, forwards, passes = sensitivity.adjoint(
-            asked.pipe, asked_for, reading
-        )
+        found = adjoint.adjoint(asked.pipe, asked_for, reading)
         votes = votes_without(asked.units.silenced)
-        influence = -derivative @ (votes - 1 / votes.shape[1]).T
+        influence = -found.by_vote @ (votes - 1 / votes.shape[1]).T
         with store.folder_in_the_making(folder) as to:
             table = influence.astype(np.float32)
             store.write_array(to / f"influence_{store.file_name(name)}.npy", table)
-            facts = {"method": "adjoint", "member_forwards": forwards}
-            store.seal(to, "info.json", {**facts, "derivative_passes": passes})
+            facts = {
+                "method": "adjoint",
+                "member_forwards": found.member_forwards,
+                "derivative_passes": found.reverse_passes,
+            }
+            store.seal(to, "info.json", facts)
     return folder
 
 

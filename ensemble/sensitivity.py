@@ -6,18 +6,17 @@ dᵀGd with the Gram matrix G = JᵀJ / pixels. One members x members matrix so 
 every code, every union of codes and every placebo. (Dai & Gifford 2024, arXiv
 2406.07908, take J by forward-mode derivatives; the other roads are ours.)
 
-Four roads lead to J or G; they agree, and differ in price and in what they miss:
+Two roads lead to J; they agree, and differ in price and in what they miss:
 
     tangents   exact derivative, M forward-mode products a member and step; misses how
                the picture bends between equal votes and the ablation
     designed   steps M to 2M real vote vectors beside the query and fits J to where they
                end; sees the bending, misses what a plane cannot fit
-    adjoint    one reverse pass for one number read off the picture
-    sketch     reverse passes for random readings; estimates G where M is large
 
-All pictures are taken before clipping.
+and two more in adjoint.py, for one number read off the picture. All pictures are taken
+before clipping.
 
-Before: pipeline.py, queries.py. After: influence.py.
+Before: pipeline.py, queries.py. After: adjoint.py, influence.py.
 """
 
 import contextlib
@@ -35,15 +34,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ensemble import luck
 from ensemble.model import Condition, EnsembleModel
-from ensemble.pipeline import (
-    EnsemblePipeline,
-    Sampling,
-    denoise,
-    guided,
-    step_arguments,
-)
+from ensemble.pipeline import EnsemblePipeline, Sampling, guided, step_arguments
 from ensemble.queries import Queries
-from splits.errors import BadInput
 
 Pictures = Float[Tensor, "queries channels height width"]
 
@@ -115,7 +107,7 @@ def stepped_beside(
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             scaled = scheduler.scale_model_input(states, timestep)
-            at_query = _every_member(model, sampling, scaled[:, 0], timestep, condition)
+            at_query = every_member(model, sampling, scaled[:, 0], timestep, condition)
             predicted = torch.cat(
                 [
                     at_query.mean(dim=1, keepdim=True),
@@ -173,7 +165,7 @@ def ablated_beside(
     return stepped_beside(pipe, queries, len(votes), beside)
 
 
-def _every_member(
+def every_member(
     model: EnsembleModel,
     sampling: Sampling,
     states: Pictures,
@@ -413,128 +405,6 @@ def forward_mode(network: nn.Module) -> Iterator[None]:
 
 def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].contiguous(),)
-
-
-def adjoint(
-    pipe: EnsemblePipeline,
-    queries: Queries,
-    reading: Callable[[Pictures], Float[Tensor, " queries"]],
-) -> tuple[Float64[np.ndarray, "queries members"], int, int]:
-    """Derivative of one number read off each picture by every member's vote.
-
-    One pass back through the sampler, whatever the number of members or sources:
-
-        λ = p λ' + q mean over k of (∂ε_k/∂x)ᵀ λ',    g_j = sum over steps of q <λ', ε_j>
-
-    Only the states are kept; each step's activations are made again when it is passed.
-
-    Args:
-        pipe: The ensemble; a scheduler without memory of earlier steps (DDIM, DDPM,
-            Euler).
-        queries: The pictures.
-        reading: Reads one number off each picture, differentiably.
-
-    Returns:
-        Derivatives, centred over members (only changes of votes that sum to zero
-        matter); member forwards; reverse passes through a member.
-
-    Raises:
-        BadInput: If the scheduler remembers earlier steps.
-    """
-    if getattr(pipe.scheduler.config, "solver_order", 1) > 1:
-        raise BadInput(
-            f"{type(pipe.scheduler).__name__} uses earlier predictions in each step, "
-            "which one pass back cannot follow. Use sampling.scheduler ddim, ddpm or "
-            "euler, or the method 'differential'."
-        )
-    model = pipe.members
-    before, n_queries = model.n_forwards, len(queries.seeds)
-    states = _states(pipe, queries)
-    votes = torch.full((n_queries, model.n_members), 1 / model.n_members)
-    votes = votes.to(states[0])
-    final = states[-1].detach().requires_grad_()
-    (pull,) = torch.autograd.grad(reading(final).sum(), final)
-    total = torch.zeros_like(votes)
-    steps = _single_steps(pipe, queries)
-    for step, state in reversed(list(zip(steps, states[:-1], strict=True))):
-        at, counted = state.detach().requires_grad_(), votes.clone().requires_grad_()
-        pull, gained = torch.autograd.grad(step(at, counted), (at, counted), pull)
-        total += gained
-    centred = (total - total.mean(dim=1, keepdim=True)).double().cpu().numpy()
-    n_passes = n_queries * model.n_members * len(steps)
-    return centred, model.n_forwards - before, n_passes
-
-
-def sketch(
-    pipe: EnsemblePipeline, queries: Queries, n_probes: int = 8, seed: int = 0
-) -> Float64[np.ndarray, "queries members members"]:
-    """G from random readings: the mean of g gᵀ over probes v ~ N(0, I / pixels).
-
-    Unbiased; its relative error falls as 1 / sqrt(n_probes). Costs n_probes passes back
-    through M members, against M² products of `tangents`: a gain where M is large.
-    """
-    gram = np.zeros(
-        (len(queries.seeds), pipe.members.n_members, pipe.members.n_members)
-    )
-    for probe in range(n_probes):
-        keyed = luck.generator(seed, "probe", probe)
-        shape = queries.images.shape
-        direction = torch.randn(shape, generator=keyed) / np.sqrt(np.prod(shape[1:]))
-
-        def reading(images: Pictures, direction: Tensor = direction) -> Tensor:
-            return (images * direction.to(images)).sum(dim=(1, 2, 3))
-
-        derivative, _, _ = adjoint(pipe, queries, reading)
-        gram += derivative[:, :, None] * derivative[:, None, :] / n_probes
-    return gram
-
-
-def _states(pipe: EnsemblePipeline, queries: Queries) -> list[Pictures]:
-    """The states of the queries before every step, and the pictures."""
-    model = pipe.members
-    noise = queries.noise(pipe).to(model.device)
-    votes = torch.full((len(noise), model.n_members), 1 / model.n_members)
-    of_query = np.arange(len(noise))
-    walk = denoise(
-        model,
-        pipe.sampling(),
-        noise,
-        votes.to(noise),
-        queries.condition(pipe),
-        queries.generators(pipe, of_query),
-    )
-    with torch.no_grad():
-        return [noise * pipe.scheduler.init_noise_sigma] + [at for _, _, at in walk]
-
-
-def _single_steps(
-    pipe: EnsemblePipeline, queries: Queries
-) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """Each sampling step as a function of (states, votes); noise is left out.
-
-    Added noise depends on neither states nor votes, so it has no derivative.
-    """
-    model, sampling = pipe.members, pipe.sampling()
-    scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=model.device)
-    condition = queries.condition(pipe)
-    of_query = np.arange(len(queries.seeds))
-
-    def step(timestep: Tensor, states: Tensor, votes: Tensor) -> Tensor:
-        stepper = copy.deepcopy(scheduler)
-        scaled = stepper.scale_model_input(states, timestep)
-        prediction = guided(
-            functools.partial(model, scaled, timestep, votes),
-            condition,
-            model.no_label,
-            sampling.guidance_scale,
-        )
-        extra = step_arguments(
-            stepper, queries.generators(pipe, of_query), sampling.eta
-        )
-        return stepper.step(prediction, timestep, states, **extra).prev_sample
-
-    return [functools.partial(step, timestep) for timestep in scheduler.timesteps]
 
 
 def generation_forwards(pipe: EnsemblePipeline, n_queries: int = 1) -> int:
