@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation RUN [N_QUERIES] [N_SOURCES]
 
-Writes results/ablation_M.json for a run of M members. For each road: Spearman
+Writes results/ablation_RUN.json, named after the run's folder. For each road: Spearman
 correlation and relative error of the displacement of all sources (or of N_SOURCES
 random ones) against exact ablation, per query (medians and quartiles); its work in
 generations of the query, a derivative pass counted by its measured time against a
@@ -255,7 +255,7 @@ def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
     exact = landscape(pipe, asked, votes, {}, run.path / "benchmark.exact")
     generation = sensitivity.generation_forwards(pipe, n_queries)
     record.write(
-        f"ablation_{codes.n_members}",
+        "ablation",
         [0, *asked.seeds.tolist()],
         {
             "run": run.path.name,
@@ -271,6 +271,7 @@ def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
             ),
             "exact_against_source_by_source": source_by_source(pipe, asked, votes),
         },
+        part=run.path.name,
     )
 
 
