@@ -35,6 +35,8 @@ from ensemble.store import REFERENCE, Run
 # Of the methods, those that look at the models cost most with the ensemble, which has
 # many of them; these are taken with the reference alone.
 DEAR = ("das_vector", "ekfac", "ekfac_elbo", "ekfac_norm", "kfac")
+# And these look at no model, so that one of both is enough.
+BLIND = ("random", "constant", "pixel_dot", "pixel_cosine", "component_cosine")
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -125,7 +127,7 @@ def scored(
     for method in sizes.methods:
         damped = isinstance(SCORERS[method], Damped)
         dampings = DAMPINGS if damped else ()
-        alone = "an ensemble" in SCORERS[method].needs
+        alone = method in BLIND or "an ensemble" in SCORERS[method].needs
         for which in ("ensemble", REFERENCE):
             if which == REFERENCE and alone:
                 continue
