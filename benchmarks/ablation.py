@@ -46,6 +46,24 @@ def queries_of(pipe: EnsemblePipeline, n_queries: int) -> Queries:
     return Queries(seeds, None, pipe.pictures(seeds).numpy())
 
 
+def opened(
+    path: str, n_queries: int, n_sources: int | None
+) -> tuple[store.Run, EnsemblePipeline, Queries, np.ndarray]:
+    """A run, its ensemble on all cores, fresh queries, and votes without each source.
+
+    The sources are random ones, or all.
+    """
+    torch.set_num_threads(1)
+    run = store.open_run(path)
+    codes = plan.load(run).codes
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.members.side_by_side = os.cpu_count() or 1
+    sources = np.random.default_rng(0).permutation(codes.n_sources)[:n_sources]
+    votes = votes_without(codes.bits[sources])
+    return run, pipe, queries_of(pipe, n_queries), votes
+
+
 def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensitivity:
     """The 2023 loop: every tangent carries its own copy of the state."""
     model = pipe.members
@@ -243,15 +261,7 @@ def source_by_source(
 
 
 def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
-    torch.set_num_threads(1)
-    run = store.open_run(path)
-    codes = plan.load(run).codes
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.members.side_by_side = os.cpu_count() or 1
-    asked = queries_of(pipe, n_queries)
-    sources = np.random.default_rng(0).permutation(codes.n_sources)[:n_sources]
-    votes = votes_without(codes.bits[sources])
+    run, pipe, asked, votes = opened(path, n_queries, n_sources)
     exact = landscape(pipe, asked, votes, {}, run.path / "benchmark.exact")
     generation = sensitivity.generation_forwards(pipe, n_queries)
     record.write(
@@ -259,11 +269,11 @@ def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
         [0, *asked.seeds.tolist()],
         {
             "run": run.path.name,
-            "n_members": codes.n_members,
+            "n_members": pipe.members.n_members,
             "n_steps": pipe.sampling().n_steps,
             "n_queries": n_queries,
-            "n_sources": codes.n_sources,
-            "n_sources_compared": len(sources),
+            "n_sources": store.read_json(run.manifest)["n_sources"],
+            "n_sources_compared": len(votes),
             "exact_generations": round(exact.member_forwards / generation, 2),
             "roads": compare(pipe, asked, votes, exact.displacement),
             "one_measurement": compare_adjoint(

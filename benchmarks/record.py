@@ -9,6 +9,8 @@ from typing import Any
 from ensemble import store
 
 RESULTS = Path(__file__).parent / "results"
+# Of the code that is running: a long benchmark may see others commit meanwhile.
+COMMIT = store.commit()
 
 
 def write(
@@ -21,7 +23,7 @@ def write(
     content = {
         "benchmark": " ".join(filter(None, [f"python -m benchmarks.{name}", part])),
         "date": store.now(),
-        "commit": store.commit(),
+        "commit": COMMIT,
         "machine": {
             "processor": store.processor(),
             "cores": os.cpu_count(),

@@ -10,18 +10,15 @@ each goes its own way. Saved work against the relative error of the displacement
 
 import copy
 import functools
-import os
 import sys
 
 import numpy as np
 import torch
 
 from benchmarks import record
-from benchmarks.ablation import agreement, queries_of
-from ensemble import plan, sensitivity, store
+from benchmarks.ablation import agreement, opened
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.queries import Queries
-from ensemble.units import votes_without
 
 SHARED_STEPS = [1, 2, 3, 5, 10, 20]
 
@@ -56,15 +53,7 @@ def displacements(
 
 @torch.no_grad()
 def main(path: str, n_queries: int = 4, n_sources: int = 64) -> None:
-    torch.set_num_threads(1)
-    run = store.open_run(path)
-    codes = plan.load(run).codes
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.members.side_by_side = os.cpu_count() or 1
-    asked = queries_of(pipe, n_queries)
-    sources = np.random.default_rng(0).permutation(codes.n_sources)[:n_sources]
-    votes = votes_without(codes.bits[sources])
+    run, pipe, asked, votes = opened(path, n_queries, n_sources)
     exact, exact_work = displacements(pipe, asked, votes, 1)
     results = {}
     for n_shared in SHARED_STEPS:
@@ -75,8 +64,11 @@ def main(path: str, n_queries: int = 4, n_sources: int = 64) -> None:
             "forwards_saved": round(1 - work / exact_work, 4),
         }
         print(n_shared, results[str(n_shared)], flush=True)
-    steps = sensitivity.generation_forwards(pipe) // codes.n_members
-    facts = {"run": run.path.name, "n_members": codes.n_members, "n_steps": steps}
+    facts = {
+        "run": run.path.name,
+        "n_members": pipe.members.n_members,
+        "n_steps": pipe.sampling().n_steps,
+    }
     record.write("sharing", [0, *asked.seeds.tolist()], {**facts, "shared": results})
 
 

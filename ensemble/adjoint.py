@@ -11,6 +11,7 @@ Before: sensitivity.py. After: influence.py.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ensemble import luck
+from ensemble.model import Condition, Scheduler
 from ensemble.pipeline import EnsemblePipeline, step_arguments
 from ensemble.queries import Queries
 from ensemble.sensitivity import Pictures, every_member, guided_member
@@ -37,6 +39,25 @@ class _Step:
     timestep: Tensor
     before: Pictures
     predicted: Float[Tensor, "queries members channels height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """The queries' way from noise to pictures.
+
+    Attributes:
+        steps: One after the other.
+        pictures: Where they end.
+        scheduler: As it stood before the first step; it is copied, never changed.
+        extra: What else its steps take.
+        condition: What members are told.
+    """
+
+    steps: list[_Step]
+    pictures: Pictures
+    scheduler: Scheduler
+    extra: dict[str, Any]
+    condition: Condition
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +111,15 @@ def adjoint(
         )
     model, rng = pipe.members, luck.rng(seed, "adjoint")
     before, n_passes = model.n_forwards, 0
-    steps, pictures = _walked(pipe, queries)
-    pictures = pictures.requires_grad_()
+    walk = _walked(pipe, queries)
+    pictures = walk.pictures.requires_grad_()
     (pull,) = torch.autograd.grad(reading(pictures).sum(), pictures)
     by_vote = torch.zeros(len(pictures), model.n_members).to(pictures)
-    for step in reversed(steps):
-        pull, on_mean = _through_the_scheduler(pipe, queries, step, pull)
+    for step in reversed(walk.steps):
+        pull, on_mean = _through_the_scheduler(walk, step, pull)
         by_vote += (step.predicted * on_mean[:, None]).flatten(2).sum(dim=2)
         members = rng.permutation(model.n_members)[:n_feedback].tolist()
-        pull = pull + _through_members(pipe, queries, step, members, on_mean)
+        pull = pull + _through_members(pipe, walk, step, members, on_mean)
         n_passes += len(members) * len(pictures)
     by_vote = by_vote - by_vote.mean(dim=1, keepdim=True)
     forwards = model.n_forwards - before
@@ -128,11 +149,12 @@ def sketch(
 
 
 @torch.no_grad()
-def _walked(pipe: EnsemblePipeline, queries: Queries) -> tuple[list[_Step], Pictures]:
-    """The queries' way from noise to pictures, step by step, and the pictures."""
+def _walked(pipe: EnsemblePipeline, queries: Queries) -> _Walk:
+    """The queries' way from noise to pictures, every member's predictions kept."""
     model, sampling = pipe.members, pipe.sampling()
-    scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=model.device)
+    fresh = copy.deepcopy(sampling.scheduler)
+    fresh.set_timesteps(sampling.n_steps, device=model.device)
+    scheduler = copy.deepcopy(fresh)
     condition = queries.condition(pipe)
     of_query = np.arange(len(queries.seeds))
     extra = step_arguments(scheduler, queries.generators(pipe, of_query), sampling.eta)
@@ -144,49 +166,43 @@ def _walked(pipe: EnsemblePipeline, queries: Queries) -> tuple[list[_Step], Pict
         steps.append(_Step(timestep, states, predicted))
         mean = predicted.mean(dim=1)
         states = scheduler.step(mean, timestep, states, **extra).prev_sample
-    return steps, states
+    return _Walk(steps, states, fresh, extra, condition)
 
 
 def _through_the_scheduler(
-    pipe: EnsemblePipeline, queries: Queries, step: _Step, pull: Pictures
+    walk: _Walk, step: _Step, pull: Pictures
 ) -> tuple[Pictures, Pictures]:
     """A pull on the states after a step, as pulls on those before and on the prediction.
 
     Noise that the step adds depends on neither, so any will do.
     """
-    sampling = pipe.sampling()
-    scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=pull.device)
-    of_query = np.arange(len(pull))
-    extra = step_arguments(scheduler, queries.generators(pipe, of_query), sampling.eta)
+    scheduler = copy.deepcopy(walk.scheduler)
     state = step.before.clone().requires_grad_()
     mean = step.predicted.mean(dim=1).requires_grad_()
     # Some schedulers keep track of where they are when they scale.
     scheduler.scale_model_input(state, step.timestep)
-    after = scheduler.step(mean, step.timestep, state, **extra).prev_sample
+    after = scheduler.step(mean, step.timestep, state, **walk.extra).prev_sample
     on_state, on_mean = torch.autograd.grad(after, (state, mean), pull)
     return on_state, on_mean
 
 
 def _through_members(
     pipe: EnsemblePipeline,
-    queries: Queries,
+    walk: _Walk,
     step: _Step,
     members: list[int],
     on_mean: Pictures,
 ) -> Pictures:
     """A pull on the average prediction of some members, as a pull on the states."""
     model, sampling = pipe.members, pipe.sampling()
-    scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=on_mean.device)
-    condition = queries.condition(pipe)
 
     def pulled(member: int) -> Pictures:
         with torch.enable_grad():
             state = step.before.clone().requires_grad_()
-            scaled = copy.deepcopy(scheduler).scale_model_input(state, step.timestep)
+            scheduler = copy.deepcopy(walk.scheduler)
+            scaled = scheduler.scale_model_input(state, step.timestep)
             predicted = guided_member(
-                model, sampling, member, scaled, step.timestep, condition
+                model, sampling, member, scaled, step.timestep, walk.condition
             )
             (found,) = torch.autograd.grad(
                 predicted, state, on_mean, materialize_grads=True

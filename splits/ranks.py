@@ -33,13 +33,7 @@ def unrank(
     Raises:
         BadInput: If no code has such a rank.
     """
-    capacity = math.comb(n_members, weight)
-    outside = ranks[(ranks < 0) | (ranks >= capacity)]
-    if outside.size:
-        raise BadInput(
-            f"No code has rank {outside[0]}: C({n_members}, {weight}) = {capacity} "
-            f"codes have ranks 0 to {capacity - 1}."
-        )
+    require_ranks(ranks, n_members, weight)
     table = _binomials(n_members, weight)
     left = np.full(len(ranks), weight)
     rest = ranks.astype(table.dtype)
@@ -51,6 +45,23 @@ def unrank(
         rest -= below * seen
         left -= seen
     return bits.T
+
+
+def require_ranks(
+    ranks: Shaped[np.ndarray, " codes"], n_members: int, weight: int
+) -> None:
+    """Refuse ranks that no code of this weight has.
+
+    Raises:
+        BadInput: If there is one.
+    """
+    capacity = math.comb(n_members, weight)
+    outside = ranks[(ranks < 0) | (ranks >= capacity)]
+    if outside.size:
+        raise BadInput(
+            f"No code has rank {outside[0]}: C({n_members}, {weight}) = {capacity} "
+            f"codes have ranks 0 to {capacity - 1}."
+        )
 
 
 def rank(bits: Bool[np.ndarray, "codes members"]) -> Shaped[np.ndarray, " codes"]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
 from splits.errors import BadInput
+from splits.ranks import require_ranks
 
 _MEMBERS_AT_ONCE = 8
 _GUIDE_BITS = 10
@@ -39,13 +40,7 @@ def unrank(
             f"{n_members} members do not fit into a word: 1 to 64 do. Use `ranks.unrank` "
             "for more."
         )
-    capacity = math.comb(n_members, weight)
-    outside = ranks[(ranks < 0) | (ranks >= capacity)]
-    if outside.size:
-        raise BadInput(
-            f"No code has rank {outside[0]}: C({n_members}, {weight}) = {capacity} "
-            f"codes have ranks 0 to {capacity - 1}."
-        )
+    require_ranks(ranks, n_members, weight)
     return _unranked(ranks, n_members, weight)
 
 

@@ -3,6 +3,7 @@
 Before: attribute.py (the command line). After: every other module here.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,9 @@ class Options:
                 f"--top is {','.join(map(str, self.top)) or 'empty'}: numbers of "
                 "sources from 1 up are wanted, such as 1,4."
             )
-        if min(self.dampings, default=1) <= 0:
-            raise BadInput(f"--damping has {min(self.dampings)}; all must be above 0.")
+        for damping in self.dampings:
+            if not 0 < damping < math.inf:
+                raise BadInput(f"--damping has {damping}; all must be numbers above 0.")
 
 
 def from_flags(flags: dict[str, Any]) -> Options:

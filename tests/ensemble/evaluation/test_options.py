@@ -20,6 +20,7 @@ def test_numbers_that_are_too_small_are_refused(option):
         ({"top": (4, 0)}, "--top is 4,0"),
         ({"top": ()}, "--top is empty"),
         ({"dampings": (1.0, 0.0)}, "--damping has 0.0"),
+        ({"dampings": (1.0, float("nan"))}, "--damping has nan"),
     ],
 )
 def test_other_options_out_of_range_are_refused(changes, message):
