@@ -93,6 +93,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="score at each of these too, so that one can be chosen on held-out truth",
     )
     command.add_argument(
+        "--per-image",
+        action="store_true",
+        help="keep the scores of single images too, METHOD.images.npy",
+    )
+    command.add_argument(
         "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
     )
 
@@ -268,6 +273,7 @@ def score(run: Run, options: argparse.Namespace) -> None:
             model,
             max_memory_mb=options.max_memory,
             dampings=dampings,
+            per_image=options.per_image,
         )
         print(f"{method}: {path}")
 

@@ -19,9 +19,9 @@ import torch
 
 from benchmarks import record
 from ensemble import config as configs
+from ensemble import encoders
 from ensemble.config import DataConfig
 from ensemble.data import load as load_data
-from ensemble.evaluation import features
 from ensemble.evaluation.distances import frechet
 from ensemble.pipeline import EnsemblePipeline
 
@@ -74,7 +74,7 @@ def pictures(root: Path, seed: int) -> dict[str, np.ndarray]:
 def main() -> None:
     torch.set_num_threads(1)
     data = load_data(DataConfig())
-    encoder = features.train(data)
+    encoder = encoders.train(data.images, data.labels)
     real = encoder(data.images)
     distances: dict[str, list[float]] = {}
     for seed in SEEDS:

@@ -4,7 +4,8 @@ A score is written beside the truth, `scores/NAME/METHOD.npy` (queries, sources)
 `influence/NAME`, with a sidecar that says what it is: method, options, sign, scale, the
 model that was scored, what the method noted, and what it cost. On request the scores at
 other dampings are kept beside it, `METHOD.path.npy` (dampings, queries, sources), so that
-somebody who holds out some truth can choose one. Gradients that several methods look at are
+somebody who holds out some truth can choose one, and the scores of single images,
+`METHOD.images.npy` (queries, images). Gradients that several methods look at are
 kept in `scores/.features`, for all queries; they may be deleted at any time.
 
 Before: queries.py (the pictures), scorers (the methods). After: evaluation, report.
@@ -93,10 +94,11 @@ def score(
     scorer: Scorer | None = None,
     max_memory_mb: int = 1024,
     dampings: Sequence[float] = (),
+    per_image: bool = False,
 ) -> Path:
     """Score all sources for the queries of that name; returns the file.
 
-    What is there already is left alone; if dampings are missing, it is made again.
+    What is there already is left alone; if more is asked for now, it is made again.
 
     Args:
         run: The run folder.
@@ -109,6 +111,7 @@ def score(
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
         dampings: Score at each of these too, in place of the method's own damping, and
             keep that as `path_file`.
+        per_image: Keep the scores of single images too, as `images_file`.
 
     Raises:
         BadInput: If there is no such method, queries or model; if that score exists
@@ -133,8 +136,11 @@ def score(
     sidecar = path.with_suffix(".json")
     if path.exists() and sidecar.exists():
         _require_same(path, identity)
-        if set(dampings) <= set(store.read_json(sidecar)["dampings"]):
+        kept = store.read_json(sidecar)
+        has_images = kept["images_sha256"] is not None
+        if has_images >= per_image and set(dampings) <= set(kept["dampings"]):
             return path
+        per_image |= has_images
     setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
     began = time.perf_counter()
     with store.stage(run, f"score {name} {path.stem}"):
@@ -144,13 +150,16 @@ def score(
         else:
             found, others = scorer.score(setting), []
         digest = store.write_array(path, _sums(found, setting, method))
-        path_digest = None
+        path_digest, images_digest = None, None
+        if per_image:
+            images_digest = store.write_array(images_file(path), found)
         if others:
             sums = np.stack([_sums(some, setting, method) for some in others])
             path_digest = store.write_array(path_file(path), sums)
         seconds = time.perf_counter() - began + setting.work.seconds_before
         facts = _facts(scorer, setting, seconds)
         facts |= {"dampings": list(dampings), "path_sha256": path_digest}
+        facts |= {"images_sha256": images_digest}
         store.write_json(sidecar, {**identity, **facts, "sha256": digest})
     return path
 
@@ -204,6 +213,29 @@ def load_path(
 def path_file(score: Path) -> Path:
     """Where a method's scores at other dampings are kept, beside its scores."""
     return score.with_suffix(".path.npy")
+
+
+def load_images(
+    run: Run, name: str, method: str, which: str | int = "ensemble"
+) -> Float32[np.ndarray, "queries images"]:
+    """The scores of single images by a method; a source's is the sum over its own.
+
+    Raises:
+        BadInput: If they are missing or damaged.
+    """
+    path = score_file(run, name, method, which)
+    kept = store.read_json(path.with_suffix(".json"))
+    if kept["images_sha256"] is None:
+        raise BadInput(
+            f"{path} is there without the scores of single images. Score again with "
+            "--per-image."
+        )
+    return store.read_array(images_file(path), kept["images_sha256"])
+
+
+def images_file(score: Path) -> Path:
+    """Where a method's scores of single images are kept, beside those of sources."""
+    return score.with_suffix(".images.npy")
 
 
 def damping_of(options: dict[str, Any]) -> float:

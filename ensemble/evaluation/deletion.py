@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from ensemble import luck, queries, store
+from ensemble import encoders, luck, queries, store
 from ensemble.ablation import ablated_pictures
 from ensemble.config import SplitsConfig
 from ensemble.evaluation import (
     correlation,
-    features,
     intervals,
     losses,
     predictors,
@@ -176,7 +175,7 @@ class Lab:
     ) -> None:
         self.run, self.pipe, self.plan = run, pipe, plan
         self.options, self.asked = options, asked
-        self.encoder = features.train(plan.data)
+        self.encoder = encoders.train(plan.data.images, plan.data.labels)
         self.schedule = noise_schedule(run.config.model)
         self.nothing = nothing(plan.codes.n_sources)
         self.full: dict[int, tuple[np.ndarray, np.ndarray]] = {}

@@ -4,7 +4,7 @@ All are functions of rows of features, or of pixels; smaller distances, and prec
 and recall near one, are better. Estimates from n pictures are biased by n, so compare
 only sets of one size.
 
-Before: features.py. After: quality.py.
+Before: ensemble/encoders.py. After: quality.py.
 """
 
 import numpy as np

@@ -22,9 +22,9 @@ import scipy.special
 from jaxtyping import Float, Float32, Float64, Int64
 from scipy.spatial.distance import cdist
 
-from ensemble import luck, queries, scoring, store, units
+from ensemble import encoders, luck, queries, scoring, store, units
 from ensemble.ablation import ablated_pictures
-from ensemble.evaluation import features, intervals, predictors, tables
+from ensemble.evaluation import intervals, predictors, tables
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import ABLATIONS, Predictor
 from ensemble.evaluation.tables import Row
@@ -154,7 +154,9 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
         return path
     rules = {
         "nearest_pixels": nearest(lambda images: images.reshape(len(images), -1), plan),
-        "nearest_features": nearest(features.train(plan.data), plan),
+        "nearest_features": nearest(
+            encoders.train(plan.data.images, plan.data.labels), plan
+        ),
     }
     for method in scores:
         rules[method.method] = highest_score(run, pipe, plan, asked, method)

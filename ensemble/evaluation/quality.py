@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from ensemble import luck, queries
+from ensemble import encoders, luck, queries
 from ensemble.config import SplitsConfig
+from ensemble.encoders import Encoder
 from ensemble.evaluation import (
     distances,
-    features,
     intervals,
     losses,
     memorisation,
     retraining,
     tables,
 )
-from ensemble.evaluation.features import Encoder
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.tables import Row
 from ensemble.model import noise_schedule
@@ -96,7 +95,7 @@ class Judge:
 
     def __init__(self, plan: Plan, n_images: int) -> None:
         self.real = plan.data.images
-        self.encoder = features.train(plan.data)
+        self.encoder = encoders.train(plan.data.images, plan.data.labels)
         seeds = np.arange(FIRST_PICTURE, FIRST_PICTURE + n_images)
         self.batches = np.array_split(seeds, N_BATCHES)
 

@@ -32,7 +32,12 @@ from ensemble.scorers.setting import (
     Work,
     by_source,
 )
-from ensemble.scorers.similarity import ComponentCosine, PixelCosine, PixelDot
+from ensemble.scorers.similarity import (
+    ComponentCosine,
+    FeatureCosine,
+    PixelCosine,
+    PixelDot,
+)
 from ensemble.scorers.wang2024unlearning import Unlearning
 from ensemble.scorers.zheng2024dtrak import DTrak
 
@@ -54,6 +59,7 @@ SCORERS: dict[str, Scorer] = {
     "pixel_dot": PixelDot(),
     "pixel_cosine": PixelCosine(),
     "component_cosine": ComponentCosine(),
+    "feature_cosine": FeatureCosine(),
     "empirical_influence": EmpiricalInfluence(),
     "ridge_datamodel": Datamodel(penalty="ridge"),
     "lasso_datamodel": Datamodel(penalty="lasso"),

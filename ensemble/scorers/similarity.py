@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from ensemble import encoders
 from ensemble.scorers import features
 from ensemble.scorers.setting import Setting
 from splits.errors import BadInput
@@ -55,21 +56,23 @@ class PixelCosine:
 
 @dataclass(frozen=True)
 class FeatureCosine:
-    """Cosine of what somebody's encoder makes of images.
+    """Cosine of what an encoder makes of images.
 
     Attributes:
-        encoder: From images in [-1, 1] to rows of numbers.
+        encoder: From images in [-1, 1] to rows of numbers; None: the hidden layer of a
+            small network trained on the training images.
     """
 
     paper: ClassVar[str] = "baseline in Zheng et al. 2024, there with CLIP"
     cost: ClassVar[str] = "N+Q passes of the encoder"
-    needs: ClassVar[str] = "an encoder"
+    needs: ClassVar[str] = "nothing; takes any encoder"
     scale: ClassVar[str] = "cosine, from -1 to 1"
-    encoder: Encoder
+    encoder: Encoder | None = None
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        return _compared(setting, lambda images: features.unit(self.encoder(images)))
+        encode = self.encoder or _trained(setting)
+        return _compared(setting, lambda images: features.unit(encode(images)))
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,17 @@ def pixels(
 ) -> Float[np.ndarray, "images pixels"]:
     """Images as rows of pixels."""
     return images.flatten(1).cpu().numpy()
+
+
+def _trained(setting: Setting) -> Encoder:
+    """A small encoder, trained on the training images; what it was taught is noted."""
+    labels = setting.train.condition
+    trained = encoders.train(
+        setting.train.images.cpu().numpy(),
+        None if labels is None else labels.cpu().numpy(),
+    )
+    setting.notes.append({"encoder": f"trained {trained.taught}"})
+    return lambda images: trained(images.cpu().numpy())
 
 
 def _compared(

@@ -11,7 +11,7 @@ from ensemble import queries, scoring, store
 from ensemble.model import SCHEDULERS
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.queries import Queries
-from ensemble.scorers import SCORERS
+from ensemble.scorers import SCORERS, by_source
 from ensemble.scorers.charpiat2019similarity import GradientDot
 from ensemble.scorers.controls import Constant, Random
 from ensemble.scorers.curvature import Curvature
@@ -215,6 +215,20 @@ def test_a_path_of_dampings_is_kept_beside_the_score(trained, method):
     before = path.stat().st_mtime_ns
     score(*trained, "demo", method, scorer=scorer, dampings=[0.01])
     assert path.stat().st_mtime_ns == before
+
+
+def test_scores_of_single_images_are_kept_on_request(trained):
+    run, _, plan = trained
+    score(*trained, "demo", "likeness", scorer=FeatureCosine(pixels))
+    with pytest.raises(BadInput, match="Score again with --per-image"):
+        scoring.load_images(run, "demo", "likeness")
+    for per_image in (True, False):
+        options = {"scorer": FeatureCosine(pixels), "per_image": per_image}
+        score(*trained, "demo", "likeness", **options)
+        images = scoring.load_images(run, "demo", "likeness")
+        assert images.shape[1] == len(plan.data.images)
+        sums = by_source(images, plan.source_of, plan.codes.n_sources)
+        np.testing.assert_array_equal(scoring.load(run, "demo", "likeness"), sums)
 
 
 def test_dampings_of_a_method_that_has_none_are_refused(trained):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+from ensemble import encoders
 from ensemble.scorers import similarity
 from ensemble.scorers.controls import Constant, Random
 from ensemble.scorers.similarity import (
@@ -46,6 +47,16 @@ def test_an_encoder_is_compared_by_what_it_says(setting):
     wanted = cosine(encoder(setting.queries.images), encoder(setting.train.images))
     found = FeatureCosine(encoder).score(setting)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_without_an_encoder_a_small_one_is_trained(setting):
+    trained = encoders.train(setting.train.images.numpy())
+    wanted = cosine(
+        trained(setting.queries.images.numpy()), trained(setting.train.images.numpy())
+    )
+    found = FeatureCosine().score(setting)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert setting.notes == [{"encoder": "trained to draw pictures again"}]
 
 
 def test_components_are_the_training_images_own(setting):
