@@ -125,7 +125,12 @@ ROADS: dict[str, Callable] = {
 # Those that are timed beside the loop of 2023, on the same queries.
 CHEAPEST = sensitivity.DESIGNED_ROADS[:2]
 # These are compared on a few queries only.
-SLOW, N_SLOW = ("sketch, 8 probes", "tangents", "dual numbers (2023)"), 4
+SLOW = ("sketch, 8 probes", "tangents", "dual numbers (2023)")
+
+
+def n_slow(n_members: int) -> int:
+    """Queries of the slow roads, whose work grows with the square of the members."""
+    return max(1, 4 * 16**2 // n_members**2)
 
 
 def generation_seconds(pipe: EnsemblePipeline, asked: Queries) -> float:
@@ -189,8 +194,10 @@ def compare(
 ) -> dict[str, dict]:
     """Every road against the exact displacement, with its cost."""
     results = {}
+    few = n_slow(pipe.members.n_members)
     for name, road in ROADS.items():
-        some = first(asked, N_SLOW if name in SLOW else len(asked.seeds))
+        n_queries = few if name in SLOW else len(asked.seeds)
+        some = first(asked, n_queries)
 
         def found_by(pipe: Any, asked: Any, road: Callable = road) -> tuple:
             moves = road(pipe, asked)
@@ -212,10 +219,11 @@ def faster_than_dual_numbers(
     asked: Queries,
     votes: np.ndarray,
     exact: np.ndarray,
-    n_rounds: int = 3,
+    n_rounds: int = 2,
 ) -> dict[str, dict]:
     """Seconds of the loop of 2023 over ours, in turn, same pictures, each on one core."""
-    some, side_by_side = first(asked, N_SLOW), pipe.members.side_by_side
+    few, side_by_side = n_slow(pipe.members.n_members), pipe.members.side_by_side
+    some = first(asked, few)
     pipe.members.side_by_side = 1
     ratios: dict[str, list[float]] = {road.name: [] for road in CHEAPEST}
     agreed = {}
@@ -224,13 +232,13 @@ def faster_than_dual_numbers(
         found = dual_numbers(pipe, some)
         slow = time.perf_counter() - began
         predicted = sensitivity.displacement(found.gram, votes)
-        agreed["dual numbers (2023)"] = agreement(predicted, exact[:N_SLOW])
+        agreed["dual numbers (2023)"] = agreement(predicted, exact[:few])
         for road in CHEAPEST:
             began = time.perf_counter()
             found = sensitivity.designed(pipe, some, road=road)
             ratios[road.name].append(slow / (time.perf_counter() - began))
             predicted = sensitivity.displacement(found.gram, votes)
-            agreed[road.name] = agreement(predicted, exact[:N_SLOW])
+            agreed[road.name] = agreement(predicted, exact[:few])
     pipe.members.side_by_side = side_by_side
     for name, each in ratios.items():
         agreed[name] |= {
