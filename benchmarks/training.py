@@ -61,7 +61,7 @@ def bare_rate(seconds: float) -> float:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         one = trainee(Path(folder) / "run")
-        clean, n_steps = one.images[:64], 0
+        clean, n_steps = one.batches.images[:64], 0
         bare_step(one, clean)
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
@@ -124,7 +124,7 @@ def overhead(n_pairs: int = 15, n_steps: int = 5) -> dict:
     """Whole steps against bare steps of the same member, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         one = trainee(Path(folder) / "run")
-        clean = one.images[:64]
+        clean = one.batches.images[:64]
         shares = []
         for _ in range(n_pairs):
             began = time.perf_counter()

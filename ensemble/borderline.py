@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from PIL import Image, ImageDraw
 
+from ensemble.data import Images
+
 _TILE = 64
 _GAP = 8
 _LINE = 16
@@ -20,7 +22,7 @@ _WIDTH = 2 * _TILE + 3 * _GAP
 
 
 def drawn(
-    images: Float32[np.ndarray, "images channels height width"],
+    images: Images,
     pairs: Int64[np.ndarray, "pairs two"],
     distances: Float32[np.ndarray, " pairs"],
     threshold: float,

@@ -179,9 +179,7 @@ def _near_duplicates(run: Run, plan: Plan) -> Iterator[str]:
             "images."
         )
         return
-    pairs, distances = duplicates.near_pairs(
-        duplicates.pictures(plan.data.images), near
-    )
+    pairs, distances = duplicates.near_pairs(plan.data.pictures(), near)
     codes = plan.codes.bits[plan.source_of]
     apart = np.flatnonzero((codes[pairs[:, 0]] != codes[pairs[:, 1]]).any(axis=1))
     if not apart.size:

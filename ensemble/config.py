@@ -45,6 +45,8 @@ class DataConfig:
         label: Column of the metadata that conditional members are told; null: `label`
             where the data has one.
         n_images: Keep only the first so many images; null keeps all.
+        stream: Read images from the folder or the shards whenever they are needed,
+            instead of holding all of them in memory. The result is the same.
     """
 
     kind: str = "digits"
@@ -57,6 +59,7 @@ class DataConfig:
     owner: str | None = None
     label: str | None = None
     n_images: int | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
         _one_of("data.kind", self.kind, ("digits", "folder", "shards"))
@@ -64,6 +67,11 @@ class DataConfig:
             raise BadInput(
                 f"data.path is missing: data.kind {self.kind!r} reads images from "
                 "there. Set it to a folder, or to shards."
+            )
+        if self.kind == "digits" and self.stream:
+            raise BadInput(
+                "data.stream reads images from files, and the digits have none: they "
+                "take half a megabyte. Set it to false."
             )
         _one_of("data.channels", self.channels, (None, 1, 3))
         _at_least("data.size", self.size, 1)

@@ -4,35 +4,30 @@ Every image has a name that stays the same wherever and whenever it is read, and
 have metadata: columns of text with one entry per image. One of the columns can hold
 the labels that conditional members are told.
 
-    python -m ensemble.data CONFIG.yaml OUT_FOLDER
-
-writes the images of a config as WebDataset shards.
-
 Before: config.py (what to read), data_folder.py, data_shards.py.
 After: splits/sources.py (groups the images), training.py (shows them to members).
 """
 
-import argparse
 import difflib
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import yaml
 from jaxtyping import Float32, Int64
-from tqdm import tqdm
 
-from ensemble import config as configs
-from ensemble import data_folder, data_shards, pixels, store
+from ensemble import data_folder, data_shards, store
 from ensemble.config import DataConfig
-from splits import shards
+from ensemble.on_disk import ImagesOnDisk
+from splits import duplicates
 from splits.errors import BadInput
 
-Loaded = tuple[np.ndarray, dict[str, tuple[str, ...]], tuple[str, ...]]
+# Images that are held at once where all are looked at.
+_BLOCK = 1024
+
+Images = Float32[np.ndarray, "images channels height width"] | ImagesOnDisk
+Loaded = tuple[Images, dict[str, tuple[str, ...]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +35,8 @@ class TrainingImages:
     """What members may be trained on.
 
     Attributes:
-        images: In [-1, 1], C-contiguous, read-only.
+        images: In [-1, 1], C-contiguous, read-only; with `data.stream` they are read
+            whenever they are indexed, and `np.asarray` reads all of them.
         labels: Class of each image, 0 to n_classes - 1, read-only; None: no labels.
         label_names: The classes' names, in order; () without labels.
         columns: Metadata as text, one entry per image.
@@ -48,21 +44,32 @@ class TrainingImages:
             its key in the shards, or `digit 0417`.
     """
 
-    images: Float32[np.ndarray, "images channels height width"]
+    images: Images
     labels: Int64[np.ndarray, " images"] | None
     label_names: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "images", _read_only(self.images))
+        if isinstance(self.images, np.ndarray):
+            object.__setattr__(self, "images", _read_only(self.images))
         if self.labels is not None:
             object.__setattr__(self, "labels", _read_only(self.labels))
 
+    def pictures(self) -> duplicates.Pictures:
+        """Small copies of the images, by which near-duplicates are found."""
+        starts = range(0, len(self.images), _BLOCK)
+        blocks = (self.images[start : start + _BLOCK] for start in starts)
+        return np.concatenate([duplicates.pictures(block) for block in blocks])
+
     def fingerprint(self) -> str:
         """The sha256 of images, labels, names and columns, on every platform."""
+        if isinstance(self.images, ImagesOnDisk):
+            images = self.images.digest()
+        else:
+            images = store.array_digest(self.images)
         parts = {
-            "images": store.array_digest(self.images),
+            "images": images,
             "labels": None if self.labels is None else store.array_digest(self.labels),
             "names": self.names,
             "columns": self.columns,
@@ -102,46 +109,6 @@ def require_classes(data: TrainingImages) -> int:
             "model.class_conditional to false."
         )
     return len(data.label_names)
-
-
-def write_shards(data: TrainingImages, folder: Path, per_shard: int) -> list[str]:
-    """Write training images as shards that read back exactly; returns their names.
-
-    Keys are the numbers of the images, so that their order is kept.
-
-    Raises:
-        BadInput: If the folder is not empty or cannot be written, or `per_shard` is
-            less than one.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} is not empty. Choose a new folder for the shards.")
-    try:
-        with store.folder_in_the_making(folder) as partial:
-            written = shards.write(partial, _samples(data), per_shard)
-            shards.write_index(partial, written)
-    except OSError as error:
-        raise BadInput(
-            f"Cannot write {folder}: {error.strerror}. Choose another folder, or make "
-            "room."
-        ) from None
-    return [shard.file for shard in written]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the images of a config as shards; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ensemble.data")
-    parser.add_argument("config", help="YAML file whose `data:` section to read")
-    parser.add_argument("out_folder", type=Path, help="new folder for the shards")
-    parser.add_argument("--per-shard", type=int, default=1000, help="images in each")
-    options = parser.parse_args(arguments)
-    try:
-        config = configs.load(options.config).data
-        files = write_shards(load(config), options.out_folder, options.per_shard)
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(_data_section(config, options.out_folder, files))
-    return 0
 
 
 def _digits(config: DataConfig) -> Loaded:
@@ -185,31 +152,6 @@ def _labels(
     return labels, tuple(label_names)
 
 
-def _samples(data: TrainingImages) -> Iterator[shards.Sample]:
-    digits = max(6, len(str(len(data.names))))
-    progress = tqdm(data.images, "shards", leave=False, disable=None)
-    for index, image in enumerate(progress):
-        field, content = pixels.encode(image)
-        row = {column: texts[index] for column, texts in data.columns.items()}
-        sample = {field: content, "json": json.dumps(row).encode()}
-        if data.labels is not None:
-            sample["cls"] = str(data.labels[index]).encode()
-        yield f"{index:0{digits}d}", sample
-
-
-def _data_section(config: DataConfig, folder: Path, files: list[str]) -> str:
-    """The part of a config file that reads the shards."""
-    numbers = [Path(file).stem.removeprefix("images-") for file in files]
-    span = f"{{{numbers[0]}..{numbers[-1]}}}" if len(files) > 1 else numbers[0]
-    section = {
-        "kind": "shards",
-        "path": str(folder / f"images-{span}.tar"),
-        "source": config.source,
-        "label": config.label,
-    }
-    return yaml.safe_dump({"data": section}, sort_keys=False).rstrip()
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     """A view that cannot be written to; the caller's array keeps its own flags."""
     view = np.ascontiguousarray(array).view()
@@ -222,6 +164,3 @@ DATA_SETS: dict[str, Callable[[DataConfig], Loaded]] = {
     "folder": data_folder.read,
     "shards": data_shards.read,
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from ensemble import pixels
 from ensemble.config import DataConfig
+from ensemble.on_disk import ImagesOnDisk
 from splits.errors import BadInput
 
 METADATA = "metadata.csv"
@@ -23,7 +24,7 @@ METADATA = "metadata.csv"
 def read(
     config: DataConfig,
 ) -> tuple[
-    Float32[np.ndarray, "images channels height width"],
+    Float32[np.ndarray, "images channels height width"] | ImagesOnDisk,
     dict[str, tuple[str, ...]],
     tuple[str, ...],
 ]:
@@ -41,6 +42,9 @@ def read(
         columns = {"file_name": names, **_subfolders(folder, names)}
     names = names[: config.n_images]
     columns = {column: texts[: config.n_images] for column, texts in columns.items()}
+    if config.stream:
+        images = ImagesOnDisk(names, lambda n: _decoded(folder, names[n], config))
+        return images, columns, names
     decoded = (_decoded(folder, name, config) for name in names)
     return pixels.stack(decoded, names), columns, names
 

@@ -4,6 +4,9 @@ A sample needs one image field: `png`, `jpg`, `jpeg`, `webp`, or `npy` (floats
 (channels, height, width) in [-1, 1]). It may have `cls`, the number of its class, and
 `json`, whose entries become columns.
 
+With `data.stream`, only the places of the fields are kept, and images are read from
+there whenever they are needed.
+
 Each process reads all shards: what a member may see is decided by its split of the
 code book, never by which shard a sample happens to be in.
 
@@ -11,6 +14,7 @@ Before: config.py (where the shards are), pixels.py, splits/shards.py. After: da
 """
 
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -23,8 +27,10 @@ from jaxtyping import Float32
 
 from ensemble import pixels
 from ensemble.config import DataConfig
+from ensemble.on_disk import ImagesOnDisk
 from splits import shards
 from splits.errors import BadInput
+from splits.shards import Shard
 
 PICTURES = ("png", "jpg", "jpeg", "webp")
 
@@ -32,7 +38,7 @@ PICTURES = ("png", "jpg", "jpeg", "webp")
 def read(
     config: DataConfig,
 ) -> tuple[
-    Float32[np.ndarray, "images channels height width"],
+    Float32[np.ndarray, "images channels height width"] | ImagesOnDisk,
     dict[str, tuple[str, ...]],
     tuple[str, ...],
 ]:
@@ -43,8 +49,9 @@ def read(
             comes twice, a field cannot be read, or samples differ in what they have.
     """
     samples: dict[str, dict[str, Any]] = {}
+    read_one = _located if config.stream else _samples
     for url in _expanded(str(config.path)):
-        for sample in _samples(url):
+        for sample in read_one(url):
             key = sample["__key__"]
             if key in samples:
                 raise BadInput(
@@ -57,8 +64,15 @@ def read(
         raise BadInput(f"data.path {config.path} holds no sample. Name other shards.")
     names = tuple(sorted(samples)[: config.n_images])
     chosen = [samples[name] for name in names]
+    columns = _columns(chosen)
+    if config.stream:
+        return (
+            ImagesOnDisk(names, lambda n: _decoded(chosen[n], config)),
+            columns,
+            names,
+        )
     images = pixels.stack((_decoded(sample, config) for sample in chosen), names)
-    return images, _columns(chosen), names
+    return images, columns, names
 
 
 def _expanded(path: str) -> list[str]:
@@ -77,12 +91,7 @@ def _expanded(path: str) -> list[str]:
 def _samples(url: str) -> Iterator[dict[str, Any]]:
     """The samples of one shard, their fields still encoded."""
     if not url.startswith("pipe:"):
-        path = Path(url)
-        if not path.is_file():
-            raise BadInput(
-                f"The shard {url} is missing. Restore it or change data.path; what is "
-                "not a local file can be fetched, as in 'pipe:curl -fsSL ADDRESS'."
-            )
+        path = _present(url)
         _verify(path)
         yield from _unpacked(path, url)
         return
@@ -92,6 +101,49 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
         path = Path(folder, "shard.tar")
         _fetch(url, path)
         yield from _unpacked(path, url)
+
+
+def _located(url: str) -> Iterator[dict[str, Any]]:
+    """The samples of one shard, with the places of their fields."""
+    if url.startswith("pipe:"):
+        raise BadInput(
+            f"data.stream reads samples where they lie, and {url!r} is a command. Save "
+            "its output to a file, or set data.stream to false."
+        )
+    path = _present(url)
+    shard = _verify(path)
+    if shard is not None and shard.idx_sha256 is not None:
+        places = shards.places(path, shard)
+    else:
+        _refuse_compressed(path)
+        places = shards.inspect(path, url)
+    files = (
+        {"fname": place.name, "data": place, "__url__": url}
+        for place in places
+        # As WebDataset does: such names hold what is no sample.
+        if not re.match(r"__[^/]*__($|/)", place.name)
+    )
+    yield from _grouped(files, url)
+
+
+def _refuse_compressed(path: Path) -> None:
+    with path.open("rb") as file:
+        begin = file.read(6)
+    if begin.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        raise BadInput(
+            f"{path} is compressed, so no sample can be read without those before it. "
+            "Unpack it, or set data.stream to false."
+        )
+
+
+def _present(url: str) -> Path:
+    path = Path(url)
+    if not path.is_file():
+        raise BadInput(
+            f"The shard {url} is missing. Restore it or change data.path; what is not "
+            "a local file can be fetched, as in 'pipe:curl -fsSL ADDRESS'."
+        )
+    return path
 
 
 def _fetch(url: str, path: Path) -> None:
@@ -108,10 +160,10 @@ def _fetch(url: str, path: Path) -> None:
         )
 
 
-def _verify(path: Path) -> None:
-    """Check a shard against the index beside it, if there is one."""
+def _verify(path: Path) -> Shard | None:
+    """Check a shard against the index beside it, if there is one; returns its entry."""
     if not (path.parent / shards.INDEX).exists():
-        return
+        return None
     index = shards.read_index(path.parent)
     if path.name not in index:
         raise BadInput(
@@ -119,6 +171,7 @@ def _verify(path: Path) -> None:
             "folder, or write the shards again."
         )
     shards.verify(path, index[path.name])
+    return index[path.name]
 
 
 def _unpacked(path: Path, url: str) -> Iterator[dict[str, Any]]:
@@ -127,10 +180,23 @@ def _unpacked(path: Path, url: str) -> Iterator[dict[str, Any]]:
     shards.inspect(path, url)
     with path.open("rb") as stream:
         files = tariterators.tar_file_expander([{"url": url, "stream": stream}])
-        try:
-            yield from tariterators.group_by_keys(files)
-        except (ValueError, tarfile.TarError) as error:
-            raise BadInput(f"{url} cannot be read: {error.args[0]}") from None
+        yield from _grouped(files, url)
+
+
+def _grouped(files: Iterator[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
+    """The files of one shard put together as samples."""
+    from webdataset import tariterators
+
+    try:
+        yield from tariterators.group_by_keys(files)
+    except (ValueError, tarfile.TarError) as error:
+        raise BadInput(f"{url} cannot be read: {error.args[0]}") from None
+
+
+def _content(sample: dict[str, Any], field: str) -> bytes:
+    """What a field holds: read now, if only its place is known."""
+    held = sample[field]
+    return held if isinstance(held, bytes) else shards.content(sample["__url__"], held)
 
 
 def _decoded(
@@ -144,7 +210,7 @@ def _decoded(
             f"{', '.join(PICTURES)} or npy is wanted. Mend the shard."
         )
     decode = pixels.decode_array if fields == ["npy"] else pixels.decode
-    return decode(sample[fields[0]], f"{name}, field {fields[0]}", config)
+    return decode(_content(sample, fields[0]), f"{name}, field {fields[0]}", config)
 
 
 def _columns(samples: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
@@ -166,18 +232,19 @@ def _row(sample: dict[str, Any]) -> dict[str, str]:
 
 
 def _class(sample: dict[str, Any]) -> int:
+    content = _content(sample, "cls")
     try:
-        return int(sample["cls"])
+        return int(content)
     except ValueError:
         raise BadInput(
-            f"{_name(sample)} has the class {sample['cls']!r}: the field cls holds a "
-            "whole number. Mend the shard."
+            f"{_name(sample)} has the class {content!r}: the field cls holds a whole "
+            "number. Mend the shard."
         ) from None
 
 
 def _metadata(sample: dict[str, Any]) -> dict[str, str]:
     try:
-        entries = json.loads(sample.get("json", b"{}"))
+        entries = json.loads(_content(sample, "json") if "json" in sample else b"{}")
     except ValueError as error:
         raise BadInput(
             f"{_name(sample)} has a field json that cannot be read ({error}). Mend the "

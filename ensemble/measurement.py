@@ -313,7 +313,7 @@ def _log_odds_of(argument: str, plan: Plan) -> Measurement:
         )
     from sklearn.linear_model import LogisticRegression
 
-    flat = plan.data.images.reshape(len(labels), -1)
+    flat = np.asarray(plan.data.images).reshape(len(labels), -1)
     fitted = LogisticRegression(max_iter=1000).fit(flat, labels)
     weights, offsets = fitted.coef_, fitted.intercept_
     if len(names) == 2:  # scikit-learn keeps the second label's against the first

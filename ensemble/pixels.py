@@ -8,7 +8,6 @@ Before: config.py (which size and channels). After: data_folder.py, data_shards.
 """
 
 import struct
-import warnings
 from collections.abc import Iterable
 from io import BytesIO
 
@@ -50,10 +49,9 @@ def decode(
         BadInput: If it is damaged, of another format, or beyond Pillow's size limit.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content), formats=tuple(FORMATS.values())) as image:
-                picture = _plain(ImageOps.exif_transpose(image), config.channels)
+        with Image.open(BytesIO(content), formats=tuple(FORMATS.values())) as image:
+            _refuse_bomb(image)
+            picture = _plain(ImageOps.exif_transpose(image), config.channels)
     except _UNREADABLE as error:
         raise BadInput(
             f"{name} cannot be read as a PNG, JPEG or WebP image ({error}). Replace or "
@@ -122,22 +120,42 @@ def stack(
     """
     remaining = iter(tqdm(pixels, "images", len(names), leave=False, disable=None))
     first = next(remaining)
-    if first.shape[1] != first.shape[2]:
-        raise BadInput(
-            f"{names[0]} is {_spelled(first)}, not square. Set data.size: it cuts the "
-            "middle out of each image and scales it to that side."
-        )
+    require_square(first.shape, names[0])
     images = np.empty((len(names), *first.shape), dtype=np.float32)
     images[0] = first
     for place, image in enumerate(remaining, start=1):
-        if image.shape != first.shape:
-            raise BadInput(
-                f"{names[0]} is {_spelled(first)}, but {names[place]} is "
-                f"{_spelled(image)}. Images must agree: set data.size to scale them to "
-                "one size, and data.channels to 1 (grey) or 3 (RGB)."
-            )
+        require_alike(first.shape, names[0], image.shape, names[place])
         images[place] = image
     return images
+
+
+def require_square(shape: tuple[int, ...], name: str) -> None:
+    """Refuse an image that is not square.
+
+    Raises:
+        BadInput: If (channels, height, width) of the image with this name is not.
+    """
+    if shape[1] != shape[2]:
+        raise BadInput(
+            f"{name} is {_spelled(shape)}, not square. Set data.size: it cuts the "
+            "middle out of each image and scales it to that side."
+        )
+
+
+def require_alike(
+    first: tuple[int, ...], first_name: str, shape: tuple[int, ...], name: str
+) -> None:
+    """Refuse an image of another shape than the first.
+
+    Raises:
+        BadInput: If their (channels, height, width) differ.
+    """
+    if shape != first:
+        raise BadInput(
+            f"{first_name} is {_spelled(first)}, but {name} is {_spelled(shape)}. "
+            "Images must agree: set data.size to scale them to one size, and "
+            "data.channels to 1 (grey) or 3 (RGB)."
+        )
 
 
 def encode(
@@ -163,6 +181,16 @@ def from_u8(u8: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     return u8.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
+def _refuse_bomb(image: Image.Image) -> None:
+    # Pillow itself only warns up to twice its limit. To make its warning an error is
+    # not safe here: images are decoded in threads, which share the list of filters.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(
+            f"{image.width}x{image.height} exceeds limit of {limit} pixels"
+        )
+
+
 def _plain(image: Image.Image, channels: int | None) -> Image.Image:
     """8 bits, opaque, and grey or RGB."""
     grey = image.mode in _GREY
@@ -182,7 +210,7 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     return middle.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _spelled(image: np.ndarray) -> str:
-    channels, height, width = image.shape
+def _spelled(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
     mode = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     return f"{width}x{height} {mode}"

@@ -73,7 +73,15 @@ def draw(config: Config) -> Plan:
     Raises:
         BadInput: If data, sources or design contradict each other.
     """
-    data = datasets.load(config.data)
+    return drawn_for(config, datasets.load(config.data))
+
+
+def drawn_for(config: Config, data: TrainingImages) -> Plan:
+    """The plan that a config asks for with these training images.
+
+    Raises:
+        BadInput: If data, sources or design contradict each other.
+    """
     return _drawn(config, data, grouped(config.data, data))
 
 
@@ -95,8 +103,7 @@ def grouped(config: DataConfig, data: TrainingImages) -> Grouping:
 
 def _clustered(config: DataConfig, data: TrainingImages) -> Grouping:
     """A cluster is called after the first of its images."""
-    pictures = duplicates.pictures(data.images)
-    pairs, distances = duplicates.near_pairs(pictures, 2 * config.near)
+    pairs, distances = duplicates.near_pairs(data.pictures(), 2 * config.near)
     near = pairs[distances <= config.near]
     first = duplicates.clusters(len(data.images), near)
     names = [data.names[image] for image in first]

@@ -371,7 +371,7 @@ def _training_images(pipe: EnsemblePipeline, plan: Plan) -> Examples:
     if pipe.members.no_label is not None:
         condition = torch.tensor(plan.data.labels, device=pipe.members.device)
     return Examples(
-        images=queries.on_device(pipe, plan.data.images.copy()),
+        images=queries.on_device(pipe, np.array(plan.data.images)),
         condition=condition,
         keys=torch.arange(len(plan.data.images), device=pipe.members.device),
     )

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,10 +115,11 @@ def create(config: Config) -> Run:
         old = configs.to_dict(open_run(path).config)
         new = configs.to_dict(config)
         # How many processes share the work decides nothing about the result; where the
-        # folder stands does not either.
+        # folder stands and what is held in memory do not either.
         for tree in (old, new):
             tree["run"] = None
             tree["training"]["processes"] = None
+            tree["data"]["stream"] = None
         different = configs.differences(old, new)
         if different:
             raise BadInput(
@@ -367,11 +368,19 @@ def sha256(path: Path) -> str:
 
 def array_digest(array: np.ndarray) -> str:
     """The sha256 of an array's type, shape and content, in hexadecimal."""
-    head = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
-    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    digest = hashlib.sha256(head)
-    # Read where it is: a copy of all training images would be large.
-    digest.update(little.reshape(-1).view(np.uint8).data)
+    return digest_in_parts(array.dtype, array.shape, [array])
+
+
+def digest_in_parts(
+    dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]
+) -> str:
+    """The `array_digest` of an array that comes in parts, one after the other."""
+    little = dtype.newbyteorder("<")
+    digest = hashlib.sha256(f"{little.str} {shape} ".encode())
+    for part in parts:
+        content = part.astype(little, order="C", copy=False)
+        # Read where it is: a copy of all training images would be large.
+        digest.update(content.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

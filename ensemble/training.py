@@ -37,6 +37,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ensemble import launching, luck, store
+from ensemble.batches import batches
 from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
 from ensemble.model import build_member, noise_schedule, predict
@@ -129,16 +130,20 @@ class Trainee:
         self.folder = run.trained(member).with_suffix(".part")
         self.accelerator = accelerator
         self.split = Split(split, self.settings.seed, member)
-        self.images = torch.from_numpy(data.images.copy()).to(accelerator.device)
+        self.shape = data.images.shape[1:]
+        self.batches = batches(
+            data.images,
+            accelerator.device,
+            lambda step: self.split.batch(step, self.settings.batch_size),
+            self.settings.steps,
+        )
         self.labels = None
         n_classes = None
         if run.config.model.class_conditional:
             n_classes = require_classes(data)
             self.labels = torch.tensor(data.labels, device=accelerator.device)
         self.seed = luck.seed_of(self.settings.seed, "weights", *self._whose())
-        network = build_member(
-            run.config.model, data.images.shape[1:], n_classes, self.seed
-        )
+        network = build_member(run.config.model, self.shape, n_classes, self.seed)
         self.no_label = n_classes or 0
         self.network = network.to(accelerator.device).train()
         self.schedule = noise_schedule(run.config.model)
@@ -195,8 +200,7 @@ class Trainee:
 
     def _inputs(self, shown: np.ndarray, step: int) -> tuple[Tensor, Tensor | None]:
         """Images and labels of a batch, augmented."""
-        at = torch.from_numpy(shown).to(self.images.device)
-        clean = self.images[at]
+        clean = self.batches.at(step, shown)
         if self.settings.flip:
             rng = luck.rng(self.settings.seed, "flip", *self._whose(), step)
             mirrored = torch.from_numpy(rng.random(len(shown)) < 0.5)
@@ -207,7 +211,7 @@ class Trainee:
             return clean, None
         rng = luck.rng(self.settings.seed, "label", *self._whose(), step)
         hidden = torch.from_numpy(rng.random(len(shown)) < self.settings.label_dropout)
-        label = self.labels[at]
+        label = self.labels[torch.from_numpy(shown).to(self.labels.device)]
         return clean, label.masked_fill(hidden.to(label.device), self.no_label)
 
     def _noise(self, n_images: int, step: int) -> tuple[Tensor, Tensor]:
@@ -215,8 +219,8 @@ class Trainee:
         keyed = luck.generator(self.settings.seed, "noise", *self._whose(), step)
         n_timesteps = self.schedule.config["num_train_timesteps"]
         timestep = torch.randint(n_timesteps, (n_images,), generator=keyed)
-        noise = torch.randn((n_images, *self.images.shape[1:]), generator=keyed)
-        return timestep.to(self.images.device), noise.to(self.images.device)
+        noise = torch.randn((n_images, *self.shape), generator=keyed)
+        return timestep.to(self.accelerator.device), noise.to(self.accelerator.device)
 
     def _advance(self, shown: np.ndarray, loss: float) -> None:
         progress = self.progress

@@ -5,24 +5,45 @@ the sample `000417` is the member `000417.png` of the tar file. The index `shard
 beside the shards lists what each of them holds; it is written last, so shards without
 it were not finished. (https://github.com/webdataset/webdataset)
 
-Before: ensemble/data.py (encodes images as samples).
+Beside `images-000000.tar`, `images-000000.idx` says at which byte of it each field
+begins, so that one sample can be read without the others. It is text in the format of
+NVIDIA DALI: a line for each sample with extension, offset, size and name of each field.
+
+Before: layout.py (their order), ensemble/coded_shards.py (encodes images as samples).
 After: ensemble/data_shards.py (reads shards back).
 """
 
 import hashlib
 import json
+import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from splits.errors import BadInput
 
 INDEX = "shards.json"
+_OFFSETS = "v1.2"
 Sample = tuple[str, Mapping[str, bytes]]
+
+
+class Place(NamedTuple):
+    """Where a field of a sample lies in its shard.
+
+    Attributes:
+        name: Of the file in the archive, such as `000417.png`.
+        offset: The byte of the archive at which its content begins.
+        size: Bytes of its content.
+    """
+
+    name: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,8 @@ class Shard:
         sha256: Digest of the tar file, in hexadecimal.
         first_key: The smallest key in it.
         last_key: The largest key in it.
+        idx_sha256: Digest of the file of offsets beside it; None: there is none.
+        members: Who trains on some of its samples; None: unknown.
     """
 
     file: str
@@ -44,10 +67,15 @@ class Shard:
     sha256: str
     first_key: str
     last_key: str
+    idx_sha256: str | None = None
+    members: list[int] | None = None
 
 
 def write(
-    folder: Path, samples: Iterable[Sample], per_shard: int, name: str = "images"
+    folder: Path,
+    samples: Iterable[Sample],
+    per_shard: int | Sequence[int],
+    name: str = "images",
 ) -> list[Shard]:
     """Write samples as `NAME-000000.tar`, `NAME-000001.tar` and so on.
 
@@ -56,26 +84,38 @@ def write(
 
     Args:
         folder: Where the shards go; it is made if need be.
-        samples: Keys in ascending order, each with the content of its fields.
-        per_shard: Samples in each shard but the last.
+        samples: Keys, each once, with the content of their fields.
+        per_shard: Samples in each shard but the last; or a number for each shard, the
+            last of which holds for all that come after it.
         name: What the file names begin with.
 
     Returns:
-        The entries of the index, in order of the keys.
+        The entries of the index, in the order in which they were written.
 
     Raises:
-        BadInput: If `per_shard` is less than one, or a key is not fit for WebDataset
-            or not greater than the one before.
+        BadInput: If a shard would have less than one sample, or a key is not fit for
+            WebDataset or comes twice.
     """
-    if per_shard < 1:
-        raise BadInput(f"{per_shard} samples in a shard; there must be at least 1.")
+    sizes = [per_shard] if isinstance(per_shard, int) else per_shard
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = _ascending(samples)
+    checked = _checked(samples)
     shards: list[Shard] = []
-    for first in ordered:
+    for size, first in zip(chain(sizes, repeat(sizes[-1])), checked, strict=False):
+        if size < 1:
+            raise BadInput(f"{size} samples in a shard; there must be at least 1.")
         path = folder / f"{name}-{len(shards):06d}.tar"
-        shards.append(_write_one(path, chain([first], islice(ordered, per_shard - 1))))
+        shards.append(_write_one(path, chain([first], islice(checked, size - 1))))
     return shards
+
+
+def footprint(fields: Mapping[str, bytes]) -> int:
+    """Bytes that a sample takes in a shard: a header for each field, and whole blocks.
+
+    Keys of up to 90 characters are assumed; longer ones take another header.
+    """
+    return sum(
+        tarfile.BLOCKSIZE + _whole_blocks(len(content)) for content in fields.values()
+    )
 
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:
@@ -118,7 +158,51 @@ def verify(path: Path, shard: Shard) -> None:
         )
 
 
-def inspect(path: Path, name: str) -> None:
+def places(path: Path, shard: Shard) -> list[Place]:
+    """Where every field lies in a shard, from the file of offsets beside it.
+
+    Raises:
+        BadInput: If that file is missing or damaged.
+    """
+    offsets = path.with_suffix(".idx")
+    if not offsets.exists():
+        raise BadInput(
+            f"{offsets} is missing: {INDEX} lists its digest. Restore it from a copy, "
+            "or write the shards again."
+        )
+    found = _sha256(offsets)
+    if found != shard.idx_sha256:
+        raise BadInput(
+            f"{offsets} is damaged: {INDEX} expects sha256 {shard.idx_sha256}, found "
+            f"{found}. Restore it from a copy, or write the shards again."
+        )
+    _, *lines = offsets.read_text(encoding="utf-8").splitlines()
+    return [place for line in lines for place in _fields_of(line.split(" "))]
+
+
+def content(path: str | Path, place: Place) -> bytes:
+    """The content of one field, read without anything else of the shard.
+
+    Raises:
+        BadInput: If the shard cannot be read, or ends before the field does.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            found = os.pread(file.fileno(), place.size, place.offset)
+    except OSError as error:
+        raise BadInput(
+            f"Cannot read {path}: {error.strerror}. Restore the shard from a copy."
+        ) from None
+    if len(found) < place.size:
+        raise BadInput(
+            f"{path} was cut short: {place.name} should have {place.size} bytes from "
+            f"byte {place.offset} on, and {len(found)} are there. Restore it from a "
+            "copy."
+        )
+    return found
+
+
+def inspect(path: Path, name: str) -> list[Place]:
     """Read a tar file from end to end, and refuse what is cut short or not plain.
 
     The tar readers of Python and WebDataset take a damaged header for the end of the
@@ -128,14 +212,20 @@ def inspect(path: Path, name: str) -> None:
         path: The tar file, compressed or not.
         name: What to call it in a message.
 
+    Returns:
+        Where every file lies in the archive, once it is unpacked.
+
     Raises:
         BadInput: If the archive ends early or cannot be read, or if a member is
             a link or a device, or lies outside of the folder that it is unpacked in.
     """
+    found = []
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 _refuse_outlaw(member, name)
+                if member.isreg():
+                    found.append(Place(member.name, member.offset_data, member.size))
             complete = _end_is_marked(tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise BadInput(
@@ -147,39 +237,69 @@ def inspect(path: Path, name: str) -> None:
             f"{name} has no end mark: it is damaged or was cut short, and samples are "
             "missing. Restore it from a copy."
         )
+    return found
 
 
-def _ascending(samples: Iterable[Sample]) -> Iterator[Sample]:
-    last = ""
+def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:
+    seen = set()
     for key, fields in samples:
-        if "." in key or not _is_inside(key):
+        if "." in key or key.split() != [key] or not _is_inside(key):
             raise BadInput(
                 f"Key {key!r} is not fit for a shard: WebDataset ends a key at its "
-                "first dot, and it must be a relative path. Use a number such as "
-                "'000417'."
+                "first dot, lists of offsets at a space, and it must be a relative "
+                "path. Use a number such as '000417'."
             )
-        if key <= last:
-            raise BadInput(
-                f"Key {key!r} comes after {last!r}. Keys must ascend, each once: sort "
-                "the samples by key."
-            )
-        last = key
+        if key in seen:
+            raise BadInput(f"Key {key!r} comes twice. Give each sample its own key.")
+        seen.add(key)
         yield key, fields
 
 
 def _write_one(path: Path, samples: Iterable[Sample]) -> Shard:
-    keys = []
+    keys, lines = [], []
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for key, fields in samples:
             keys.append(key)
-            for field in sorted(fields):
-                # A new TarInfo has no owner and the time 0: nothing of this machine
-                # gets into the file.
-                member = tarfile.TarInfo(f"{key}.{field}")
-                member.size = len(fields[field])
-                tar.addfile(member, BytesIO(fields[field]))
-    size = path.stat().st_size
-    return Shard(path.name, len(keys), size, _sha256(path), keys[0], keys[-1])
+            line = [
+                _add(tar, f"{key}.{field}", fields[field]) for field in sorted(fields)
+            ]
+            lines.append(" ".join(line))
+    offsets = path.with_suffix(".idx")
+    text = "\n".join([f"{_OFFSETS} {len(lines)}", *lines, ""])
+    offsets.write_text(text, encoding="utf-8", newline="\n")
+    return Shard(
+        file=path.name,
+        count=len(keys),
+        bytes=path.stat().st_size,
+        sha256=_sha256(path),
+        first_key=min(keys),
+        last_key=max(keys),
+        idx_sha256=_sha256(offsets),
+    )
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> str:
+    """Append a file to an archive; returns its part of the line of offsets."""
+    # A new TarInfo has no owner and the time 0: nothing of this machine gets into the
+    # file.
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, BytesIO(content))
+    extension = PurePosixPath(name).name.partition(".")[2]
+    begin = tar.offset - _whole_blocks(len(content))
+    return f"{extension} {begin} {len(content)} {name}"
+
+
+def _fields_of(words: list[str]) -> Iterator[Place]:
+    """The fields that a line of offsets lists, four words each."""
+    for at in range(0, len(words), 4):
+        _, offset, size, name = words[at : at + 4]
+        yield Place(name, int(offset), int(size))
+
+
+def _whole_blocks(size: int) -> int:
+    """Bytes of a tar file that so many bytes of content fill."""
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _refuse_outlaw(member: tarfile.TarInfo, name: str) -> None:

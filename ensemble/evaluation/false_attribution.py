@@ -68,7 +68,7 @@ def nearest(encode: Callable[[np.ndarray], np.ndarray], plan: Plan) -> Rule:
         encode: From pictures to rows whose distances count.
         plan: The training images and their sources.
     """
-    train = encode(plan.data.images)
+    train = encode(np.asarray(plan.data.images))
 
     def rule(pictures: np.ndarray) -> np.ndarray:
         closest = cdist(encode(pictures), train).argmin(axis=1)

@@ -94,8 +94,8 @@ class Judge:
     """
 
     def __init__(self, plan: Plan, n_images: int) -> None:
-        self.real = plan.data.images
-        self.encoder = encoders.train(plan.data.images, plan.data.labels)
+        self.real = np.asarray(plan.data.images)
+        self.encoder = encoders.train(self.real, plan.data.labels)
         seeds = np.arange(FIRST_PICTURE, FIRST_PICTURE + n_images)
         self.batches = np.array_split(seeds, N_BATCHES)
 

@@ -1,17 +1,15 @@
 """Training images: the same whatever they are read from, whenever and wherever."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from ensemble import data
-from ensemble.config import DataConfig
+from ensemble import coded_shards, data
+from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages, load, require_classes
 from splits.errors import BadInput
 
@@ -35,15 +33,6 @@ def folder(tmp_path):
         image = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(image).save(path)
     return DataConfig(kind="folder", path=str(tmp_path / "photos"))
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "ensemble.data", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_the_digits_fill_minus_one_to_one_in_steps_of_an_eighth():
@@ -70,7 +59,8 @@ def test_the_digits_are_never_converted(settings):
 
 @pytest.mark.parametrize("kind", sorted(data.DATA_SETS))
 def test_every_kind_gives_the_same_form(kind, folder, tmp_path):
-    data.write_shards(DIGITS, tmp_path / "out", per_shard=100)
+    coded = coded_shards.laid_out(Config("none"), DIGITS, per_shard=100)
+    coded_shards.write(coded, tmp_path / "out")
     shards = DataConfig(kind="shards", path=str(tmp_path / "out/images-000000.tar"))
     configs = {"digits": DataConfig(), "folder": folder, "shards": shards}
     loaded = load(configs[kind])
@@ -121,6 +111,18 @@ def test_the_fingerprint_depends_on_values_not_on_memory_layout():
     shuffled = np.asfortranarray(DIGITS.images).astype(">f4")
     copy = replace(DIGITS, images=shuffled.astype(np.float32, order="F"))
     assert copy.fingerprint() == DIGITS.fingerprint()
+
+
+def test_images_on_disk_are_the_same_images(folder):
+    held, on_disk = load(folder), load(replace(folder, stream=True))
+    assert on_disk.fingerprint() == held.fingerprint()
+    assert np.array_equal(on_disk.pictures(), held.pictures())
+    assert on_disk.columns == held.columns
+
+
+def test_the_digits_have_no_files_to_stream_from():
+    with pytest.raises(BadInput, match="the digits have none"):
+        DataConfig(stream=True)
 
 
 def test_label_names_are_sorted_and_numbers_sort_as_numbers():
@@ -174,68 +176,6 @@ def test_conditioning_needs_labels():
 def test_conditioning_needs_two_classes():
     with pytest.raises(BadInput, match="All training images have the label 'a'"):
         require_classes(labelled("a", "a"))
-
-
-@pytest.mark.parametrize("per_shard", [1, 3, 100])
-def test_a_folder_survives_the_way_through_shards(folder, tmp_path, per_shard):
-    before = load(folder)
-    files = data.write_shards(before, tmp_path / "out", per_shard)
-    section = data._data_section(folder, tmp_path / "out", files)
-    after = load(DataConfig(**yaml.safe_load(section)["data"]))
-    assert after.names == tuple(f"{index:06d}" for index in range(5))
-    assert replace(after, names=before.names).fingerprint() == before.fingerprint()
-    assert after.label_names == before.label_names
-
-
-def test_a_folder_is_stored_as_png_and_digits_as_they_are(folder, tmp_path):
-    fields = {field for _, sample in data._samples(load(folder)) for field in sample}
-    assert fields == {"png", "json", "cls"}
-    fields = {field for _, sample in data._samples(DIGITS) for field in sample}
-    assert fields == {"npy", "json", "cls"}
-
-
-def test_two_writes_give_the_same_shards(folder, tmp_path):
-    indices = []
-    for name in ("once", "again"):
-        data.write_shards(load(folder), tmp_path / name, per_shard=2)
-        indices.append(json.loads((tmp_path / name / "shards.json").read_text()))
-    assert indices[0] == indices[1]
-    assert [shard["count"] for shard in indices[0]["shards"]] == [2, 2, 1]
-
-
-def test_shards_never_mix_with_other_files(tmp_path):
-    (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(BadInput, match="is not empty. Choose a new folder"):
-        data.write_shards(DIGITS, tmp_path, per_shard=9)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="Cannot write .*out"):
-        data.write_shards(DIGITS, tmp_path / "file" / "out", per_shard=9)
-
-
-def test_the_command_writes_digits_that_read_back_exactly(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text("run: runs/x\ndata: {kind: digits, n_images: 40}\n")
-    done = run(config, tmp_path / "out", "--per-shard", 15)
-    assert (done.returncode, done.stderr) == (0, "")
-    section = yaml.safe_load(done.stdout)["data"]
-    assert section["path"].endswith("images-{000000..000002}.tar")
-    after = load(DataConfig(**section))
-    assert replace(after, names=DIGITS.names).fingerprint() == FINGERPRINT
-
-
-def test_the_command_meets_bad_input_with_exit_code_2_and_one_message(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(f"run: x\ndata: {{kind: folder, path: {tmp_path}/nowhere}}\n")
-    done = run(config, tmp_path / "out")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("data.path")
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 def test_reading_a_folder_needs_no_torch():

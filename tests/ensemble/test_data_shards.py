@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import tarfile
 
 import numpy as np
@@ -42,6 +43,12 @@ def read_one(tmp_path, **fields):
     return read(pack(tmp_path / "a.tar", [(f"k.{f}", c) for f, c in fields.items()]))
 
 
+def streamed(path, **settings):
+    """The same with `stream`, as an array: there and back it must not matter."""
+    images, columns, names = read(path, stream=True, **settings)
+    return np.asarray(images), columns, names
+
+
 def shades(images):
     return np.rint((images[:, 0, 0, 0] + 1) * 127.5).astype(int).tolist()
 
@@ -59,6 +66,32 @@ def test_a_brace_range_reads_every_sample_once_in_order_of_keys(three):
     assert shades(images) == list(range(9))
     assert names == tuple(f"{n:03d}" for n in range(9))
     assert columns == {}
+
+
+@pytest.mark.parametrize("n_images", [None, 4])
+def test_samples_read_by_their_places_are_the_same_samples(three, n_images):
+    entries = json.dumps({"artist": "Eve"}).encode()
+    files = [("__meta__/x.json", b"{}"), ("v1.0/009.PNG", picture(9)), ("read me", b"")]
+    fields = [("v1.0/009.json", entries), ("v1.0/009.cls", b"3")]
+    pack(three / "s-003.tar", files + fields)
+    for last, size in (("002", {"size": 2}), ("003", {})):
+        path = f"{three}/s-{{{'000' if size else '003'}..{last}}}.tar"
+        held, on_disk = (f(path, n_images=n_images, **size) for f in (read, streamed))
+        assert np.array_equal(held[0], on_disk[0])
+        assert held[1:] == on_disk[1:]
+
+
+def test_a_command_cannot_be_streamed(three):
+    with pytest.raises(BadInput, match=r"'pipe:cat .*' is a command\. Save"):
+        streamed(f"pipe:cat {three}/s-000.tar")
+
+
+@pytest.mark.parametrize("command", ["gzip", "bzip2", "xz"])
+def test_compressed_shards_cannot_be_streamed(three, command):
+    subprocess.run([command, three / "s-000.tar"], check=True)
+    (packed,) = three.glob("s-000.tar.*")
+    with pytest.raises(BadInput, match=r"s-000\.tar\..* is compressed"):
+        streamed(packed)
 
 
 def test_the_order_of_the_shards_does_not_matter(three):
@@ -236,6 +269,39 @@ def indexed(tmp_path):
 def test_indexed_shards_are_read_whole_or_in_part(indexed):
     assert shades(read(indexed / "images-{000000..000001}.tar")[0]) == [0, 1, 2, 3]
     assert shades(read(indexed / "images-000001.tar")[0]) == [2, 3]
+
+
+def test_indexed_shards_are_streamed_whole_or_in_part(indexed):
+    assert shades(streamed(indexed / "images-{000000..000001}.tar")[0]) == [0, 1, 2, 3]
+    assert shades(streamed(indexed / "images-000001.tar")[0]) == [2, 3]
+
+
+def test_streaming_needs_no_look_at_the_headers_of_indexed_shards(indexed, monkeypatch):
+    monkeypatch.setattr(shards, "inspect", None)
+    assert shades(streamed(indexed / "images-000001.tar")[0]) == [2, 3]
+
+
+@pytest.mark.parametrize("length", [1000, 1024, 2048])
+def test_streaming_refuses_damaged_cut_and_missing_shards_by_name(
+    indexed, three, length
+):
+    path = indexed / "images-000001.tar"
+    whole = path.read_bytes()
+    both = indexed / "images-{000000..000001}.tar"
+    path.write_bytes(whole[:length])
+    with pytest.raises(BadInput, match=r"001\.tar is damaged: .*expects .* found"):
+        streamed(both)
+    path.write_bytes(whole[:-1] + b"1")
+    with pytest.raises(BadInput, match=r"001\.tar is damaged: .*expects .* found"):
+        streamed(both)
+    path.unlink()
+    with pytest.raises(BadInput, match=r"001\.tar is missing\. Restore"):
+        streamed(both)
+    (indexed / shards.INDEX).unlink()
+    unindexed = three / "s-001.tar"
+    unindexed.write_bytes(unindexed.read_bytes()[:length])
+    with pytest.raises(BadInput, match=r"s-001\.tar .*cut short"):
+        streamed(unindexed)
 
 
 def test_damage_that_only_the_index_can_see_is_refused(indexed):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 
-from ensemble import plan, store, training
+from ensemble import coded_shards, data, plan, store, training
+from ensemble import config as configs
+from ensemble.on_disk import ImagesOnDisk
 from ensemble.store import REFERENCE
 from ensemble.training import Split, Stopping, learning_rate, member_images
 from splits.codes import CodeBook
@@ -77,6 +80,63 @@ def test_interrupted_with_average_and_flips_gives_the_same_bits(tmp_path):
         training.train_members(runs[1], [1], ready[1], StopsAfter(2))
     training.train_members(runs[1], [1], ready[1], Stopping())
     assert equal(weights_of(runs[0], 1), weights_of(runs[1], 1))
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_images_read_from_files_train_the_same_bits(tmp_path, kind):
+    digits = data.load(configs.DataConfig(n_images=8))
+    source = {"kind": kind, "path": files_of(digits, tmp_path / "out", kind)}
+    changes = {"ema_decay": 0.9, "flip": True, "steps": 5, "batch_size": 5}
+    runs, plans = {}, {}
+    for stream in (False, True):
+        settings = tiny.config(
+            tmp_path / str(stream),
+            data={**source, "stream": stream},
+            splits=MANY_CODES,
+            training=changes,
+        )
+        runs[stream] = store.create(settings)
+        plans[stream] = plan.prepare(runs[stream])
+        training.train_members(runs[stream], [0, 3], plans[stream], Stopping())
+    assert isinstance(plans[True].data.images, ImagesOnDisk)
+    assert plan.facts(plans[True]) == plan.facts(plans[False])
+    for member in (0, 3):
+        held, on_disk = (run.member(member) for run in runs.values())
+        for name in (WEIGHTS, "exposure.npy"):
+            assert store.sha256(held / name) == store.sha256(on_disk / name)
+
+
+MANY_CODES = {"design": "balanced", "weight": 2, "n_members": 5}
+
+
+def files_of(digits, folder, kind):
+    """Digits as PNG files, or as coded shards of them; where data.path finds them."""
+    folder.mkdir()
+    for name, image in zip(digits.names, digits.images, strict=True):
+        grey = np.rint((image[0] + 1) * 127.5).astype(np.uint8)
+        Image.fromarray(grey).save(folder / f"{name}.png")
+    if kind == "folder":
+        return str(folder)
+    pictures = data.load(configs.DataConfig(kind="folder", path=str(folder)))
+    settings = tiny.config(folder, splits=MANY_CODES)
+    coded = coded_shards.laid_out(settings, pictures, per_shard=3)
+    coded_shards.write(coded, folder / "shards")
+    last = len(coded.per_shard) - 1
+    return str(folder / "shards" / f"images-{{000000..{last:06d}}}.tar")
+
+
+def test_a_run_goes_on_in_memory_where_it_stopped_reading_from_files(tmp_path):
+    digits = data.load(configs.DataConfig(n_images=8))
+    source = {"kind": "shards", "path": files_of(digits, tmp_path / "out", "shards")}
+    whole = store.create(tiny.config(tmp_path / "whole", data=source))
+    training.train_members(whole, [0], plan.prepare(whole), Stopping())
+    changed = {**source, "stream": True}
+    run = store.create(tiny.config(tmp_path / "run", data=changed))
+    with pytest.raises(training.Interrupted):
+        training.train_members(run, [0], plan.prepare(run), StopsAfter(2))
+    run = store.create(tiny.config(tmp_path / "run", data=source))
+    training.train_members(run, [0], plan.load(run), Stopping())
+    assert equal(weights_of(run), weights_of(whole))
 
 
 def test_a_member_does_not_depend_on_who_is_trained_beside_it(undisturbed, tmp_path):

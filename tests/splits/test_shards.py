@@ -98,6 +98,15 @@ def test_a_damaged_index_is_refused(tmp_path, text):
         shards.read_index(tmp_path)
 
 
+def test_an_index_without_offsets_is_still_an_index(tmp_path):
+    text = (
+        '{"shards": [{"file": "a.tar", "count": 1, "bytes": 9, "sha256": "00", '
+        '"first_key": "a", "last_key": "a"}]}'
+    )
+    (tmp_path / shards.INDEX).write_text(text)
+    assert shards.read_index(tmp_path)["a.tar"].idx_sha256 is None
+
+
 def test_a_missing_index_is_refused(tmp_path):
     with pytest.raises(BadInput, match="not a readable index"):
         shards.read_index(tmp_path)
@@ -108,17 +117,84 @@ def test_a_shard_of_no_samples_is_refused(tmp_path):
         shards.write(tmp_path, SAMPLES, per_shard=0)
 
 
-@pytest.mark.parametrize("key", ["a.b", "/a", "../a", "a/../b", ""])
+@pytest.mark.parametrize("key", ["a.b", "/a", "../a", "a/../b", "", "a b", "a\u2028b"])
 def test_keys_that_webdataset_would_tear_apart_are_refused(tmp_path, key):
     with pytest.raises(BadInput, match="not fit for a shard"):
         shards.write(tmp_path, [(key, {"png": b""})], per_shard=1)
 
 
-@pytest.mark.parametrize("second", ["000001", "000000"])
-def test_keys_must_ascend(tmp_path, second):
-    samples = [("000001", {"png": b""}), (second, {"png": b""})]
-    with pytest.raises(BadInput, match="must ascend"):
+def test_a_key_that_comes_twice_is_refused(tmp_path):
+    samples = [(key, {"png": b""}) for key in ("000001", "000000", "000001")]
+    with pytest.raises(BadInput, match="'000001' comes twice"):
         shards.write(tmp_path, samples, per_shard=1)
+
+
+def test_samples_lie_in_the_order_in_which_they_come(tmp_path):
+    (shard,) = shards.write(tmp_path, SAMPLES[::-1], per_shard=9)
+    assert list(members(tmp_path / shard.file))[::2] == [
+        f"{key}.cls" for key, _ in SAMPLES[::-1]
+    ]
+    assert (shard.first_key, shard.last_key) == ("000000", "000006")
+
+
+def test_each_shard_can_have_a_size_of_its_own_and_no_sample_is_left(tmp_path):
+    written = shards.write(tmp_path, SAMPLES, per_shard=[1, 4, 1])
+    assert [shard.count for shard in written] == [1, 4, 1, 1]
+
+
+def test_every_field_is_read_by_its_place_alone(tmp_path):
+    long = [("k" * 120, {"png": b"long names need a second header"})]
+    (shard,) = shards.write(tmp_path, SAMPLES + long, per_shard=9)
+    path = tmp_path / shard.file
+    found = {
+        place.name: shards.content(path, place) for place in shards.places(path, shard)
+    }
+    assert found == members(path)
+
+
+def test_the_places_of_an_index_are_those_that_a_reader_finds(tmp_path):
+    (shard,) = shards.write(tmp_path, SAMPLES, per_shard=9)
+    path = tmp_path / shard.file
+    assert shards.places(path, shard) == shards.inspect(path, "it")
+
+
+def test_offsets_are_written_in_the_format_of_dali(tmp_path):
+    shards.write(tmp_path, SAMPLES[:2], per_shard=9)
+    assert (tmp_path / "images-000000.idx").read_text() == (
+        "v1.2 2\n"
+        "cls 512 1 000000.cls png 1536 700 000000.png\n"
+        "cls 3072 1 000001.cls png 4096 700 000001.png\n"
+    )
+
+
+def test_a_sample_takes_the_bytes_that_were_foretold(tmp_path):
+    (shard,) = shards.write(tmp_path, SAMPLES, per_shard=9)
+    starts = [place.offset for place in shards.places(tmp_path / shard.file, shard)]
+    assert shards.footprint(SAMPLES[0][1]) == starts[2] - starts[0]
+
+
+def test_missing_or_damaged_offsets_are_refused_by_name(tmp_path):
+    (shard,) = shards.write(tmp_path, SAMPLES, per_shard=9)
+    offsets = tmp_path / "images-000000.idx"
+    offsets.write_text(offsets.read_text().replace("1536", "1537"))
+    with pytest.raises(BadInput, match=r"000\.idx is damaged: .* expects .* found"):
+        shards.places(tmp_path / shard.file, shard)
+    offsets.unlink()
+    with pytest.raises(BadInput, match=r"images-000000\.idx is missing.* Restore"):
+        shards.places(tmp_path / shard.file, shard)
+
+
+def test_a_field_beyond_the_end_of_a_shard_is_refused(tmp_path):
+    (shard,) = shards.write(tmp_path, SAMPLES, per_shard=9)
+    path = tmp_path / shard.file
+    place = shards.places(path, shard)[1]
+    path.write_bytes(path.read_bytes()[: place.offset + 100])
+    message = r"images-000000\.tar was cut short: 000000\.png should have 700 bytes"
+    with pytest.raises(BadInput, match=message):
+        shards.content(path, place)
+    path.unlink()
+    with pytest.raises(BadInput, match=r"Cannot read .*000\.tar: No such file"):
+        shards.content(path, place)
 
 
 def test_whole_shards_pass_inspection(tmp_path):

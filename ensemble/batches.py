@@ -1,0 +1,98 @@
+"""Batches of training images: out of memory, or read ahead from files.
+
+The order of a member's images is known beforehand, so batches from files are read and
+decoded in threads while the member trains on the ones before. They hold the same
+numbers as batches out of memory, whoever reads them and whenever.
+
+Before: data.py, on_disk.py (the images). After: training.py.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+from torch import Tensor
+
+from ensemble.data import Images
+from ensemble.on_disk import ImagesOnDisk
+
+# Decoding runs beside the interpreter for the most part; on two cores the second one
+# is idle while a member trains on the first.
+THREADS = 2
+# Batches on their way, so that one slow read does not stop the training.
+AHEAD = 4
+
+
+class Held:
+    """Batches of images that are all in the memory of the device.
+
+    Args:
+        images: All training images.
+        device: Where the batches are wanted.
+    """
+
+    def __init__(
+        self,
+        images: Float32[np.ndarray, "images channels height width"],
+        device: torch.device,
+    ) -> None:
+        self.images = torch.from_numpy(images.copy()).to(device)
+
+    def at(
+        self, step: int, shown: Int[np.ndarray, " batch"]
+    ) -> Float32[Tensor, "batch channels height width"]:
+        """The images with these numbers."""
+        return self.images[torch.from_numpy(shown).to(self.images.device)]
+
+
+class ReadAhead:
+    """Batches of images on disk, read while the steps before them are computed.
+
+    Args:
+        images: All training images.
+        device: Where the batches are wanted.
+        order: The numbers of the images of a step.
+        n_steps: How many steps there are.
+    """
+
+    def __init__(
+        self,
+        images: ImagesOnDisk,
+        device: torch.device,
+        order: Callable[[int], Int[np.ndarray, " batch"]],
+        n_steps: int,
+    ) -> None:
+        self.images, self.device = images, device
+        self.order, self.n_steps = order, n_steps
+        self._threads = ThreadPoolExecutor(THREADS, "images")
+        self._coming: dict[int, Future[np.ndarray]] = {}
+
+    def at(
+        self, step: int, shown: Int[np.ndarray, " batch"]
+    ) -> Float32[Tensor, "batch channels height width"]:
+        """The images of a step, which are those with these numbers.
+
+        Raises:
+            BadInput: If a file cannot be read any more.
+        """
+        for later in range(step, min(step + 1 + AHEAD, self.n_steps)):
+            if later not in self._coming:
+                wanted = shown if later == step else self.order(later)
+                self._coming[later] = self._threads.submit(
+                    self.images.__getitem__, wanted
+                )
+        return torch.from_numpy(self._coming.pop(step).result()).to(self.device)
+
+
+def batches(
+    images: Images,
+    device: torch.device,
+    order: Callable[[int], Int[np.ndarray, " batch"]],
+    n_steps: int,
+) -> Held | ReadAhead:
+    """What gives a member its batches, by where the images are."""
+    if isinstance(images, ImagesOnDisk):
+        return ReadAhead(images, device, order, n_steps)
+    return Held(images, device)
