@@ -71,20 +71,36 @@ class CodedShards:
         return [np.flatnonzero(row).tolist() for row in seen]
 
 
-def laid_out(config: Config, data: TrainingImages, per_shard: int) -> CodedShards:
+def laid_out(
+    config: Config,
+    data: TrainingImages,
+    per_shard: int,
+    read_bytes: int = layout.PAGE_BYTES,
+) -> CodedShards:
     """Images in the order of their codes, under the names that they get.
 
     Codes may follow from names, so they are drawn for the names in the shards: whoever
     trains on the shards with the same config draws the same codes.
 
+    Args:
+        config: Says who trains on what.
+        data: Its training images.
+        per_shard: The most images of a shard.
+        read_bytes: How much is read at once where the shards will lie.
+
     Raises:
-        BadInput: If `per_shard` is less than one, or the config contradicts itself.
+        BadInput: If `per_shard` or `read_bytes` is less than one, or the config
+            contradicts itself.
     """
-    if per_shard < 1:
-        raise BadInput(f"{per_shard} images in a shard; there must be at least 1.")
+    if per_shard < 1 or read_bytes < 1:
+        raise BadInput(
+            f"{per_shard} images in a shard, {read_bytes} bytes read at once; there "
+            "must be at least 1 of each."
+        )
     ready: Plan = plan.drawn_for(config, replace(data, names=_keys(len(data.names))))
     bits = ready.codes.bits[ready.source_of]
-    order = layout.by_code(bits)
+    # The first image speaks for the others: their sizes only decide between orders.
+    order = layout.by_code(bits, shards.footprint(_sample(data, 0)), read_bytes)
     sizes = layout.shard_sizes(bits[order], per_shard)
     return CodedShards(ready.data, bits, order, sizes)
 
@@ -122,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         config = configs.load(options.config)
-        coded = laid_out(config, datasets.load(config.data), options.per_shard)
+        data = datasets.load(config.data)
+        coded = laid_out(config, data, options.per_shard, options.read_bytes)
         sizes = coded.sizes() if options.plan else write(coded, options.out_folder)
     except BadInput as error:
         print(error, file=sys.stderr)

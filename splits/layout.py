@@ -6,10 +6,11 @@ with the same code side by side make that little; where each sample has a code o
 own, neighbours should have similar codes. *Amplification* is bytes read for each byte
 of the member's own samples, headers included: 1 is nothing in vain.
 
-The best order of all codes is a travelling salesman's: sorting the codes as Gray code
-(Lemire, Kaser & Aouiche 2010, https://arxiv.org/abs/0901.3751) and then going to the
-nearest code left, within stretches of the sorted ones, comes close to the bound `least`
-and is the same order every time.
+The best order of all codes is a travelling salesman's. Two that come close to the bound
+`least` are tried, and the better one is taken: codes sorted as Gray code (Lemire, Kaser
+& Aouiche 2010, https://arxiv.org/abs/0901.3751), which is good for large blocks; and
+from there always to the nearest code left, within stretches of the sorted ones, which
+is good for small blocks. Both are the same every time.
 
 Before: codes.py (who trains on what). After: shards.py, ensemble/coded_shards.py.
 """
@@ -54,11 +55,15 @@ class Reading:
         return float((amplification * self.used).sum() / self.used.sum())
 
 
-def by_code(bits: Bits) -> Int64[np.ndarray, " samples"]:
+def by_code(
+    bits: Bits, sample_bytes: int, read_bytes: int = PAGE_BYTES
+) -> Int64[np.ndarray, " samples"]:
     """Samples in the order in which they should lie: the same code side by side.
 
     Args:
         bits: The code of each sample.
+        sample_bytes: About what a sample takes.
+        read_bytes: Size of a block.
 
     Returns:
         Every sample once; samples of one code ascend.
@@ -66,13 +71,18 @@ def by_code(bits: Bits) -> Int64[np.ndarray, " samples"]:
     codes, code_of = _distinct(bits)
     # Gray code: a bit's value is the parity of all bits up to it.
     parity = np.packbits(np.logical_xor.accumulate(codes, axis=1), axis=1)
-    in_order = np.lexsort(parity.T[::-1])
-    for start in range(0, len(in_order), _STRETCH):
-        stretch = in_order[start : start + _STRETCH]
-        in_order[start : start + _STRETCH] = stretch[_nearest_first(codes[stretch])]
-    place = np.empty(len(codes), dtype=np.int64)
-    place[in_order] = np.arange(len(codes))
-    return np.argsort(place[code_of], kind="stable")
+    by_gray = np.lexsort(parity.T[::-1])
+    by_nearest = by_gray.copy()
+    for start in range(0, len(by_gray), _STRETCH):
+        stretch = by_gray[start : start + _STRETCH]
+        by_nearest[start : start + _STRETCH] = stretch[_nearest_first(codes[stretch])]
+    orders = [
+        np.argsort(np.argsort(in_order)[code_of], kind="stable")
+        for in_order in (by_nearest, by_gray)
+    ]
+    sizes = np.full(len(bits), sample_bytes)
+    in_vain = [_once(bits[order], sizes, read_bytes).sum() for order in orders]
+    return orders[int(np.argmin(in_vain))]
 
 
 def shard_sizes(bits: Bits, per_shard: int) -> list[int]:
@@ -114,13 +124,12 @@ def reading(
     ends = np.cumsum(sizes, dtype=np.int64)
     begins = ends - sizes
     used = sizes.astype(np.int64) @ bits
-    blocks = np.arange(0, ends[-1] + read_bytes, read_bytes)
     files = np.concatenate([[0], ends[np.cumsum(per_shard) - 1]])
     touched = (ends - 1) // read_bytes - begins // read_bytes + 1
     return Reading(
         read_bytes=read_bytes,
         used=used,
-        once=_read(bits, begins, ends, blocks) / used,
+        once=_once(bits, sizes, read_bytes) / used,
         singly=(touched * read_bytes) @ bits / used,
         shards=_read(bits, begins, ends, files) / used,
         least=least(bits, sizes, read_bytes),
@@ -206,6 +215,15 @@ def _codes_that_fit(
             for size in range(n_members + 1)
         ]
     )
+
+
+def _once(
+    bits: Bits, sizes: Int[np.ndarray, " samples"], read_bytes: int
+) -> Int64[np.ndarray, " members"]:
+    """Bytes that each member reads if it reads each block once."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    edges = np.arange(0, ends[-1] + read_bytes, read_bytes)
+    return _read(bits, ends - sizes, ends, edges)
 
 
 def _read(

@@ -175,7 +175,7 @@ class Lab:
     ) -> None:
         self.run, self.pipe, self.plan = run, pipe, plan
         self.options, self.asked = options, asked
-        self.encoder = encoders.train(plan.data.images, plan.data.labels)
+        self.encoder = encoders.train(np.asarray(plan.data.images), plan.data.labels)
         self.schedule = noise_schedule(run.config.model)
         self.nothing = nothing(plan.codes.n_sources)
         self.full: dict[int, tuple[np.ndarray, np.ndarray]] = {}

@@ -155,7 +155,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     rules = {
         "nearest_pixels": nearest(lambda images: images.reshape(len(images), -1), plan),
         "nearest_features": nearest(
-            encoders.train(plan.data.images, plan.data.labels), plan
+            encoders.train(np.asarray(plan.data.images), plan.data.labels), plan
         ),
     }
     for method in scores:

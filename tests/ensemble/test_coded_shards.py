@@ -161,9 +161,11 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         written(tmp_path / "file")
 
 
-def test_a_shard_of_no_images_is_refused():
+def test_a_shard_of_no_images_and_reads_of_no_bytes_are_refused():
     with pytest.raises(BadInput, match="0 images in a shard"):
         coded_shards.laid_out(config(), DIGITS, 0)
+    with pytest.raises(BadInput, match="0 bytes read at once"):
+        coded_shards.laid_out(config(), DIGITS, 9, read_bytes=0)
 
 
 def test_the_command_writes_digits_that_read_back_exactly(tmp_path, capsys):

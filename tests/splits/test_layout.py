@@ -35,7 +35,7 @@ def few_codes(n_samples=4000, n_codes=20):
 
 def test_the_order_holds_every_sample_once_and_codes_side_by_side():
     bits, _ = few_codes()
-    order = layout.by_code(bits)
+    order = layout.by_code(bits, 1024)
     assert np.array_equal(np.sort(order), np.arange(len(bits)))
     changes = (bits[order][1:] != bits[order][:-1]).any(axis=1)
     assert changes.sum() == 19
@@ -46,13 +46,14 @@ def test_the_order_does_not_depend_on_the_order_of_the_members_samples():
     bits, _ = few_codes()
     shuffled = np.random.default_rng(2).permutation(len(bits))
     assert np.array_equal(
-        bits[layout.by_code(bits)], bits[shuffled][layout.by_code(bits[shuffled])]
+        bits[layout.by_code(bits, 1024)],
+        bits[shuffled][layout.by_code(bits[shuffled], 1024)],
     )
 
 
 def test_neighbours_of_all_codes_of_one_weight_differ_in_two_bits_mostly():
     bits = codes_of("balanced", 70, 8)
-    ordered = bits[layout.by_code(bits)]
+    ordered = bits[layout.by_code(bits, 1024)]
     differing = (ordered[1:] != ordered[:-1]).sum(axis=1)
     assert np.median(differing) == 2
     assert differing.sum() < (bits[1:] != bits[:-1]).sum()
@@ -61,9 +62,21 @@ def test_neighbours_of_all_codes_of_one_weight_differ_in_two_bits_mostly():
 def test_more_codes_than_a_stretch_are_ordered_too(monkeypatch):
     monkeypatch.setattr(layout, "_STRETCH", 16)
     bits = codes_of("balanced", 70, 8)
-    order = layout.by_code(bits)
+    order = layout.by_code(bits, 1024)
     assert np.array_equal(np.sort(order), np.arange(70))
     assert (np.diff(bits[order], axis=0) != 0).sum() < (np.diff(bits, axis=0)).sum()
+
+
+def test_the_size_of_the_blocks_decides_which_codes_are_neighbours():
+    bits, sizes = codes_of("balanced", 2000), np.full(2000, 1024)
+    orders = {n: layout.by_code(bits, 1024, 1024 * n) for n in (4, 64)}
+    for n, other in ((4, 64), (64, 4)):
+        means = {}
+        for wanted in (n, other):
+            ordered = bits[orders[wanted]]
+            found = layout.reading(ordered, sizes, [2000], 1024 * n)
+            means[wanted] = found.mean(found.once)
+        assert found.least < means[n] < means[other]
 
 
 @pytest.mark.parametrize("read_bytes", [512, 4096, 5000])
@@ -94,7 +107,7 @@ def test_enough_images_of_each_code_cost_no_more_than_one_in_twenty(design):
     bits = np.repeat(codes_of(design, 32), 100, axis=0)
     shuffled = bits[np.random.default_rng(3).permutation(len(bits))]
     sizes = np.full(len(bits), 3072)
-    ordered = shuffled[layout.by_code(shuffled)]
+    ordered = shuffled[layout.by_code(shuffled, 3072)]
     found = layout.reading(ordered, sizes, layout.shard_sizes(ordered, 1000))
     assert found.once.max() <= 1.05
     assert found.shards.max() == 1
@@ -137,7 +150,7 @@ def test_codes_with_enough_samples_have_shards_of_their_own():
 @pytest.mark.parametrize("per_shard", [1, 7, 64, 5000])
 def test_shards_hold_all_samples_and_none_too_many(per_shard):
     bits, _ = few_codes(500)
-    sizes = layout.shard_sizes(bits[layout.by_code(bits)], per_shard)
+    sizes = layout.shard_sizes(bits[layout.by_code(bits, 1024)], per_shard)
     assert sum(sizes) == 500
     assert 1 <= min(sizes) <= max(sizes) <= per_shard
 
