@@ -21,7 +21,7 @@ test: .venv/test
 	touch $@
 
 .venv/test: .venv/demo .ci/oracles.txt
-	$(IN)/pip install -q -c constraints.txt -e .[test,tensorboard]
+	$(IN)/pip install -q -c constraints.txt -e .[test,tensorboard,ray]
 	$(IN)/pip install -q --no-deps -r .ci/oracles.txt
 	touch $@
 

@@ -19,6 +19,7 @@ from splits.errors import BadInput
 
 if TYPE_CHECKING:
     from ensemble.pipeline import EnsemblePipeline
+    from ensemble.ray_engine import Cluster
 
 DEFAULT_QUERIES = 8
 # Exact ablation of more sources than this, each with its placebos, takes hours.
@@ -39,6 +40,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--name", default="demo", help="name of the queries")
+    engine = argparse.ArgumentParser(add_help=False)
+    launching.add_engine(engine)
 
     command = commands.add_parser(
         "generate", parents=[named], help="generate queries with the full ensemble"
@@ -48,7 +51,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--labels", help="labels for conditional members, like 3,5")
 
     command = commands.add_parser(
-        "ablate", parents=[named], help="what each source's removal does to them"
+        "ablate",
+        parents=[named, engine],
+        help="what each source's removal does to them",
     )
     command.add_argument("--method", default="exact", choices=METHODS)
     which = command.add_mutually_exclusive_group()
@@ -77,7 +82,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
 
     command = commands.add_parser(
-        "score", parents=[named], help="what gradient methods predict for them"
+        "score", parents=[named, engine], help="what gradient methods predict for them"
     )
     command.add_argument("--method", metavar="trak,das", help="one or several")
     command.add_argument("--list", action="store_true", help="show all methods")
@@ -192,6 +197,13 @@ def ensemble_of(run: Run) -> "EnsemblePipeline":
     return pipe
 
 
+def on_cluster(options: argparse.Namespace) -> "Cluster":
+    """The Ray cluster that was asked for."""
+    from ensemble.ray_engine import Cluster
+
+    return Cluster(options.address, options.gpus_per_task)
+
+
 def generate(run: Run, options: argparse.Namespace) -> None:
     """Generate queries."""
     from ensemble import queries
@@ -218,6 +230,11 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
             f"--accuracy has no effect with --method {options.method}: it chooses the "
             "road of --method differential. Leave it out."
         )
+    if options.engine == "ray" and options.method != "exact":
+        raise BadInput(
+            f"--engine ray deals out pictures, and --method {options.method} follows the "
+            "sampler instead: say --method exact, or leave --engine out."
+        )
     ready = plan.load(run)
     if options.sources:
         removed = units.one_set(ready, numbers("--sources", options.sources))
@@ -235,7 +252,13 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         removed,
         chosen_measurements(options.measurement, ready),
     )
-    if options.method == "exact":
+    if options.engine == "ray":
+        from ensemble import ray_engine
+
+        folder = ray_engine.ablate(
+            asked, on_cluster(options), options.placebos, options.max_memory
+        )
+    elif options.method == "exact":
         folder = influence.measure_exactly(asked, options.placebos, options.max_memory)
     elif options.method == "differential":
         accuracy = influence.ACCURACY if options.accuracy is None else options.accuracy
@@ -262,19 +285,26 @@ def score(run: Run, options: argparse.Namespace) -> None:
         raise BadInput("Name a method with --method, or several: --method trak,das.")
     model = int(options.model) if options.model.isdecimal() else options.model
     dampings = positive("--dampings", options.dampings) if options.dampings else []
-    ready, pipe = plan.load(run), ensemble_of(run)
-    for method in options.method.split(","):
-        path = scoring.score(
-            run,
-            pipe,
-            ready,
-            options.name,
-            method,
-            model,
-            max_memory_mb=options.max_memory,
-            dampings=dampings,
-            per_image=options.per_image,
+    asked: dict[str, Any] = {
+        "which": model,
+        "max_memory_mb": options.max_memory,
+        "dampings": dampings,
+        "per_image": options.per_image,
+    }
+    methods = options.method.split(",")
+    if options.engine == "ray":
+        from ensemble import ray_engine
+
+        paths = ray_engine.score(
+            run, options.name, methods, on_cluster(options), **asked
         )
+    else:
+        ready, pipe = plan.load(run), ensemble_of(run)
+        paths = (
+            scoring.score(run, pipe, ready, options.name, method, **asked)
+            for method in methods
+        )
+    for method, path in zip(methods, paths, strict=True):
         print(f"{method}: {path}")
 
 

@@ -50,6 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="also train a model on everything, for `attribute.py score --model "
         "reference`; it is no part of the ensemble",
     )
+    launching.add_engine(parser)
     parser.add_argument(
         "--plan",
         action="store_true",
@@ -120,6 +121,29 @@ def train(run: Run, ready: Plan, members: Sequence[Trainable]) -> int:
     return 1 if failed else 0
 
 
+def train_here(
+    run: Run, ready: Plan, todo: Sequence[Trainable], arguments: Sequence[str]
+) -> int:
+    """Train members by processes of this machine; returns the exit code."""
+    settings = run.config.training
+    processes = launching.n_processes(settings.processes, len(todo))
+    if processes == 1 or launching.is_worker():
+        return train(run, ready, todo)
+    print(f"Training {described(todo)} in {processes} processes.", flush=True)
+    return launching.launch([__file__, *arguments], processes, settings.threads)
+
+
+def train_on_cluster(
+    run: Run, todo: Sequence[Trainable], options: argparse.Namespace
+) -> int:
+    """Train members on a Ray cluster; returns the exit code."""
+    from ensemble import ray_engine
+
+    cluster = ray_engine.Cluster(options.address, options.gpus_per_task)
+    print(f"Training {described(todo)} on a Ray cluster.", flush=True)
+    return ray_engine.train(run, todo, cluster)
+
+
 def described(members: Sequence[Trainable]) -> str:
     """How many members, and whether the reference is with them."""
     n_members = sum(member != REFERENCE for member in members)
@@ -165,13 +189,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.reference:
         wanted.append(REFERENCE)
     todo: list[Trainable] = [m for m in wanted if not run.trained(m).exists()]
-    processes = launching.n_processes(config.training.processes, len(todo))
-    if processes > 1 and not launching.is_worker():
-        print(f"Training {described(todo)} in {processes} processes.", flush=True)
-        command = [__file__, *arguments]
-        code = launching.launch(command, processes, config.training.threads)
+    if todo and options.engine == "ray":
+        code = train_on_cluster(run, todo, options)
     else:
-        code = train(run, ready, todo)
+        code = train_here(run, ready, todo, arguments)
     if not code and finish(run, ready.codes.n_members) and launching.is_first():
         everyone: list[Trainable] = [*range(ready.codes.n_members), REFERENCE]
         there: list[Trainable] = [m for m in everyone if run.trained(m).exists()]

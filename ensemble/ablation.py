@@ -8,7 +8,7 @@ interrupted landscape is continued, not begun again.
 Before: pipeline.py (denoise), queries.py. After: influence.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ensemble import store
-from ensemble.measurement import Measurement, displacement
+from ensemble.measurement import Images, Measurement, Values, displacement
 from ensemble.model import predict
 from ensemble.pipeline import EnsemblePipeline, denoise
 from ensemble.queries import Queries, on_device
+
+# (full, ablated) -> a value for each ablated picture.
+Reading = Callable[[Images, Images], Values]
+# The query and the votes of each picture of a block.
+Block = tuple[Int[np.ndarray, " pictures"], Float64[np.ndarray, "pictures members"]]
+# What was read off them, displacement first; and images that members were run on.
+Measured = tuple[Float32[np.ndarray, "measurements pictures"], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +92,7 @@ def landscape(
     measurements: dict[str, Measurement],
     folder: Path,
     max_memory_mb: int = 1024,
+    computed: Callable[[Iterable[Block]], Iterable[Measured]] | None = None,
 ) -> Landscape:
     """Sample every query with every vote vector, exactly.
 
@@ -95,25 +103,23 @@ def landscape(
         measurements: What to read off the pictures, by name.
         folder: Where finished blocks are kept until all are done.
         max_memory_mb: Bound on the memory of activations and states.
+        computed: Gives what `measured` gives for each block, in order; None: here.
     """
     distinct, vector_of = np.unique(votes, axis=0, return_inverse=True)
     vector_of = vector_of.reshape(-1)
-    readings = {
-        name: measurement.reading
-        for name, measurement in measurements.items()
-        if measurement.reading is not None
-    }
+    readings = readings_of(measurements)
     blocks = _Blocks(folder, len(queries.seeds), distinct, list(readings))
-    size = _block_size(pipe, max_memory_mb)
+    size = block_size(pipe, max_memory_mb)
+    pairs = ((query, distinct[vectors]) for query, vectors in blocks.missing(size))
+    if computed is None:
+        results = (measured(pipe, queries, readings, *block) for block in pairs)
+    else:
+        results = computed(pairs)
+    with blocks.bar() as bar:
+        for found, work in results:
+            blocks.keep(found, work)
+            bar.update(found.shape[1])
     full = on_device(pipe, queries.images)
-    for of_query, vectors in blocks.missing(size):
-        before = pipe.members.n_forwards
-        images = ablated_pictures(pipe, queries, of_query, distinct[vectors])
-        at = torch.from_numpy(of_query).to(full.device)
-        values = [displacement(full[at], images)]
-        values += [measure(full[at], images) for measure in readings.values()]
-        work = pipe.members.n_forwards - before
-        blocks.keep(torch.stack(values).cpu().float().numpy(), work)
     values = blocks.values()[:, :, vector_of]
     return Landscape(
         displacement=values[0],
@@ -124,6 +130,33 @@ def landscape(
         },
         member_forwards=blocks.member_forwards,
     )
+
+
+def readings_of(measurements: Mapping[str, Measurement]) -> dict[str, Reading]:
+    """What measurements read off pictures, by name, as far as they do."""
+    return {
+        name: measurement.reading
+        for name, measurement in measurements.items()
+        if measurement.reading is not None
+    }
+
+
+@torch.no_grad()
+def measured(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    readings: Mapping[str, Reading],
+    of_query: Int[np.ndarray, " pictures"],
+    votes: Float64[np.ndarray, "pictures members"],
+) -> Measured:
+    """Sample one block of pictures and measure them."""
+    before = pipe.members.n_forwards
+    images = ablated_pictures(pipe, queries, of_query, votes)
+    full = on_device(pipe, queries.images)
+    full = full[torch.from_numpy(of_query).to(full.device)]
+    values = [displacement(full, images)]
+    values += [measure(full, images) for measure in readings.values()]
+    return torch.stack(values).cpu().float().numpy(), pipe.members.n_forwards - before
 
 
 class _Blocks:
@@ -156,19 +189,21 @@ class _Blocks:
         return self.shape[0], self.shape[1] * self.shape[2]
 
     def missing(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Query and vector of each pair of the next block, until all are done."""
+        """Query and vector of each pair of every block that is not done."""
         total = self._flat()[1]
-        with tqdm(
-            total=total,
+        for first in range(self.done, total, size):
+            pairs = np.arange(first, min(first + size, total))
+            yield pairs // self.shape[2], pairs % self.shape[2]
+
+    def bar(self) -> tqdm:
+        """Shows how far it is."""
+        return tqdm(
+            total=self._flat()[1],
             initial=self.done,
             desc="ablating",
             unit=" pictures",
             disable=None,
-        ) as bar:
-            while self.done < total:
-                pairs = np.arange(self.done, min(self.done + size, total))
-                yield pairs // self.shape[2], pairs % self.shape[2]
-                bar.update(len(pairs))
+        )
 
     def keep(self, values: np.ndarray, member_forwards: int) -> None:
         """Put the values of a block on the disk."""
@@ -184,7 +219,7 @@ class _Blocks:
         return np.array(self.array).reshape(self.shape)
 
 
-def _block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:
+def block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:
     """Images at once, half of the memory for activations and half for states.
 
     More than some hundred images a member make nothing faster, and a block that is

@@ -10,7 +10,7 @@ Before: ablation.py, sensitivity.py, placebo.py. After: evaluation, report.py.
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from ensemble import ablation, adjoint, audit, placebo, queries, sensitivity, store
+from ensemble.ablation import Block, Measured
 from ensemble.measurement import Measurement
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
@@ -89,7 +90,10 @@ class Found:
 
 
 def measure_exactly(
-    asked: Asked, n_placebos: int | None = None, max_memory_mb: int = 1024
+    asked: Asked,
+    n_placebos: int | None = None,
+    max_memory_mb: int = 1024,
+    computed: Callable[[Iterable[Block]], Iterable[Measured]] | None = None,
 ) -> Path:
     """Ablate every unit and every placebo from every query, exactly.
 
@@ -97,6 +101,7 @@ def measure_exactly(
         asked: What to measure.
         n_placebos: Placebos to run beside the units; None: enough for p = 0.05.
         max_memory_mb: Bound on the memory of activations and states.
+        computed: What computes the blocks, as `ablation.landscape` takes it.
 
     Returns:
         The folder of the tables; if they were there already, nothing is computed.
@@ -117,7 +122,13 @@ def measure_exactly(
     began = time.perf_counter()
     with store.stage(run, f"ablate {folder.name}"):
         landscape = ablation.landscape(
-            pipe, asked_for, votes, dict(asked.measurements), unfinished, max_memory_mb
+            pipe,
+            asked_for,
+            votes,
+            dict(asked.measurements),
+            unfinished,
+            max_memory_mb,
+            computed,
         )
         n_units = len(units.sources)
         displacement = landscape.displacement[:, :n_units]

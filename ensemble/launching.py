@@ -8,6 +8,7 @@ started by `accelerate launch train.py` are alike.
 Before: train.py. After: training.py.
 """
 
+import argparse
 import errno
 import os
 import signal
@@ -21,6 +22,31 @@ from splits.errors import BadInput
 
 # What the user can mend about a disk: no room, no permission, mounted read-only.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The options that say which machines do the work."""
+    engine = parser.add_argument_group("many machines")
+    engine.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: tasks on a Ray cluster (needs the extra `ray`)",
+    )
+    engine.add_argument(
+        "--address",
+        metavar="WHERE",
+        help="ray: auto (the cluster that is running), HOST:PORT, or local (one of its "
+        "own on this machine); by default auto, else local",
+    )
+    engine.add_argument(
+        "--gpus-per-task",
+        "--gpus-per-member",
+        type=float,
+        metavar="SHARE",
+        help="ray: such as 0.25, for four side by side on a GPU (default: 1 if the "
+        "cluster has any)",
+    )
 
 
 def is_worker() -> bool:

@@ -491,6 +491,19 @@ class Stopping:
             os._exit(75)
 
 
+def prepared(settings: TrainingConfig) -> Accelerator:
+    """This process's place, device, precision and threads."""
+    patient = InitProcessGroupKwargs(timeout=datetime.timedelta(weeks=52))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=settings.mixed_precision,
+        kwargs_handlers=[patient],
+    )
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+    return accelerator
+
+
 def train_members(
     run: Run, members: Sequence[Trainable], plan: Plan, stopping: Stopping
 ) -> dict[Trainable, str]:
@@ -505,15 +518,7 @@ def train_members(
     Raises:
         Interrupted: If asked to stop; the checkpoint is written.
     """
-    settings = run.config.training
-    patient = InitProcessGroupKwargs(timeout=datetime.timedelta(weeks=52))
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=settings.mixed_precision,
-        kwargs_handlers=[patient],
-    )
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(settings.threads)
+    accelerator = prepared(run.config.training)
     failed = {}
     for member in members[accelerator.process_index :: accelerator.num_processes]:
         try:

@@ -97,7 +97,7 @@ def test_an_interrupted_landscape_goes_on_where_it_was(tmp_path, monkeypatch):
     pipe = tiny.ensemble(codes=tiny.codes())
     queries = queries_of(pipe)
     votes = np.stack([ablated_votes(pipe.codes, [source]) for source in range(6)])
-    monkeypatch.setattr(ablation, "_block_size", lambda *_: 4)
+    monkeypatch.setattr(ablation, "block_size", lambda *_: 4)
     whole = ablation.landscape(pipe, queries, votes, MEASUREMENTS, tmp_path / "whole")
     real, calls = ablation.ablated_pictures, []
 
