@@ -47,6 +47,7 @@ CONFIGS = [
     b"run: 'r'\nsplits:\n  n_members: 8\n  weight: 4\ntraining: {learning_rate: 1.0e-3}\n",
     b"run: r\nmodel:\n  block_out_channels: [16, 32]\n  dropout: 0.1\n# end\n",
 ]
+# Words of each format, spaces between them.
 WORDS = {
     "config": b"&a *a !!python/object:os.system !!int << ~ .inf .nan 0x 1:1:1 - ? : [ ] { } |"
     b" > ' \" # %YAML --- ... \t \n \r\n \0 \xff \xc2\x85 \xef\xbb\xbf null true 1e9 2024-02-31"
@@ -275,11 +276,18 @@ def judged(name: str, content: bytes) -> tuple[str, float]:
     return verdict, seconds
 
 
+def hung(*_: Any) -> None:
+    raise TimeoutError
+
+
 def fuzzed(name: str, n_inputs: int, seed: int) -> dict[str, Any]:
     """Counts of what a reader made of mutated inputs, and all that went wrong."""
     rng = random.Random(seed)
     found: dict[str, Any] = {"inputs": n_inputs, "read": 0, "refused": 0, "wrong": []}
     longest = 0.0
+    signal.signal(signal.SIGVTALRM, hung)
+    # The first of all inputs also waits for what the reader imports.
+    READERS[name].read(READERS[name].valid()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for content in islice(inputs(name, rng), n_inputs):
@@ -311,12 +319,7 @@ def guided(name: str) -> None:
     atheris.Fuzz()
 
 
-def hung(*_: Any) -> None:
-    raise TimeoutError
-
-
 def main(n_inputs: int = 1_000_000, seed: int = 0) -> None:
-    signal.signal(signal.SIGVTALRM, hung)
     readers = {}
     for number, (name, reader) in enumerate(READERS.items()):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

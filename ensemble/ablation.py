@@ -149,7 +149,7 @@ class _Blocks:
         self.digest = hashlib.sha256()
         self.array = self._continued() if (folder / PROGRESS).exists() else self._new()
 
-    def _continued(self) -> np.ndarray:
+    def _continued(self) -> np.memmap:
         """The values that an interrupted landscape has left; new ones if of another.
 
         Raises:
@@ -170,7 +170,7 @@ class _Blocks:
         self.done, self.member_forwards = kept["done"], kept["member_forwards"]
         return np.lib.format.open_memmap(values, mode="r+")
 
-    def _new(self) -> np.ndarray:
+    def _new(self) -> np.memmap:
         return np.lib.format.open_memmap(
             self.folder / VALUES, mode="w+", dtype=np.float32, shape=self._flat()
         )

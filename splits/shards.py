@@ -336,7 +336,7 @@ class _Header(tarfile.TarInfo):
     """A header that is refused before what it announces is read."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         header = super().frombuf(buf, encoding, errors)
         extends = header.type not in tarfile.REGULAR_TYPES
         if header.size < 0 or (extends and header.size > MOST_OF_HEADER):

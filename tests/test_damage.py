@@ -17,6 +17,8 @@ from ensemble.store import Run, open_run
 from splits.errors import BadInput
 
 N_CASES = 40
+# Everything that a run can hold is made first, with types checked.
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
         training.train_members(run, [0], ready, StopsAfter(3))
     path = run.member(0).with_suffix(".part") / "checkpoint.safetensors"
     content = bytearray(path.read_bytes())
-    at = -5 if damaged == "weights" else content.index(b'step\\": 3') + 8
+    at = -5 if damaged == "weights" else content.index(b'step\\": ') + 8
     content[at] ^= 1
     path.write_bytes(bytes(content))
     training.train_members(run, [0], ready, Stopping())
