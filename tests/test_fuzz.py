@@ -11,7 +11,7 @@ N_INPUTS = {"config": 600, "codes": 1000, "array": 1500, "image": 1500, "shard":
 @pytest.mark.parametrize("name", fuzz.READERS)
 def test_valid_inputs_are_read(name):
     for content in fuzz.READERS[name].valid():
-        assert fuzz.judged(name, content)[0] == "read"
+        fuzz.READERS[name].read(content)
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)
