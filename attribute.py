@@ -319,7 +319,10 @@ def evaluate(run: Run, options: argparse.Namespace) -> None:
     if work:
         print(f"To do: {work}.", flush=True)
     path = evaluation.evaluate(run, ensemble_of(run), ready, chosen)
-    print(tables.as_text(store.read_json(path)["rows"]))
+    rows = store.read_json(path)["rows"]
+    # Like the plots, it carries no digest: it is made again from what does.
+    store.write_text(path.with_suffix(".csv"), tables.as_csv(rows))
+    print(tables.as_text(rows))
     drawn = ", ".join(file.name for file in plots.draw(path))
     print(f"Table: {path}; beside it a CSV, and {drawn}")
 
@@ -338,6 +341,8 @@ def verify(run: Run, options: argparse.Namespace) -> None:
         raise BadInput(
             f"The certificate of {run.path} does not hold:\n  "
             + "\n  ".join(violations)
+            + "\nRestore what was there, or train again: until then no ablation of "
+            "this run proves anything."
         )
     print(certificate.statement(run))
 

@@ -17,7 +17,7 @@ from ensemble import data as datasets
 from ensemble import launching, plan, store
 from ensemble.config import Config
 from ensemble.plan import Plan
-from ensemble.store import REFERENCE, Run, Trainable
+from ensemble.store import CARD, PIPELINE, REFERENCE, Run, Trainable
 from splits import comparison
 from splits.comparison import Wish
 from splits.errors import BadInput
@@ -160,7 +160,7 @@ def finish(run: Run, n_members: int) -> bool:
     """
     if any(not run.member(member).exists() for member in range(n_members)):
         return False
-    if not (run.path / "README.md").exists():
+    if not all((run.path / file).exists() for file in (*PIPELINE, CARD)):
         from ensemble import pipeline
 
         pipeline.complete(run)

@@ -8,6 +8,7 @@ interrupted landscape is continued, not begun again.
 Before: pipeline.py (denoise), queries.py. After: influence.py.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from ensemble.measurement import Images, Measurement, Values, displacement
 from ensemble.model import predict
 from ensemble.pipeline import EnsemblePipeline, denoise
 from ensemble.queries import Queries, on_device
+from splits.errors import BadInput
+
+PROGRESS, VALUES = "progress.json", "values.npy"
 
 # (full, ablated) -> a value for each ablated picture.
 Reading = Callable[[Images, Images], Values]
@@ -174,15 +178,34 @@ class _Blocks:
         self.key = {"votes": store.array_digest(votes), "names": names}
         folder.mkdir(parents=True, exist_ok=True)
         self.done, self.member_forwards = 0, 0
-        progress = folder / "progress.json"
-        if progress.exists():
-            kept = store.read_json(progress)
-            if kept["key"] == self.key:
-                self.done = kept["done"]
-                self.member_forwards = kept["member_forwards"]
-        mode = "r+" if self.done else "w+"
-        self.array = np.lib.format.open_memmap(
-            folder / "values.npy", mode=mode, dtype=np.float32, shape=self._flat()
+        # Pair by pair, so that it does not depend on the size of the blocks.
+        self.digest = hashlib.sha256()
+        self.array = self._continued() if (folder / PROGRESS).exists() else self._new()
+
+    def _continued(self) -> np.memmap:
+        """The values that an interrupted landscape has left; new ones if of another.
+
+        Raises:
+            BadInput: If they are damaged.
+        """
+        kept, values = store.read_json(self.folder / PROGRESS), self.folder / VALUES
+        if kept["key"] != self.key or not kept["done"]:
+            return self._new()
+        found = store.read_array(values)
+        if found.shape == self._flat():
+            self.digest.update(_pair_by_pair(found[:, : kept["done"]]))
+        if self.digest.hexdigest() != kept["values_sha256"]:
+            raise BadInput(
+                f"{values} is damaged: {PROGRESS} expects sha256 "
+                f"{kept['values_sha256']} of what is done, found "
+                f"{self.digest.hexdigest()}. Delete {self.folder}, and ablate again."
+            )
+        self.done, self.member_forwards = kept["done"], kept["member_forwards"]
+        return np.lib.format.open_memmap(values, mode="r+")
+
+    def _new(self) -> np.memmap:
+        return np.lib.format.open_memmap(
+            self.folder / VALUES, mode="w+", dtype=np.float32, shape=self._flat()
         )
 
     def _flat(self) -> tuple[int, int]:
@@ -209,14 +232,24 @@ class _Blocks:
         """Put the values of a block on the disk."""
         self.array[:, self.done : self.done + values.shape[1]] = values
         self.array.flush()
+        self.digest.update(_pair_by_pair(values))
         self.done += values.shape[1]
         self.member_forwards += member_forwards
-        kept = {"done": self.done, "member_forwards": self.member_forwards}
-        store.write_json(self.folder / "progress.json", {"key": self.key, **kept})
+        kept = {
+            "key": self.key,
+            "done": self.done,
+            "member_forwards": self.member_forwards,
+            "values_sha256": self.digest.hexdigest(),
+        }
+        store.write_json(self.folder / PROGRESS, kept)
 
     def values(self) -> Float32[np.ndarray, "measurements queries vectors"]:
         """All values."""
         return np.array(self.array).reshape(self.shape)
+
+
+def _pair_by_pair(values: Float32[np.ndarray, "measurements pairs"]) -> bytes:
+    return values.T.astype(np.float32).tobytes()
 
 
 def block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:

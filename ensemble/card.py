@@ -11,8 +11,7 @@ from ensemble.store import Run
 
 def member_seconds(run: Run) -> float:
     """Seconds that training took, summed over members."""
-    records = sorted(run.members.glob("*/member.json"))
-    return round(sum(store.read_json(record)["seconds"] for record in records), 3)
+    return round(sum(record["seconds"] for record in run.member_records()), 3)
 
 
 def model_card(run: Run) -> str:

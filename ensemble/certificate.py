@@ -11,13 +11,14 @@ Before: plan.py, training.py, pipeline.py. After: attribute.py.
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt32
 
 from ensemble import plan as plans
 from ensemble import store
-from ensemble.pipeline import EnsemblePipeline
+from ensemble.pipeline import EnsemblePipeline, check_pipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
 from splits import duplicates
@@ -38,10 +39,15 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
     plan = plans.read(run)
     manifest = store.read_json(run.manifest)
     found = [
-        f"(a, c) {name}: the run was made with {manifest.get(name)}, found {value}"
+        f"(a, c) {name} of {run.path / store.FILE_OF.get(name, '')}: the run was made "
+        f"with {manifest.get(name)}, found {value}; so says {run.manifest}"
         for name, value in plans.facts(plan).items()
         if manifest.get(name) != value
     ]
+    if found:
+        # Against a wrong plan everything else would look wrong too.
+        return found
+    found += _of_pipeline(run, manifest)
     for member in range(plan.codes.n_members):
         found += _of_member(run, member, plan)
     found += _shared_weights(run, plan.codes.n_members)
@@ -82,12 +88,17 @@ def statement(run: Run) -> str:
     )
 
 
+def _of_pipeline(run: Run, manifest: dict[str, Any]) -> Iterator[str]:
+    try:
+        check_pipeline(run.path, manifest)
+    except BadInput as error:
+        yield f"(d) {error}"
+
+
 def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
     folder = run.member(member)
     try:
-        record = store.read_json(folder / "member.json")
-        for name, expected in record["files"].items():
-            store.check(folder / name, expected)
+        record = store.check_sealed(folder, "member.json")
         exposure = store.read_array(folder / "exposure.npy")
     except BadInput as error:
         yield f"(a) member {member}: {error}"

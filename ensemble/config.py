@@ -23,6 +23,9 @@ from splits.errors import BadInput
 from splits.sources import IMAGE, NEAR_DUPLICATES
 from splits.streams import salt_digest
 
+# What nests deeply is read in quadratic time: more would look like a hang.
+MOST_BYTES = 2**14
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -308,19 +311,65 @@ class Config:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML readers take the last without a word."""
+    """Refuses what no config needs.
+
+    That is: a key that stands twice, of which YAML readers take the last without a
+    word; anchors and aliases, by which a short file can become an endless one; tags,
+    by which a text can claim to be anything; and numbers of more than 64 bits.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        for part in ("anchor", "tag"):
+            if getattr(event, part, None) is not None:
+                _refuse(f"a config has no anchors, aliases or tags, here {part}", event)
+        return super().compose_node(parent, index)  # type: ignore[arg-type]
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
     ) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                _refuse("a key must be a word", key)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
+                _refuse(f"the key {key.value!r} stands twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) >= 2**64:
+            _refuse("a whole number of more than 64 bits", node)
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _refuse(what: str, at: Any) -> typing.NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, what, at.start_mark)
+
+
+def _parsed(text: str, name: str) -> Any:
+    """What a text of YAML says.
+
+    Raises:
+        BadInput: If it is not YAML, or holds what no config needs.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - derives from SafeLoader
+    # ValueError: a day that no calendar has, such as 2024-02-31.
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadInput(
+            f"{name} is not valid YAML: {error}. Mend it there; plain `key: value` lines "
+            "are all that is needed."
+        ) from None
+    except RecursionError:
+        raise BadInput(
+            f"{name} is not valid YAML: it is nested too deeply. Options are two deep: "
+            "sections and their keys."
+        ) from None
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -330,14 +379,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         BadInput: If the file cannot be read, or a key, type or value is wrong.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"Cannot read the config {path}: {error}") from None
-    try:
-        tree = yaml.load(text, _Loader)  # noqa: S506 - derives from SafeLoader
-    # ValueError: a day that no calendar has, such as 2024-02-31.
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{path} is not valid YAML: {error}") from None
+        raise BadInput(
+            f"Cannot read the config {path}: {error}. Name a YAML file in UTF-8."
+        ) from None
+    if len(content) > MOST_BYTES:
+        raise BadInput(
+            f"The config {path} is longer than {MOST_BYTES} bytes; every option with its "
+            "default fits into a fifth of that. Name another file."
+        )
+    tree = _parsed(text, str(path))
     if not isinstance(tree, dict):
         raise BadInput(f"{path} holds no options. Write `run: runs/NAME` at least.")
     for override in overrides:
@@ -391,11 +445,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise BadInput(f"Override {override!r}: {section!r} is not a section.")
-    try:
-        tree[key] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise BadInput(f"Override {override!r}: {text!r} is not valid YAML.") from None
+            raise BadInput(
+                f"Override {override!r}: {section!r} is not a section. Write "
+                "section.key=value, such as training.steps=500."
+            )
+    tree[key] = _parsed(text, f"Override {override!r}")
 
 
 def _build(cls: type, tree: Any, prefix: str) -> Any:
@@ -429,6 +483,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     alternatives = (
         typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     )
+    if isinstance(value, str) and "\0" in value:
+        raise BadInput(f"{name} is {value!r}: no name has a zero in it. Remove it.")
     for alternative in alternatives:
         if _matches(value, alternative):
             return float(value) if alternative is float else value

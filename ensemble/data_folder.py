@@ -78,7 +78,9 @@ def _decoded(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BadInput(f"Cannot read {path}: {error.strerror}.") from None
+        raise BadInput(
+            f"Cannot read {path}: {error.strerror}. Permit access, or move it away."
+        ) from None
     return pixels.decode(content, str(path), config)
 
 

@@ -190,7 +190,9 @@ def _grouped(files: Iterator[dict[str, Any]], url: str) -> Iterator[dict[str, An
     try:
         yield from tariterators.group_by_keys(files)
     except (ValueError, tarfile.TarError) as error:
-        raise BadInput(f"{url} cannot be read: {error.args[0]}") from None
+        raise BadInput(
+            f"{url} cannot be read: {error.args[0]}. Write the shard again."
+        ) from None
 
 
 def _content(sample: dict[str, Any], field: str) -> bytes:
@@ -245,7 +247,7 @@ def _class(sample: dict[str, Any]) -> int:
 def _metadata(sample: dict[str, Any]) -> dict[str, str]:
     try:
         entries = json.loads(_content(sample, "json") if "json" in sample else b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{_name(sample)} has a field json that cannot be read ({error}). Mend the "
             "shard."

@@ -316,6 +316,7 @@ def measure_adjointly(asked: Asked) -> Path:
     folder = asked.folder("adjoint")
     folder = folder.with_name(f"{folder.name}.{store.file_name(name)}")
     if folder.exists():
+        store.check_sealed(folder, "info.json")
         return folder
     asked_for = queries.load(asked.run, asked.name)
     with store.stage(asked.run, f"ablate {folder.name}"):
@@ -367,7 +368,7 @@ def _there(asked: Asked, folder: Path) -> bool:
     """Whether the tables have been made already, with all that is asked for."""
     if not folder.exists():
         return False
-    kept = store.read_json(folder / "info.json")["measurements"]
+    kept = store.check_sealed(folder, "info.json")["measurements"]
     missing = [name for name in asked.measurements if name not in kept]
     if missing:
         raise BadInput(

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ensemble import store
 from splits.errors import BadInput
 
 # What the user can mend about a disk: no room, no permission, mounted read-only.
@@ -73,7 +74,7 @@ def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> i
     try:
         return main(arguments)
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {store.visible(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in DISK:

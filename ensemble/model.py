@@ -94,7 +94,10 @@ def build_member(
                 num_class_embeds=None if n_classes is None else n_classes + 1,
             )
         except ValueError as error:
-            raise BadInput(f"model: UNet2DModel refuses this config: {error}") from None
+            raise BadInput(
+                f"model: UNet2DModel refuses this config: {error}. Change the options "
+                "of `model` that it names."
+            ) from None
 
 
 def noise_schedule(config: ModelConfig) -> DDPMScheduler:
@@ -312,13 +315,15 @@ def load_member(folder: Path) -> UNet2DModel:
     Raises:
         BadInput: If a file is missing or damaged.
     """
-    record = folder / "member.json"
-    if record.exists():
-        for name, expected in store.read_json(record)["files"].items():
-            store.check(folder / name, expected)
+    # Only what lies outside of a run may be without a record.
+    if store.run_of(folder) or (folder / "member.json").exists():
+        store.check_sealed(folder, "member.json")
     try:
         network = UNet2DModel.from_pretrained(
-            str(folder), local_files_only=True, low_cpu_mem_usage=False
+            str(folder),
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(

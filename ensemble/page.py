@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ensemble import store
+
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -51,15 +53,10 @@ def _environment() -> jinja2.Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Control characters spelled out, or a name could hide or reorder other text."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+    """Control characters spelled out in text that is not of this project."""
+    if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in value
-    )
+    return store.visible(value)
 
 
 def _signed(value: float, decimals: int) -> str:
@@ -82,6 +79,8 @@ def _cell(value: Any) -> str:
             return f"{value:,.4g}".replace("-", MINUS)
         case str():
             return value
+        case {"value": found, "low": low, "high": high}:
+            return f"{_cell(found)} [{_cell(low)}, {_cell(high)}]"
     return json.dumps(value)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ensemble import card, store
 from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
-from ensemble.store import Run
+from ensemble.store import CARD, PIPELINE, Run
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
 
@@ -307,7 +307,10 @@ class EnsemblePipeline(DiffusionPipeline):
         if len(labels) == 1:
             labels = labels.repeat(n_images)
         if len(labels) != n_images:
-            raise BadInput(f"{len(labels)} class_labels came for {n_images} images.")
+            raise BadInput(
+                f"{len(labels)} class_labels came for {n_images} images. Give one for "
+                "all, or one for each."
+            )
         if labels.min() < 0 or labels.max() >= no_label:
             raise BadInput(
                 f"class_labels run from {labels.min()} to {labels.max()}; allowed: 0 to "
@@ -382,16 +385,22 @@ class EnsemblePipeline(DiffusionPipeline):
             BadInput: If there is no such pipeline, or a file of it is damaged.
         """
         folder = Path(pretrained_model_name_or_path)
+        manifest = _manifest(folder)
         if not (folder / "model_index.json").exists():
             raise BadInput(
-                f"{folder} holds no pipeline (no model_index.json). Give a run folder, "
-                "such as train.py makes, or one written by save_pretrained."
+                f"{folder} holds no pipeline: {folder / 'model_index.json'} is missing. "
+                "Give a run folder that train.py has finished, or one written by "
+                "save_pretrained."
             )
+        if manifest is not None:
+            check_pipeline(folder, manifest)
+            # A member whose folder is lost must not fall silent.
+            members = range(manifest["n_members"]) if members is None else members
         model = EnsembleModel.from_pretrained(
             folder / "members", members, torch_dtype=kwargs.get("torch_dtype")
         )
         pipe = super().from_pretrained(str(folder), members=model, **kwargs)
-        pipe.codes = _codes(folder)
+        pipe.codes = _codes(folder, manifest)
         return pipe
 
 
@@ -413,7 +422,9 @@ def checked_votes(
             f"({n_images}, {n_members}), one for each loaded member."
         )
     if not np.isfinite(rows).all() or (rows < 0).any():
-        raise BadInput("votes must be finite and non-negative.")
+        raise BadInput(
+            "votes must be finite and non-negative. Mend those that are not."
+        )
     sums = rows.sum(axis=1)
     if not np.allclose(sums, 1, atol=1e-6):
         raise BadInput(
@@ -423,14 +434,31 @@ def checked_votes(
     return rows
 
 
-def _codes(folder: Path) -> CodeBook | None:
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder; None if a pipeline was saved there by itself."""
+    path = folder / "manifest.json"
+    in_a_run = path.exists() or (folder / "config.yaml").exists()
+    return store.read_json(path) if in_a_run else None
+
+
+def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
+    """Compare what says how to sample with the manifest of its run.
+
+    Raises:
+        BadInput: If a file is missing or damaged.
+    """
+    files = manifest["stages"].get("train", {}).get("files", {})
+    for name, expected in files.items():
+        store.check(folder / name, expected)
+
+
+def _codes(folder: Path, manifest: dict[str, Any] | None) -> CodeBook | None:
     path = folder / "codes.npy"
-    if not path.exists():
+    if manifest is None and not path.exists():
         return None
-    codes = CodeBook(store.read_array(path))
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        expected = store.read_json(manifest)["code_book_digest"]
+    codes = store.read_codes(path)
+    if manifest is not None:
+        expected = manifest["code_book_digest"]
         if codes.digest() != expected:
             raise store.damaged(path, expected, codes.digest())
     return codes
@@ -475,4 +503,5 @@ def complete(run: Run) -> None:
         )
         pipe.scheduler.save_pretrained(run.path / "scheduler")
         pipe.save_config(run.path)
-        store.write_text(run.path / "README.md", card.model_card(run))
+        facts["files"] = {file: store.sha256(run.path / file) for file in PIPELINE}
+    store.write_text(run.path / CARD, card.model_card(run))

@@ -16,6 +16,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from ensemble import store
 from ensemble.config import DataConfig
 from splits.errors import BadInput
 
@@ -79,8 +80,9 @@ def decode_array(
             or number of channels than the config wants, or values beyond [-1, 1].
     """
     try:
-        image = np.load(BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Not np.load: it would also open an archive of arrays.
+        image = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    except store.NO_ARRAY as error:
         raise BadInput(
             f"{name} cannot be read as a .npy array ({error}). Write it with np.save "
             "and without pickled objects."

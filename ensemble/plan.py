@@ -196,7 +196,7 @@ def read(run: Run) -> Plan:
         data=datasets.load(run.config.data),
         source_of=store.read_array(run.source_of),
         source_names=named["names"],
-        codes=CodeBook(store.read_array(run.codes)),
+        codes=store.read_codes(run.codes),
         owners=named.get("owners", {}),
     )
 

@@ -112,13 +112,11 @@ def load(run: Run, name: str) -> Queries:
             f"{', '.join(known) or 'none'}. Make some with `attribute.py {run.path} "
             f"generate --name {name}`."
         )
-    labelled = (folder / "conditions.npy").exists()
+    labelled = "conditions.npy" in store.check_sealed(folder, "info.json")["files"]
     return Queries(
-        seeds=store.sealed_array(folder, "info.json", "seeds.npy"),
-        conditions=store.sealed_array(folder, "info.json", "conditions.npy")
-        if labelled
-        else None,
-        images=store.sealed_array(folder, "info.json", "images.npy"),
+        seeds=store.read_array(folder / "seeds.npy"),
+        conditions=store.read_array(folder / "conditions.npy") if labelled else None,
+        images=store.read_array(folder / "images.npy"),
     )
 
 

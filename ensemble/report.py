@@ -77,9 +77,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     tables = findings.saved(run, name)
     cards = _cards(run, name, data, tables)
     manifest = store.read_json(run.manifest)
-    members = [
-        store.read_json(path) for path in sorted(run.members.glob("*/member.json"))
-    ]
+    members = run.member_records()
     text = page.render(
         title=run.path.resolve().name,
         name=name,
@@ -95,8 +93,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         manifest=manifest,
         commands=_commands(run, name, data, cards, tables),
         options=configs.to_yaml(run.config),
-        scores=_saved_tables(run.scores(name)),
-        evaluation=_saved_tables(run.evaluation),
+        scores=_saved_tables(run.scores(name), ".npy"),
+        evaluation=_saved_tables(run.evaluation, ".csv"),
     )
     path = run.path / "report.html"
     store.write_text(path, text)
@@ -110,7 +108,7 @@ def _cards(
     images = store.sealed_array(folder, "info.json", "images.npy")
     seeds = store.sealed_array(folder, "info.json", "seeds.npy")
     labels = [""] * len(seeds)
-    if (folder / "conditions.npy").exists():
+    if "conditions.npy" in store.read_json(folder / "info.json")["files"]:
         conditions = store.sealed_array(folder, "info.json", "conditions.npy")
         labels = [data.label_names[condition] for condition in conditions]
     units = [findings.Units(run, data, table) for table in tables]
@@ -251,9 +249,9 @@ def _asked_for(info: dict[str, Any], data: TrainingImages) -> str:
     return " --sources " + ",".join(str(source) for source in info["group_sources"][0])
 
 
-def _saved_tables(folder: Path) -> list[Table]:
+def _saved_tables(folder: Path, kind: str) -> list[Table]:
     """Whatever tables a folder's JSON files hold, as they are."""
-    return [_table(path) for path in sorted(folder.glob("*.json"))]
+    return [_table(path) for path in store.records(folder, kind)]
 
 
 def _table(path: Path) -> Table:
@@ -262,7 +260,9 @@ def _table(path: Path) -> Table:
     note = content.pop("note", "")
     drawings = [path.parent / file for file in content.pop("figures", [])]
     if "rows" in content:
-        columns, rows = content["columns"], content["rows"]
+        lines = content["rows"]
+        columns = list(dict.fromkeys(column for line in lines for column in line))
+        rows = [[line.get(column) for column in columns] for line in lines]
     else:
         columns, rows = ["fact", "value"], [list(fact) for fact in content.items()]
     return Table(title, note, columns, rows, [_svg_address(path) for path in drawings])

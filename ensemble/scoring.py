@@ -139,6 +139,7 @@ def score(
         kept = store.read_json(sidecar)
         has_images = kept["images_sha256"] is not None
         if has_images >= per_image and set(dampings) <= set(kept["dampings"]):
+            _check(path, kept)
             return path
         per_image |= has_images
     setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
@@ -162,6 +163,22 @@ def score(
         facts |= {"images_sha256": images_digest}
         store.write_json(sidecar, {**identity, **facts, "sha256": digest})
     return path
+
+
+def _check(path: Path, kept: dict[str, Any]) -> None:
+    """Compare the files of a score with its sidecar.
+
+    Raises:
+        BadInput: If one is missing or damaged.
+    """
+    digests = {
+        path: kept["sha256"],
+        path_file(path): kept["path_sha256"],
+        images_file(path): kept["images_sha256"],
+    }
+    for file, digest in digests.items():
+        if digest is not None:
+            store.check(file, digest, path.with_suffix(".json"))
 
 
 def _sums(

@@ -1,9 +1,9 @@
 """The run folder: every path in it, what proves it whole, and how it is written.
 
 Whatever is written appears whole or not at all: it is written under a temporary name,
-flushed to the disk, then renamed. Every JSON file carries its own digest, and the
-digests of the arrays and weights that it speaks for, so that damage is found on load.
-Nothing is pickled, in or out.
+flushed to the disk, then renamed. Every JSON file carries its own digest, its place in
+the run, and the digests of the arrays and weights that it speaks for, so that damage is
+found on load, and so are files that changed places. Nothing is pickled, in or out.
 
 Before: config.py (what the run is made from). After: everything that reads or writes.
 """
@@ -32,12 +32,44 @@ import numpy as np
 
 from ensemble import config as configs
 from ensemble.config import Config
+from splits.codes import CodeBook
 from splits.errors import BadInput
 
 PACKAGES = ("torch", "diffusers", "accelerate", "webdataset", "numpy", "scikit-learn")
 REFERENCE: Literal["reference"] = "reference"
 # Whoever is trained: a member by its number, or the reference.
 Trainable = int | Literal["reference"]
+# What makes a run folder a pipeline; the model card is written last.
+CARD = "README.md"
+PIPELINE = ("model_index.json", "scheduler/scheduler_config.json")
+# What Python raises at bytes that are no JSON object, or at one without a digest, or
+# nested deeper than it follows.
+_NO_RECORD = (
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+)
+# What numpy raises at bytes that are no array. A header is Python source to it: a damaged
+# one fails in any of Python's ways, or asks for more memory than there is.
+NO_ARRAY = (
+    OSError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    tokenize.TokenError,
+)
+# Which file a digest in the manifest is of.
+FILE_OF = {
+    "config_digest": "config.yaml",
+    "code_book_digest": "codes.npy",
+    "source_of_digest": "source_of.npy",
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +103,15 @@ class Run:
     def members(self) -> Path:
         """One folder a trained member."""
         return self.path / "members"
+
+    def member_records(self) -> list[dict[str, Any]]:
+        """What is on record of every trained member, in order.
+
+        Raises:
+            BadInput: If a record is missing or damaged.
+        """
+        trained = sorted(path for path in self.members.glob("*") if path.name.isdigit())
+        return [read_json(path / "member.json") for path in trained]
 
     def member(self, member: int) -> Path:
         """The folder of one member; it exists once the member is trained."""
@@ -152,10 +193,10 @@ def open_run(path: str | Path) -> Run:
             f"{path} is not a run folder: it has no config.yaml. Make one with "
             "`python train.py CONFIG`."
         )
-    run = Run(path, configs.load(kept))
-    if run.manifest.exists():
-        check_manifest(run, {"config_digest": sha256(kept)})
-    return run
+    if (path / "manifest.json").exists():
+        # Before it is read: what damage did to it may look like a wrong option.
+        _compare(path, {"config_digest": sha256(kept)})
+    return Run(path, configs.load(kept))
 
 
 def start_manifest(run: Run, facts: dict[str, Any]) -> None:
@@ -201,13 +242,19 @@ def check_manifest(run: Run, facts: dict[str, Any]) -> None:
     Raises:
         BadInput: If one differs, with its name, what was expected and what was found.
     """
-    manifest = read_json(run.manifest)
+    _compare(run.path, facts)
+
+
+def _compare(folder: Path, facts: dict[str, Any]) -> None:
+    manifest = read_json(folder / "manifest.json")
     for name, found in facts.items():
         if manifest.get(name) != found:
+            of = folder / FILE_OF.get(name, "")
             raise BadInput(
-                f"{name} of {run.path} has changed: the run was made with "
-                f"{manifest.get(name)}, now there is {found}. Restore what was there, "
-                "or start another run."
+                f"{name} of {of} has changed: the run was made with "
+                f"{manifest.get(name)}, now there is {found}; so says "
+                f"{folder / 'manifest.json'}. Restore what was there, or start another "
+                "run."
             )
 
 
@@ -240,15 +287,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole; its digest is the sha256 of its text without it."""
-    digest = _digest_of(_as_json(content, ""))
-    _write(path, _as_json(content, digest).encode("utf-8"))
+    placed = {**content, "place": _place(path)}
+    digest = _digest_of(_as_json(placed, ""))
+    _write(path, _as_json(placed, digest).encode("utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file that `write_json` wrote.
 
     Raises:
-        BadInput: If it is missing or damaged.
+        BadInput: If it is missing or damaged, or was written elsewhere.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -257,13 +305,20 @@ def read_json(path: Path) -> dict[str, Any]:
         found = _digest_of(text.replace(expected, ""))
     except FileNotFoundError:
         raise missing(path) from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except _NO_RECORD as error:
         raise BadInput(
             f"{path} cannot be read as JSON with a digest ({error}). It is damaged: "
             "delete it, and run the stage that wrote it again."
         ) from None
     if found != expected:
         raise damaged(path, expected, found)
+    # Runs of before files knew their place have none.
+    place = content.pop("place", path.name)
+    if not f"/{_joined(path.absolute())}".endswith(f"/{place}"):
+        raise BadInput(
+            f"{path} was written as {place}: files have changed places. Put each back, "
+            "or delete it and run the stage that wrote it again."
+        )
     return content
 
 
@@ -289,16 +344,35 @@ def read_array(path: Path, expected: str | None = None) -> np.ndarray:
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    # A header is Python source to numpy: a damaged one fails in any of Python's ways.
-    except (OSError, ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:
+    except NO_ARRAY as error:
         raise BadInput(
             f"{path} is not a readable array ({error}). Delete it, and run the stage "
             "that wrote it again."
         ) from None
 
 
-def check(path: Path, expected: str) -> None:
+def read_codes(path: Path) -> CodeBook:
+    """The code book in a .npy file.
+
+    Raises:
+        BadInput: If it is missing, damaged, or no code book.
+    """
+    bits = read_array(path)
+    if bits.dtype != bool or bits.ndim != 2:
+        raise BadInput(
+            f"{path} is an array {bits.shape} of {bits.dtype}; bits (sources, members) "
+            "are wanted. It is another file, or damaged: restore it from a copy."
+        )
+    return CodeBook(bits)
+
+
+def check(path: Path, expected: str, record: Path | None = None) -> None:
     """Compare a file with the sha256 on record.
+
+    Args:
+        path: The file.
+        expected: The sha256.
+        record: Where that was read, for the message.
 
     Raises:
         BadInput: If it is missing, or its bytes are not those that were written.
@@ -307,7 +381,7 @@ def check(path: Path, expected: str) -> None:
         raise missing(path)
     found = sha256(path)
     if found != expected:
-        raise damaged(path, expected, found)
+        raise damaged(path, expected, found, record)
 
 
 def seal(folder: Path, name: str, facts: dict[str, Any]) -> None:
@@ -320,6 +394,18 @@ def seal(folder: Path, name: str, facts: dict[str, Any]) -> None:
     write_json(folder / name, {**facts, "files": files})
 
 
+def check_sealed(folder: Path, name: str) -> dict[str, Any]:
+    """The done mark of a folder, once every file that it lists has been checked.
+
+    Raises:
+        BadInput: If a file or the done mark is missing or damaged.
+    """
+    record = read_json(folder / name)
+    for file, expected in record["files"].items():
+        check(folder / file, expected, folder / name)
+    return record
+
+
 def sealed_array(folder: Path, name: str, file: str) -> np.ndarray:
     """An array of a sealed folder, checked against the folder's done mark.
 
@@ -329,7 +415,26 @@ def sealed_array(folder: Path, name: str, file: str) -> np.ndarray:
     files = read_json(folder / name)["files"]
     if file not in files:
         raise missing(folder / file)
-    return read_array(folder / file, files[file])
+    check(folder / file, files[file], folder / name)
+    return read_array(folder / file)
+
+
+def records(folder: Path, kind: str) -> list[Path]:
+    """The JSON files of a folder; every file of that kind has one of its own.
+
+    Args:
+        folder: Where `METHOD.json` stands beside `METHOD.npy` and `METHOD.path.npy`.
+        kind: What the names of the others end with, such as `.npy`.
+
+    Raises:
+        BadInput: If a JSON file is missing.
+    """
+    found = sorted(folder.glob("*.json"))
+    for path in sorted(folder.glob(f"*{kind}")):
+        record = path.with_name(path.name.partition(".")[0] + ".json")
+        if record not in found:
+            raise missing(record)
+    return found
 
 
 @contextlib.contextmanager
@@ -391,11 +496,27 @@ def missing(path: Path) -> BadInput:
     )
 
 
-def damaged(path: Path, expected: str, found: str) -> BadInput:
+def damaged(
+    path: Path, expected: str, found: str, record: Path | None = None
+) -> BadInput:
     """The error for a file whose bytes are not those that were written."""
+    source = f" by {record}" if record else ""
     return BadInput(
-        f"{path} is damaged: expected sha256 {expected}, found {found}. Delete it and "
-        "run the stage that wrote it again, or restore it from a copy."
+        f"{path} is damaged: expected sha256 {expected}{source}, found {found}. "
+        f"{_remedy(path, record)}"
+    )
+
+
+def _remedy(path: Path, record: Path | None) -> str:
+    """A folder with a done mark is made again as a whole, or not at all."""
+    if record is None or record.name not in ("info.json", "member.json"):
+        return (
+            "Delete it and run the stage that wrote it again, or restore it from a "
+            "copy."
+        )
+    return (
+        f"Delete the folder {record.parent} and run the stage that wrote it again, or "
+        "restore the file from a copy."
     )
 
 
@@ -436,6 +557,19 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def visible(text: str) -> str:
+    """Text with control characters spelled out.
+
+    Otherwise a name could hide or reorder other text, or steer a terminal.
+    """
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 def file_name(name: str) -> str:
     """A name under which a thing can be kept anywhere; different ones stay different.
 
@@ -444,6 +578,25 @@ def file_name(name: str) -> str:
     """
     kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:100]
     return name if kept == name else f"{kept}-{_digest_of(name)[:8]}"
+
+
+def run_of(path: Path) -> Path | None:
+    """The run folder that a file or folder belongs to, known by its config."""
+    for parent in path.parents:
+        if (parent / "config.yaml").exists():
+            return parent
+    return None
+
+
+def _place(path: Path) -> str:
+    """Where a file stands in its run folder; only its name if there is none."""
+    run = run_of(path)
+    return path.name if run is None else _joined(path.relative_to(run))
+
+
+def _joined(path: Path) -> str:
+    """A path as text, by the names that folders in the making will have."""
+    return "/".join(part.removesuffix(".part") for part in path.parts)
 
 
 def _as_json(content: dict[str, Any], digest: str) -> str:

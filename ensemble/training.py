@@ -246,7 +246,8 @@ class Trainee:
             "average_steps": self.average.optimization_step if self.average else 0,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        metadata = {"facts": json.dumps(facts), "digest": _digest(tensors)}
+        text = json.dumps(facts)
+        metadata = {"facts": text, "digest": _digest(tensors, text)}
         with store.replacing(self.folder / "checkpoint.safetensors") as partial:
             save_file(tensors, partial, metadata)
             store.flush(partial)
@@ -581,15 +582,16 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | N
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads(metadata["facts"])
+        if metadata["digest"] != _digest(tensors, metadata["facts"]):
+            return None
+        return tensors, json.loads(metadata["facts"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-    return (tensors, facts) if metadata["digest"] == _digest(tensors) else None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(store.array_digest(tensors[name].numpy()).encode())
     return digest.hexdigest()

@@ -59,7 +59,8 @@ class Wish:
     def __post_init__(self) -> None:
         if self.n_sources < 2:
             raise BadInput(
-                f"Designs are compared for at least two sources, not {self.n_sources}."
+                f"Designs are compared for at least two sources, not {self.n_sources}. Ask "
+                "for more with --sources."
             )
         for name in ("remove", "keep", "budget"):
             if getattr(self, name) < 1:

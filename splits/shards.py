@@ -15,6 +15,7 @@ After: ensemble/data_shards.py (reads shards back).
 
 import hashlib
 import json
+import lzma
 import os
 import tarfile
 import zlib
@@ -29,6 +30,22 @@ from splits.errors import BadInput
 
 INDEX = "shards.json"
 _OFFSETS = "v1.2"
+# What a shard may ask of memory, in bytes: names and comments of a member; a member; and
+# all members together, where the shard is packed: so much, or so many times its size.
+MOST_OF_HEADER, MOST_OF_MEMBER, MOST_UNPACKED = 2**20, 2**28, 2**26
+MOST_GROWTH = 100
+# What Python raises at bytes that are no archive, or one compressed or nested badly.
+_NO_TAR = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    lzma.LZMAError,
+    zlib.error,
+)
 Sample = tuple[str, Mapping[str, bytes]]
 
 
@@ -135,13 +152,13 @@ def read_index(folder: Path) -> dict[str, Shard]:
     path = folder / INDEX
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["shards"]
-        shards = [Shard(**entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shards = {entry["file"]: Shard(**entry) for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(
             f"{path} is not a readable index of shards ({error}). Write the shards "
             "again, or delete it to read them without a check."
         ) from None
-    return {shard.file: shard for shard in shards}
+    return shards
 
 
 def verify(path: Path, shard: Shard) -> None:
@@ -170,14 +187,20 @@ def places(path: Path, shard: Shard) -> list[Place]:
             f"{offsets} is missing: {INDEX} lists its digest. Restore it from a copy, "
             "or write the shards again."
         )
-    found = _sha256(offsets)
-    if found != shard.idx_sha256:
+    digest = _sha256(offsets)
+    if digest != shard.idx_sha256:
         raise BadInput(
             f"{offsets} is damaged: {INDEX} expects sha256 {shard.idx_sha256}, found "
-            f"{found}. Restore it from a copy, or write the shards again."
+            f"{digest}. Restore it from a copy, or write the shards again."
         )
-    _, *lines = offsets.read_text(encoding="utf-8").splitlines()
-    return [place for line in lines for place in _fields_of(line.split(" "))]
+    try:
+        _, *lines = offsets.read_text(encoding="utf-8").splitlines()
+        found = [place for line in lines for place in _fields_of(line.split(" "))]
+    except ValueError as error:
+        raise BadInput(
+            f"{offsets} is no list of offsets ({error}). Write the shards again."
+        ) from None
+    return found
 
 
 def content(path: str | Path, place: Place) -> bytes:
@@ -217,17 +240,22 @@ def inspect(path: Path, name: str) -> list[Place]:
 
     Raises:
         BadInput: If the archive ends early or cannot be read, or if a member is
-            a link or a device, or lies outside of the folder that it is unpacked in.
+            a link or a device, lies outside of the folder that it is unpacked in, or
+            unpacks to far more than it was.
     """
     found = []
+    allowed = max(MOST_UNPACKED, MOST_GROWTH * path.stat().st_size)
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, tarinfo=_Header) as tar:
             for member in tar:
                 _refuse_outlaw(member, name)
+                _refuse_bomb(member, name, allowed)
                 if member.isreg():
                     found.append(Place(member.name, member.offset_data, member.size))
             complete = _end_is_marked(tar)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except BadInput:
+        raise
+    except _NO_TAR as error:
         raise BadInput(
             f"{name} cannot be read as a tar file ({error}). It is damaged or was cut "
             "short: restore it from a copy."
@@ -294,6 +322,8 @@ def _fields_of(words: list[str]) -> Iterator[Place]:
     """The fields that a line of offsets lists, four words each."""
     for at in range(0, len(words), 4):
         _, offset, size, name = words[at : at + 4]
+        if not 0 <= int(size) <= MOST_OF_MEMBER:
+            raise ValueError(f"{name} of {size} bytes")
         yield Place(name, int(offset), int(size))
 
 
@@ -302,11 +332,34 @@ def _whole_blocks(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _refuse_outlaw(member: tarfile.TarInfo, name: str) -> None:
-    if not (member.isreg() or member.isdir()):
+class _Header(tarfile.TarInfo):
+    """A header that is refused before what it announces is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        header = super().frombuf(buf, encoding, errors)
+        extends = header.type not in tarfile.REGULAR_TYPES
+        if header.size < 0 or (extends and header.size > MOST_OF_HEADER):
+            raise tarfile.ReadError(f"a header announces {header.size} bytes")
+        return header
+
+
+def _refuse_bomb(member: tarfile.TarInfo, name: str, allowed: int) -> None:
+    end = member.offset_data + member.size
+    if member.size > MOST_OF_MEMBER or end > allowed:
         raise BadInput(
-            f"{name} has the member {member.name!r}, which is a link or a device. "
-            "Shards hold plain files only: pack the file itself."
+            f"{name} unpacks to {max(member.size, end):,} bytes at least, of which "
+            f"{member.name!r} takes {member.size:,}; allowed are {MOST_OF_MEMBER:,} for "
+            f"one file, and {allowed:,} for all. Pack smaller images, or without "
+            "compression."
+        )
+
+
+def _refuse_outlaw(member: tarfile.TarInfo, name: str) -> None:
+    if member.issparse() or not (member.isreg() or member.isdir()):
+        raise BadInput(
+            f"{name} has the member {member.name!r}, which is a link or a device, "
+            "or a file with holes. Shards hold plain files only: pack the file itself."
         )
     if not _is_inside(member.name):
         raise BadInput(

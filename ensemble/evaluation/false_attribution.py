@@ -227,7 +227,7 @@ def _influences(run: Run, name: str) -> dict[str, tuple[np.ndarray, np.ndarray, 
     found = {}
     for suffix, method in ABLATIONS.items():
         folder = run.influence(name + suffix)
-        if not (folder / "info.json").exists():
+        if not folder.exists():
             continue
         files = store.read_json(folder / "info.json")["files"]
         if "displacement.npy" in files:

@@ -86,6 +86,7 @@ def ablate(
     """
     folder = run.influence(name)
     if folder.exists():
+        store.check_sealed(folder, "info.json")
         return folder
     asked = queries.load(run, name)
     form = denoising_loss_form(

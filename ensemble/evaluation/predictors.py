@@ -88,7 +88,7 @@ def score_again(
     """Score what is there and has a damping with other dampings too."""
     if not dampings:
         return
-    for path in sorted(run.scores(name).glob("*.json")):
+    for path in store.records(run.scores(name), ".npy"):
         facts = store.read_json(path)
         scorer = SCORERS.get(facts["method"])
         asked = methods is None or path.stem in methods
@@ -105,7 +105,7 @@ def score_again(
 
 
 def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
-    for sidecar in sorted(run.scores(name).glob("*.json")):
+    for sidecar in store.records(run.scores(name), ".npy"):
         facts, file = store.read_json(sidecar), sidecar.with_suffix(".npy")
         tables.require_same(file, facts, {"queries_digest": queries_digest})
         score, digest, path = (
@@ -124,7 +124,7 @@ def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
 def _influences(run: Run, name: str) -> Iterator[Predictor]:
     for suffix, method in ABLATIONS.items():
         folder = run.influence(name + suffix)
-        if not (folder / "info.json").exists():
+        if not folder.exists():
             continue
         files = store.read_json(folder / "info.json")["files"]
         for file, sign in TABLES.items():

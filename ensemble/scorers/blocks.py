@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64, UInt32
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -65,16 +65,20 @@ def filled(
     with filelock.FileLock(path.with_suffix(".lock")):
         table = disk.opened(path, shape, np.float32, np.nan)
         costs = disk.opened(path.with_suffix(".costs.npy"), (shape[-2], 3), np.float32)
+        sums = disk.opened(path.with_suffix(".sums.npy"), shape[-2:-1], np.uint32)
+        by_query = np.moveaxis(table, -2, 0)
+        by_query[sums != disk.sums(by_query)] = np.nan
         _remember(setting.work, costs.sum(axis=0, dtype=np.float64))
         for queries in tqdm(list(_parts(shape[-2], sizes.n_queries)), disable=None):
             began, before = time.perf_counter(), dataclasses.replace(setting.work)
-            _fill(table, queries, sizes.n_images, prepare)
+            _fill(table, sums, queries, sizes.n_images, prepare)
             costs[queries.start] += (
                 time.perf_counter() - began,
                 setting.work.gradients - before.gradients,
                 setting.work.forwards - before.forwards,
             )
             table.flush()
+            sums.flush()
             costs.flush()
     return table
 
@@ -88,6 +92,7 @@ def _remember(work: Work, cost: Float64[np.ndarray, "3"]) -> None:
 
 def _fill(
     table: Float32[np.ndarray, "*dampings queries images"],
+    sums: UInt32[np.ndarray, " queries"],
     queries: slice,
     images_at_once: int,
     prepare: Callable[[slice], Against],
@@ -103,6 +108,7 @@ def _fill(
     against = prepare(queries)
     for images in missing:
         table[..., queries, images] = against(images)
+        sums[queries] = disk.sums(np.moveaxis(table[..., queries, :], -2, 0))
 
 
 def digest(

@@ -6,10 +6,12 @@ Before: setting.py. After: features.py, blocks.py, fitting.py.
 import hashlib
 import json
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt32
 from torch import Tensor, nn
 
 from ensemble import store
@@ -38,8 +40,9 @@ def opened(
     Raises:
         BadInput: If there is no room for it.
     """
-    if path.exists():
-        return np.lib.format.open_memmap(path, "r+")
+    kept = _kept(path, shape, dtype)
+    if kept is not None:
+        return kept
     needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -54,6 +57,22 @@ def opened(
             array[:] = empty
         array.flush()
     return np.lib.format.open_memmap(path, "r+")
+
+
+def _kept(
+    path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike
+) -> np.memmap | None:
+    """The array that is there; None if it is missing, or not what was written."""
+    try:
+        array = np.lib.format.open_memmap(path, "r+")
+    except store.NO_ARRAY:
+        return None
+    return array if (array.shape, array.dtype) == (shape, np.dtype(dtype)) else None
+
+
+def sums(rows: np.ndarray) -> UInt32[np.ndarray, " rows"]:
+    """A checksum of each row."""
+    return np.array([zlib.crc32(row.tobytes()) for row in rows], dtype=np.uint32)
 
 
 def digest_of(facts: dict[str, Any]) -> str:

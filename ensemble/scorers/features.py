@@ -271,10 +271,12 @@ def kept(
     with filelock.FileLock(path.with_suffix(".lock")):
         advice = "project to fewer dimensions"
         rows = disk.opened(path, shape, dtype, what="Features", advice=advice)
-        # What each row took; zero: it is not there yet.
+        # What each row took; zero: it is not there yet, or not what was written.
         seconds = disk.opened(path.with_suffix(".seconds.npy"), shape[:1], np.float64)
+        sums = disk.opened(path.with_suffix(".sums.npy"), shape[:1], np.uint32)
+        seconds[sums != disk.sums(rows)] = 0
         setting.work.seconds_before += float(seconds.sum())
-        _fill(setting, feature, network, examples, rows, seconds)
+        _fill(setting, feature, network, examples, rows, seconds, sums)
     setting.work.gradients += len(examples) * len(feature.draws)
     return rows
 
@@ -286,6 +288,7 @@ def _fill(
     examples: Seen,
     rows: np.memmap,
     seconds: np.memmap,
+    sums: np.memmap,
 ) -> None:
     """Take the rows that are missing."""
     missing = np.flatnonzero(seconds == 0)
@@ -307,6 +310,8 @@ def _fill(
             found = feature.rows(network, states, batch, chosen.keys.tolist())
             rows[numbers] = found.cpu().numpy()
             rows.flush()
+            sums[numbers] = disk.sums(rows[numbers])
+            sums.flush()
             seconds[numbers] = (time.perf_counter() - began) / len(numbers)
             seconds.flush()
             bar.update(len(numbers))

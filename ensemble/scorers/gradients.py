@@ -351,7 +351,10 @@ def trainable_layers(network: nn.Module) -> dict[str, nn.Module]:
             "their weights, or use other blocks."
         )
     if not layers:
-        raise BadInput("The network has no trainable weights to take gradients by.")
+        raise BadInput(
+            "The network has no trainable weights to take gradients by. Score another "
+            "model, or let some of its weights require gradients."
+        )
     return layers
 
 

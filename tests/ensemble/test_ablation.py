@@ -10,6 +10,7 @@ from ensemble.model import SCHEDULERS
 from ensemble.queries import Queries
 from splits import designs
 from splits.codes import ablated_votes
+from splits.errors import BadInput
 from tests import tiny
 
 
@@ -144,3 +145,22 @@ def test_displacement_is_the_root_mean_square():
     moved = noise.clone()
     moved[1, 0, 0, 0] += 4
     assert displacement(noise, moved).tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["values", "shape", "gone"])
+def test_what_an_interrupted_landscape_left_is_checked(tmp_path, damage):
+    votes = np.eye(2)
+    blocks = ablation._Blocks(tmp_path, 3, votes, [])
+    blocks.keep(np.arange(4, dtype=np.float32)[None], 7)
+    again = ablation._Blocks(tmp_path, 3, votes, [])
+    assert again.done == 4
+    again.keep(np.ones((1, 1), np.float32), 1)
+    assert ablation._Blocks(tmp_path, 3, votes, []).done == 5
+    path = tmp_path / "values.npy"
+    if damage == "gone":
+        path.unlink()
+    else:
+        shape = (1, 6) if damage == "values" else (1, 5)
+        np.save(path, np.zeros(shape, np.float32))
+    with pytest.raises(BadInput, match=r"values\.npy is (damaged: progress|missing)"):
+        ablation._Blocks(tmp_path, 3, votes, [])

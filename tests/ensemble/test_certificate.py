@@ -105,7 +105,7 @@ def test_another_code_book_is_found(run, whole):
     _, plan = whole
     store.write_array(run.codes, CodeBook(plan.codes.bits[::-1].copy()).bits)
     found = certificate.violations(run)
-    assert any("code_book_digest: the run was made with" in line for line in found)
+    assert any("codes.npy: the run was made with" in line for line in found)
 
 
 def test_copied_weights_are_found(run):

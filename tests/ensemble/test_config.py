@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import itertools
 import re
+import time
 from typing import Any
 
 import pytest
@@ -37,7 +39,7 @@ OPTIONS = [
     for option in dataclasses.fields(cls)
 ]
 
-TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 COUNT = st.integers(1, 10**9)
 SEED = st.integers(0, 2**63)
 SHARE = st.floats(0, 1, exclude_max=True)
@@ -372,8 +374,8 @@ def test_overrides_are_read_as_yaml_and_the_last_one_wins(write):
     [
         ("training.steps", "has no '='. Write section.key=value"),
         ("run.steps=3", "'run' is not a section"),
-        ("training.steps=[", "'[' is not valid YAML"),
-        ("data.label=2024-02-31", "'2024-02-31' is not valid YAML"),
+        ("training.steps=[", "Override 'training.steps=[' is not valid YAML"),
+        ("data.label=2024-02-31", "label=2024-02-31' is not valid YAML"),
         ("training.step=3", "Did you mean 'steps'?"),
         ("training.steps=", "training.steps is None: a whole number is wanted."),
         ("training.learning_rate=1e-4", "1.0e-4"),
@@ -429,3 +431,50 @@ def test_a_salt_must_fit_the_digest_that_was_published():
 def test_ways_to_group_images_that_contradict_each_other_are_refused(data, message):
     with pytest.raises(BadInput, match=re.escape(message)):
         from_dict({"run": "a", "data": data})
+
+
+LAUGHS = "\n".join(
+    ["run: r", "a: &a [x, x]"]
+    + [
+        f"{new}: &{new} [*{old}, *{old}]"
+        for old, new in itertools.pairwise("abcdefghi")
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "no anchors, aliases or tags, here anchor"),
+        ("run: &a [*a]", "no anchors, aliases or tags, here anchor"),
+        ("run: *a", "no anchors, aliases or tags, here anchor"),
+        ("run: !!python/object/apply:os.system [true]", "or tags, here tag"),
+        ("run: !!timestamp x", "or tags, here tag"),
+        ("run: !!int ''", "or tags, here tag"),
+        ("run: r\n[a]: 1", "a key must be a word"),
+        ("run: r\n? {}\n: 1", "a key must be a word"),
+        ("run: r\nsplits: {seed: 0x" + "f" * 9000 + "}", "more than 64 bits"),
+        ("run: r\nsplits: {seed: " + "9" * 9000 + "}", "is not valid YAML"),
+        ("run: " + "[" * 16_000, "nested too deeply"),
+        ("run: r\n" + "# all work\n" * 10_000, "is longer than 16384 bytes"),
+        ('run: "a\\0b"', "run is 'a.x00b': no name has a zero in it"),
+    ],
+    ids=lambda text: str(text)[:40].replace("\n", " ").replace("\0", " "),
+)
+def test_what_no_config_needs_is_refused_at_once(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    began = time.process_time()
+    with pytest.raises(BadInput, match=message):
+        load(path)
+    assert time.process_time() - began < 1
+
+
+def test_an_override_is_read_like_a_config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("run: r")
+    for text in ("&a [*a]", "!!int ''", "[" * 9000):
+        with pytest.raises(BadInput, match=r"Override .* is not valid YAML"):
+            load(path, [f"splits.seed={text}"])
+    with pytest.raises(BadInput, match="'run' is not a section. Write section.key"):
+        load(path, ["run.path=x"])

@@ -213,3 +213,13 @@ def test_queries_are_kept_and_other_ones_refused(ablated):
         queries.generate(run, pipe, "two", [5])
     with pytest.raises(BadInput, match="no queries called 'three'.*known: two"):
         queries.load(run, "three")
+
+
+def test_a_damaged_table_is_not_taken_for_done(ablated, tmp_path):
+    run, plan, pipe = ablated
+    shutil.copytree(run.path, tmp_path / "run")
+    copy = dataclasses.replace(run, path=tmp_path / "run")
+    path = copy.influence("two") / "excess.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=r"excess\.npy is damaged"):
+        influence.measure_exactly(asked_of(copy, plan, pipe), n_placebos=10)

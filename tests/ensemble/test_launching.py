@@ -193,3 +193,11 @@ def test_a_launched_process_may_not_launch(monkeypatch):
         RuntimeError, match="A process that was launched may not launch"
     ):
         launching.launch(["-c", ""], 2, threads=1)
+
+
+def test_a_message_never_steers_the_terminal(capsys):
+    def main(_):
+        raise BadInput("a\x1b[2Jb\nc")
+
+    assert launching.guarded(main, []) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[2Jb\nc\n"

@@ -106,3 +106,20 @@ def test_the_model_card_says_what_the_run_is(trained):
     assert manifest["data_fingerprint"] in text
     assert (trained.path / "README.md").read_text() == text
     assert card.member_seconds(trained) > 0
+
+
+def test_a_member_of_a_run_has_a_record(tmp_path):
+    run, _ = tiny.trained(tmp_path / "run")
+    (run.member(1) / "member.json").unlink()
+    with pytest.raises(BadInput, match=r"001/member\.json is missing"):
+        load_member(run.member(1))
+    with pytest.raises(BadInput, match=r"001/member\.json is missing"):
+        run.member_records()
+
+
+def test_weights_are_never_unpickled(trained, tmp_path):
+    network = load_member(trained.member(0))
+    network.save_pretrained(tmp_path, safe_serialization=False)
+    assert list(tmp_path.glob("*.bin"))
+    with pytest.raises(BadInput, match="Cannot load the member in"):
+        load_member(tmp_path)

@@ -1,13 +1,17 @@
 """The ensemble is a model: stock pipelines, votes, seeds and folders agree with it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMPipeline
 
+from ensemble import certificate, queries
 from ensemble.config import SamplingConfig
 from ensemble.model import SCHEDULERS, sampler
 from ensemble.pipeline import EnsemblePipeline, checked_votes, query_generators
+from ensemble.store import PIPELINE
 from splits.codes import ablated_votes
 from splits.errors import BadInput
 from tests import tiny
@@ -314,3 +318,46 @@ def test_every_scheduler_of_the_config_generates():
 def test_votes_of_one_row_hold_for_every_image():
     rows = checked_votes([0.25, 0.75], 3, 2)
     assert np.array_equal(rows, np.tile([0.25, 0.75], (3, 1)))
+
+
+@pytest.fixture
+def finished(tmp_path):
+    run, _ = tiny.trained(tmp_path / "run")
+    return run
+
+
+@pytest.mark.parametrize("file", PIPELINE)
+def test_what_says_how_to_sample_is_checked(finished, file):
+    path = finished.path / file
+    path.write_text(path.read_text().replace("0", "1", 1))
+    with pytest.raises(BadInput, match=f"{file} is damaged: expected sha256"):
+        EnsemblePipeline.from_pretrained(finished.path)
+    assert any(file in line for line in certificate.violations(finished))
+    path.unlink()
+    with pytest.raises(BadInput, match=f"{file} is missing"):
+        EnsemblePipeline.from_pretrained(finished.path)
+
+
+def test_a_member_that_is_lost_does_not_fall_silent(finished):
+    shutil.rmtree(finished.member(3))
+    with pytest.raises(BadInput, match=r"Member 3 is not in .*holds 0-2"):
+        EnsemblePipeline.from_pretrained(finished.path)
+    pipe = EnsemblePipeline.from_pretrained(finished.path, members=[0, 1])
+    assert pipe.members.n_members == 2
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "codes.npy"])
+def test_a_run_is_not_loaded_without_its(finished, file):
+    (finished.path / file).unlink()
+    with pytest.raises(BadInput, match=f"{file} is missing"):
+        EnsemblePipeline.from_pretrained(finished.path)
+
+
+def test_labels_that_are_lost_are_not_taken_for_none(tmp_path):
+    run, _ = tiny.trained(tmp_path / "run", model={"class_conditional": True})
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    queries.generate(run, pipe, "demo", [3])
+    (run.queries("demo") / "conditions.npy").unlink()
+    with pytest.raises(BadInput, match=r"conditions\.npy is missing"):
+        queries.load(run, "demo")

@@ -250,3 +250,24 @@ def test_other_floats_survive_as_npy(channels):
 
 def test_two_channels_of_bytes_are_no_png():
     assert pixels.encode(np.ones((2, 4, 4), dtype=np.float32))[0] == "npy"
+
+
+def test_an_archive_of_arrays_is_no_array():
+    file = io.BytesIO()
+    np.savez_compressed(file, a=np.zeros((1, 2, 2), np.float32))
+    with pytest.raises(BadInput, match=r"cannot be read as a \.npy array"):
+        pixels.decode_array(file.getvalue(), "x.npy", AS_IS)
+
+
+@pytest.mark.parametrize("shape", ["(1, 2, 9" + "0" * 9 + ")", "(1, -2, -2)", "(1,)"])
+def test_a_header_that_asks_for_more_than_there_is_is_refused(shape):
+    content = npy(np.zeros((1, 2, 2), np.float32)).replace(b"(1, 2, 2)", shape.encode())
+    with pytest.raises(BadInput, match=r"x\.npy"):
+        pixels.decode_array(content, "x.npy", AS_IS)
+
+
+def test_a_picture_that_unpacks_to_far_more_is_refused():
+    bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
+    assert len(bomb) < 2**17
+    with pytest.raises(BadInput, match="exceeds limit"):
+        decode(bomb)

@@ -83,8 +83,13 @@ def path(tmp_path_factory: pytest.TempPathFactory, data: TrainingImages) -> Path
     table = {
         "title": "Rank correlation",
         "note": "Over 3 queries.",
-        "columns": ["method", "correlation", "best"],
-        "rows": [["trak", 0.123456, True], ["noise", -0.5, None]],
+        "rows": [
+            {"method": "trak", "correlation": 0.123456, "best": True},
+            {
+                "method": "noise",
+                "correlation": {"value": -0.5, "low": -0.75, "high": None},
+            },
+        ],
         "figures": ["curve.svg"],
     }
     store.write_json(run.evaluation / "lds.json", table)
@@ -203,9 +208,9 @@ def test_tables_of_the_evaluation_are_shown_rounded(page):
     text = page.text("evaluation")
     assert "Rank correlation Over 3 queries." in text
     assert (
-        "method correlation best trak 0.1235 yes noise \N{MINUS SIGN}0.5 \N{EN DASH}"
-        in text
-    )
+        "method correlation best trak 0.1235 yes noise \N{MINUS SIGN}0.5 "
+        "[\N{MINUS SIGN}0.75, \N{EN DASH}] \N{EN DASH}"
+    ) in text
 
 
 def test_the_page_says_how_to_make_it_again(page, path):

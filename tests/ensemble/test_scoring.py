@@ -34,7 +34,9 @@ def trained(tmp_path_factory):
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
     queries.generate(run, pipe, "demo", [3, 4])
-    shutil.copytree(run.member(1), run.path / "reference")
+    record = store.read_json(run.member(1) / "member.json")
+    shutil.copytree(run.member(1), run.reference)
+    store.seal(run.reference, "member.json", record)
     return run, pipe, plan
 
 
@@ -287,3 +289,14 @@ def test_scores_that_are_not_finite_are_refused(trained):
     with pytest.raises(BadInput, match="Scores by broken are not finite"):
         score(*trained, "demo", "broken", scorer=Broken())
     assert not (trained[0].scores("demo") / "broken.npy").exists()
+
+
+def test_a_score_that_is_there_but_damaged_is_not_taken_for_done(trained):
+    run, *_ = trained
+    path = score(*trained, "demo", "damaged", scorer=DOT)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=r"damaged\.npy is damaged: .*by .*\.json"):
+        score(*trained, "demo", "damaged", scorer=DOT)
+    path.unlink()
+    score(*trained, "demo", "damaged", scorer=DOT)
+    assert np.isfinite(scoring.load(run, "demo", "damaged")).all()

@@ -29,7 +29,9 @@ WRITERS = {
     "array": lambda path: store.write_array(path, ARRAY),
 }
 
-KEYS = st.text(st.characters(codec="utf-8")).filter(lambda key: key != "digest")
+KEYS = st.text(st.characters(codec="utf-8")).filter(
+    lambda key: key not in ("digest", "place")
+)
 TREES = st.dictionaries(
     KEYS,
     st.recursive(
@@ -344,6 +346,57 @@ def test_a_folder_without_its_seal_is_not_done(sealed):
     (sealed / "info.json").unlink()
     with pytest.raises(BadInput, match=r"info\.json is missing"):
         store.sealed_array(sealed, "info.json", "a.npy")
+
+
+def test_every_sealed_file_is_checked_and_the_folder_is_the_remedy(sealed):
+    assert store.check_sealed(sealed, "info.json")["n"] == 2
+    store.write_array(sealed / "deep" / "b.npy", ARRAY)
+    message = (
+        r"b\.npy is damaged: .* by .*info\.json, found .*Delete the folder .*sealed"
+    )
+    with pytest.raises(BadInput, match=message):
+        store.check_sealed(sealed, "info.json")
+
+
+def test_every_array_has_a_record_of_its_own(tmp_path):
+    for name in ("a.npy", "a.path.npy", "b.npy"):
+        store.write_array(tmp_path / name, ARRAY)
+    store.write_json(tmp_path / "a.json", {})
+    store.write_json(tmp_path / "alone.json", {})
+    with pytest.raises(BadInput, match=r"b\.json is missing"):
+        store.records(tmp_path, ".npy")
+    (tmp_path / "b.npy").unlink()
+    found = store.records(tmp_path, ".npy")
+    assert [path.name for path in found] == ["a.json", "alone.json"]
+
+
+def test_records_that_changed_places_are_refused(run):
+    one, other = (run.queries(name) / "info.json" for name in ("one", "other"))
+    store.write_json(one, {"n": 1})
+    other.parent.mkdir()
+    one.rename(other)
+    message = r"other/info\.json was written as queries/one/info\.json: .*Put each back"
+    with pytest.raises(BadInput, match=message):
+        store.read_json(other)
+
+
+def test_a_record_keeps_its_place_when_its_folder_is_finished(run):
+    with store.folder_in_the_making(run.queries("demo")) as folder:
+        store.seal(folder, "info.json", {"n": 1})
+    assert store.read_json(run.queries("demo") / "info.json")["n"] == 1
+
+
+def test_a_code_book_is_bits_in_rows_and_columns(tmp_path):
+    store.write_array(tmp_path / "codes.npy", np.eye(3, dtype=bool))
+    assert store.read_codes(tmp_path / "codes.npy").n_members == 3
+    for other in (ARRAY, np.ones(3, dtype=bool)):
+        store.write_array(tmp_path / "codes.npy", other)
+        with pytest.raises(BadInput, match=r"codes\.npy is an array .*bits \(sources"):
+            store.read_codes(tmp_path / "codes.npy")
+
+
+def test_control_characters_are_spelled_out():
+    assert store.visible("a\n\x1b[2J\u202eb é") == "a\n\\x1b[2J\\u202eb é"
 
 
 # Folders in the making.

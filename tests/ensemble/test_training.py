@@ -214,8 +214,9 @@ def test_the_reference_shares_weights_and_noise_where_members_do(tmp_path):
         assert not np.array_equal(*orders)
 
 
+@pytest.mark.parametrize("damaged", ["weights", "step"])
 def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
-    undisturbed, tmp_path
+    undisturbed, tmp_path, damaged
 ):
     whole, _ = undisturbed
     run = store.create(tiny.config(tmp_path / "run"))
@@ -224,7 +225,8 @@ def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
         training.train_members(run, [0], ready, StopsAfter(3))
     path = run.member(0).with_suffix(".part") / "checkpoint.safetensors"
     content = bytearray(path.read_bytes())
-    content[-5] ^= 1
+    at = -5 if damaged == "weights" else content.index(b'step\\": ') + 8
+    content[at] ^= 1
     path.write_bytes(bytes(content))
     training.train_members(run, [0], ready, Stopping())
     assert equal(weights_of(run), weights_of(whole))

@@ -1,5 +1,7 @@
 """Shards are the same bytes every time, and damage never passes for a short archive."""
 
+import dataclasses
+import hashlib
 import io
 import tarfile
 
@@ -249,3 +251,88 @@ def test_folders_are_plain_members(tmp_path):
     info = tarfile.TarInfo("./cats")
     info.type = tarfile.DIRTYPE
     shards.inspect(tar_with(tmp_path / "a.tar", info), "a.tar")
+
+
+def extended(size, kind=tarfile.XHDTYPE):
+    """A header that announces an extended header of that size."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        extended(2**33) + bytes(1024),
+        extended(2**33, tarfile.GNUTYPE_LONGNAME) + bytes(1024),
+        extended(-512) + bytes(1024),
+        extended(-512, tarfile.REGTYPE) + bytes(1024),
+        b"".join(extended(0) for _ in range(3000)) + bytes(1024),
+        b"\xfd7zXZ\x00\x00\x04" + bytes(99),
+        b"\x1f\x8b\x08\x00" + bytes(99),
+        b"BZh91AY&SY" + bytes(99),
+        b"",
+    ],
+    ids=["pax", "long name", "pax back", "back", "deep", "xz", "gz", "bz2", "empty"],
+)
+def test_a_hostile_header_is_refused_before_it_is_believed(tmp_path, content):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.tar (cannot be read as a tar|has no end)"):
+        shards.inspect(path, "a.tar")
+
+
+def test_a_tar_file_that_unpacks_to_far_more_is_refused(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    info = tarfile.TarInfo("000.png")
+    info.size = 2**20
+    with tarfile.open(path, "w:gz") as tar:
+        for number in range(80):
+            info.name = f"{number}.png"
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    with pytest.raises(BadInput, match=r"unpacks to .* bytes at least, of which '6"):
+        shards.inspect(path, "a.tar.gz")
+
+
+def test_a_member_too_large_for_memory_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    info = tarfile.TarInfo("000.png")
+    info.size = 2**40
+    path.write_bytes(info.tobuf())
+    with pytest.raises(BadInput, match=r"'000\.png' takes 1,099,511,627,776; allowed"):
+        shards.inspect(path, "a.tar")
+
+
+def test_a_file_with_holes_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    info = tarfile.TarInfo("000.png")
+    info.pax_headers = {
+        "GNU.sparse.major": "0",
+        "GNU.sparse.minor": "1",
+        "GNU.sparse.map": "0,0",
+        "GNU.sparse.size": "1099511627776",
+    }
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    with pytest.raises(BadInput, match="a file with holes"):
+        shards.inspect(path, "a.tar")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"shards": [{"file": []}]}', "[" * 100_000, '{"shards": 3}', "\0"]
+)
+def test_an_index_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "shards.json").write_text(text)
+    with pytest.raises(BadInput, match="is not a readable index of shards"):
+        shards.read_index(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["png 512", f"png 512 {2**40} 0.png", "png 0 -1 0.png"])
+def test_offsets_that_are_none_are_refused(tmp_path, line):
+    (shard,) = shards.write(tmp_path, SAMPLES, per_shard=10)
+    offsets = tmp_path / "images-000000.idx"
+    offsets.write_text(f"v1.2 1\n{line}\n")
+    digest = hashlib.sha256(offsets.read_bytes()).hexdigest()
+    shard = dataclasses.replace(shard, idx_sha256=digest)
+    with pytest.raises(BadInput, match=r"\.idx is no list of offsets"):
+        shards.places(tmp_path / shard.file, shard)

@@ -91,3 +91,14 @@ def test_a_tables_name_changes_with_whatever_decides_its_scores(setting):
     }
     assert len(names) == 5
     assert blocks.digest(scorer, setting, network, seen) in names
+
+
+def test_a_damaged_row_is_scored_again(setting):
+    fill(setting, Asked(setting), Sizes(2, 3))
+    (path,) = setting.folder.glob("scores-name.npy")
+    table = np.load(path, mmap_mode="r+")
+    table[3, 5] = 7
+    table.flush()
+    again = Asked(setting)
+    assert np.array_equal(fill(setting, again, Sizes(1, 6)), EXPECTED)
+    assert again.asked == [(3, 0)]

@@ -109,9 +109,7 @@ def test_whatever_decides_a_feature_gives_it_a_file_of_its_own(setting):
         source_of=setting.source_of[:11],
     )
     found.append(taken(fewer))
-    names = [
-        path for path in setting.folder.glob("*.npy") if "seconds" not in path.name
-    ]
+    names = [path for path in setting.folder.glob("*.npy") if path.suffixes == [".npy"]]
     assert len(names) == len(found)
     for another in found[1:]:
         alike = another.shape == found[0].shape and np.allclose(another, found[0])
@@ -183,3 +181,17 @@ def test_features_move_with_their_images(setting):
     turned = dataclasses.replace(setting, train=setting.train[order])
     whole = taken(setting)
     np.testing.assert_allclose(taken(turned), whole[order.numpy()], rtol=1e-9)
+
+
+@pytest.mark.parametrize("damage", ["row", "header", "another shape"])
+def test_a_damaged_row_is_taken_again(setting, damage):
+    first = np.array(taken(setting))
+    (path,) = (
+        path for path in setting.folder.glob("*.npy") if path.suffixes == [".npy"]
+    )
+    content = bytearray(path.read_bytes())
+    content[{"row": -3, "header": 8, "another shape": -3}[damage]] ^= 1
+    path.write_bytes(bytes(content))
+    if damage == "another shape":
+        np.save(path, first[:-1])
+    assert np.array_equal(taken(setting), first)

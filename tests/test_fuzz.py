@@ -1,0 +1,22 @@
+"""A reader reads what comes, or refuses it in one message; millions are a benchmark."""
+
+import pytest
+
+from benchmarks import fuzz
+
+# The slower a reader, the fewer inputs.
+N_INPUTS = {"config": 600, "codes": 1000, "array": 1500, "image": 1500, "shard": 300}
+
+
+@pytest.mark.parametrize("name", fuzz.READERS)
+def test_valid_inputs_are_read(name):
+    for content in fuzz.READERS[name].valid():
+        fuzz.READERS[name].read(content)
+
+
+@pytest.mark.parametrize("name", fuzz.READERS)
+def test_mutated_inputs_are_read_or_refused(name):
+    found = fuzz.fuzzed(name, N_INPUTS[name], seed=1)
+    assert found["wrong"] == []
+    # Mutations that always or never spoil an input would test little.
+    assert 0 < found["read"] < N_INPUTS[name]
