@@ -98,6 +98,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="keep the scores of single images too, METHOD.images.npy",
     )
     command.add_argument(
+        "--members",
+        type=int,
+        metavar="M",
+        help="posterior: ask only the first M members; written as posterior_M",
+    )
+    command.add_argument(
         "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
     )
 
@@ -264,18 +270,20 @@ def score(run: Run, options: argparse.Namespace) -> None:
     dampings = positive("--dampings", options.dampings) if options.dampings else []
     ready, pipe = plan.load(run), ensemble_of(run)
     for method in options.method.split(","):
+        called, scorer = scoring.of_members(method, options.members)
         path = scoring.score(
             run,
             pipe,
             ready,
             options.name,
-            method,
+            called,
             model,
+            scorer,
             max_memory_mb=options.max_memory,
             dampings=dampings,
             per_image=options.per_image,
         )
-        print(f"{method}: {path}")
+        print(f"{called}: {path}")
 
 
 def evaluate(run: Run, options: argparse.Namespace) -> None:
