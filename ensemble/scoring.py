@@ -5,7 +5,9 @@ A score is written beside the truth, `scores/NAME/METHOD.npy` (queries, sources)
 model that was scored, what the method noted, and what it cost. On request the scores at
 other dampings are kept beside it, `METHOD.path.npy` (dampings, queries, sources), so that
 somebody who holds out some truth can choose one, and the scores of single images,
-`METHOD.images.npy` (queries, images). Gradients that several methods look at are
+`METHOD.images.npy` (queries, images). Where a method says how far its scores may be off,
+standard deviations are there too, `METHOD.errors.npy` (queries, sources). Gradients that
+several methods look at are
 kept in `scores/.features`, for all queries; they may be deleted at any time.
 
 Before: queries.py (the pictures), scorers (the methods). After: evaluation, report.
@@ -37,8 +39,11 @@ from ensemble.scorers import (
     Journey,
     Scorer,
     Setting,
+    Uncertain,
     by_source,
 )
+from ensemble.scorers.posterior import Posterior
+from ensemble.scorers.setting import over_images
 from ensemble.store import REFERENCE, Run
 from splits.codes import full_votes
 from splits.errors import BadInput
@@ -81,6 +86,7 @@ def setting_of(
         max_memory_mb=max_memory_mb,
         folder=run.scores(".features"),
         journey=functools.partial(journey_of, pipe, asked),
+        scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
     )
 
 
@@ -142,26 +148,16 @@ def score(
             _check(path, kept)
             return path
         per_image |= has_images
-    setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
+    setting = dataclasses.replace(
+        setting_of(run, pipe, plan, asked, which, max_memory_mb),
+        scores=functools.partial(scores_of, run, pipe, plan, name, max_memory_mb),
+    )
     began = time.perf_counter()
     with store.stage(run, f"score {name} {path.stem}"):
-        if isinstance(scorer, Damped):
-            own = damping_of(identity["options"])
-            found, *others = scorer.path(setting, [own, *dampings])
-        else:
-            found, others = scorer.score(setting), []
-        digest = store.write_array(path, _sums(found, setting, method))
-        path_digest, images_digest = None, None
-        if per_image:
-            images_digest = store.write_array(images_file(path), found)
-        if others:
-            sums = np.stack([_sums(some, setting, method) for some in others])
-            path_digest = store.write_array(path_file(path), sums)
+        written = _write(path, scorer, setting, identity, dampings, per_image)
         seconds = time.perf_counter() - began + setting.work.seconds_before
         facts = _facts(scorer, setting, seconds)
-        facts |= {"dampings": list(dampings), "path_sha256": path_digest}
-        facts |= {"images_sha256": images_digest}
-        store.write_json(sidecar, {**identity, **facts, "sha256": digest})
+        store.write_json(sidecar, {**identity, **facts, **written})
     return path
 
 
@@ -175,26 +171,65 @@ def _check(path: Path, kept: dict[str, Any]) -> None:
         path: kept["sha256"],
         path_file(path): kept["path_sha256"],
         images_file(path): kept["images_sha256"],
+        errors_file(path): kept.get("errors_sha256"),
     }
     for file, digest in digests.items():
         if digest is not None:
             store.check(file, digest, path.with_suffix(".json"))
 
 
+def _write(
+    path: Path,
+    scorer: Scorer,
+    setting: Setting,
+    identity: dict[str, Any],
+    dampings: Sequence[float],
+    per_image: bool,
+) -> dict[str, Any]:
+    """Score, and write what there is; returns what the sidecar says of the files."""
+    facts: dict[str, Any] = {"dampings": list(dampings)}
+    method, others = identity["method"], []
+    if isinstance(scorer, Damped):
+        own = damping_of(identity["options"])
+        found, *others = scorer.path(setting, [own, *dampings])
+    elif isinstance(scorer, Uncertain):
+        mean, errors = scorer.with_errors(setting)
+        found = over_images(mean, setting.source_of)
+        errors = _finite(errors, method).astype(np.float32)
+        facts["errors_sha256"] = store.write_array(errors_file(path), errors)
+    else:
+        found = scorer.score(setting)
+    facts["sha256"] = store.write_array(path, _sums(found, setting, method))
+    facts |= {"path_sha256": None, "images_sha256": None}
+    if per_image:
+        facts["images_sha256"] = store.write_array(images_file(path), found)
+    if others:
+        sums = np.stack([_sums(some, setting, method) for some in others])
+        facts["path_sha256"] = store.write_array(path_file(path), sums)
+    return facts
+
+
 def _sums(
     per_image: Float32[np.ndarray, "queries images"], setting: Setting, method: str
 ) -> Float32[np.ndarray, "queries sources"]:
-    """Sums over the images of each source.
+    """Sums over the images of each source."""
+    return by_source(_finite(per_image, method), setting.source_of, setting.n_sources)
+
+
+def _finite(
+    table: Float[np.ndarray, "queries things"], method: str
+) -> Float[np.ndarray, "queries things"]:
+    """The table as it is.
 
     Raises:
         BadInput: If a score is not finite.
     """
-    if not np.isfinite(per_image).all():
+    if not np.isfinite(table).all():
         raise BadInput(
             f"Scores by {method} are not finite. Look at the members' loss curves, or "
             "score with another method."
         )
-    return by_source(per_image, setting.source_of, setting.n_sources)
+    return table
 
 
 def load(
@@ -225,6 +260,90 @@ def load_path(
             f"{path} is there without other dampings. Score again with --dampings."
         )
     return kept["dampings"], store.read_array(path_file(path), kept["path_sha256"])
+
+
+def load_errors(
+    run: Run, name: str, method: str, which: str | int = "ensemble"
+) -> Float32[np.ndarray, "queries sources"]:
+    """The standard deviation of each score of a method that says how sure it is.
+
+    Raises:
+        BadInput: If the method does not say, or the file is missing or damaged.
+    """
+    path = score_file(run, name, method, which)
+    kept = store.read_json(path.with_suffix(".json"))
+    if "errors_sha256" not in kept:
+        raise BadInput(
+            f"{path} has no error bars: {kept['method']} does not say how sure it is. "
+            "Score with the posterior."
+        )
+    return store.read_array(errors_file(path), kept["errors_sha256"])
+
+
+def scores_of(
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    name: str,
+    max_memory_mb: int,
+    method: str,
+    which: str | int,
+    dampings: Sequence[float],
+) -> Float32[np.ndarray, "scores queries sources"]:
+    """Scores by another method, made if they are not there.
+
+    Args:
+        run: The run folder.
+        pipe: The ensemble.
+        plan: Training images, sources and codes.
+        name: The queries.
+        max_memory_mb: Bound on memory.
+        method: A name in `scorers.SCORERS`.
+        which: The scored model, as in `setting_of`.
+        dampings: Besides its own, where it has one.
+    """
+    if not isinstance(scorer_called(method), Damped):
+        dampings = ()
+    score(
+        run,
+        pipe,
+        plan,
+        name,
+        method,
+        which,
+        max_memory_mb=max_memory_mb,
+        dampings=dampings,
+    )
+    own = load(run, name, method, which)
+    if not dampings:
+        return own[None]
+    known, path = load_path(run, name, method, which)
+    return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
+
+
+def _scores_anew(
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    asked: Queries,
+    max_memory_mb: int,
+    method: str,
+    which: str | int,
+    dampings: Sequence[float],
+) -> Float32[np.ndarray, "scores queries sources"]:
+    """The same for queries without a name: made each time, and kept nowhere."""
+    scorer = scorer_called(method)
+    setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
+    if isinstance(scorer, Damped):
+        found = scorer.path(setting, [damping_of(_options(scorer)), *dampings])
+    else:
+        found = [scorer.score(setting)]
+    return np.stack([_sums(some, setting, method) for some in found])
+
+
+def errors_file(score: Path) -> Path:
+    """Where the error bars of a method's scores are kept, beside its scores."""
+    return score.with_suffix(".errors.npy")
 
 
 def path_file(score: Path) -> Path:
@@ -281,6 +400,23 @@ def scorer_called(method: str) -> Scorer:
             "what they are."
         )
     return SCORERS[method]
+
+
+def of_members(method: str, n_members: int | None) -> tuple[str, Scorer]:
+    """The method of that name when it asks only the first members, and its name then.
+
+    Raises:
+        BadInput: If there is no such method, or it knows no number of members.
+    """
+    scorer = scorer_called(method)
+    if n_members is None:
+        return method, scorer
+    if not isinstance(scorer, Posterior):
+        raise BadInput(
+            f"{method} takes the models that it is given; only posterior asks the first "
+            f"{n_members} members. Leave the number out."
+        )
+    return f"{method}_{n_members}", dataclasses.replace(scorer, n_members=n_members)
 
 
 def listing() -> str:

@@ -193,6 +193,46 @@ def chosen_dampings(
     return rows
 
 
+def against_best(
+    found: Truth, strapped: Bootstrap, methods: Sequence[Predictor]
+) -> list[Row]:
+    """What combines scores with measurements, as it is, against the best single scorer.
+
+    That one is chosen, with read-out and damping, on the subsets that report: nobody
+    could choose better. Both are resampled together, so the interval is that of their
+    difference.
+    """
+    together = [method for method in methods if method.combined]
+    singles = [
+        ((method.method, readout, damping), read(score))
+        for method in methods
+        if method.single
+        for damping, score in (method.path or {None: method.score}).items()
+        for readout, read in READOUTS.items()
+    ]
+    if not together or not singles:
+        return []
+    values = [_lds(score, found) for _, score in singles]
+    (name, readout, damping), score = singles[int(np.argmax(values))]
+    rival, rivals = strapped.lds(predicted_losses(score, found.subsets))
+    rows = []
+    for method in together:
+        predicted = predicted_losses(method.score, found.subsets)
+        value, samples = strapped.lds(predicted)
+        rows.append(
+            {
+                "method": method.method,
+                **strapped.described(value, samples),
+                "best_single": name,
+                "readout": readout,
+                "damping": damping,
+                "best_single_lds": rival,
+                "difference": intervals.described(value - rival, samples - rivals),
+            }
+        )
+    return rows
+
+
 def work(run: Run, plan: Plan, options: Options) -> str:
     """What is still to be trained, in a line; empty if nothing is."""
     del plan
@@ -218,6 +258,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
         facts = {
             **reliability_facts(found, strapped),
             "dampings": chosen_dampings(found, methods, rng),
+            "against_best": against_best(found, strapped, methods),
         }
         tables.write(path, identity, [*rows, *controls(found, strapped)], facts)
     return path

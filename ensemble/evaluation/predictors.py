@@ -54,6 +54,16 @@ class Predictor:
         """What it took, where that is on record."""
         return self.facts.get("seconds")
 
+    @property
+    def single(self) -> bool:
+        """Whether it is a scorer that builds on no other one."""
+        return self.kind == "score" and not self.combined
+
+    @property
+    def combined(self) -> bool:
+        """Whether it combines scores with what members measured."""
+        return "errors_sha256" in self.facts
+
 
 def find(run: Run, name: str, methods: Sequence[str] | None = None) -> list[Predictor]:
     """Every predictor for the queries of that name, or those that are asked for.

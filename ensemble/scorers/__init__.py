@@ -21,6 +21,7 @@ from ensemble.scorers.lin2025das import Das
 from ensemble.scorers.lin2025das_vector import VectorDas
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.park2023trak import Trak
+from ensemble.scorers.posterior import Posterior
 from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
     READOUTS,
@@ -29,6 +30,7 @@ from ensemble.scorers.setting import (
     Journey,
     Scorer,
     Setting,
+    Uncertain,
     Work,
     by_source,
 )
@@ -49,6 +51,7 @@ __all__ = [
     "Journey",
     "Scorer",
     "Setting",
+    "Uncertain",
     "Work",
     "by_source",
 ]
@@ -85,4 +88,5 @@ SCORERS: dict[str, Scorer] = {
     "kfac": InfluenceFunction(curvature=Curvature("kfac")),
     "unlearning": Unlearning(),
     "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
+    "posterior": Posterior(),
 }

@@ -4,12 +4,15 @@ Before: gradients.py (draws). After: lin2025das.py, feldman2020influence.py,
 ilyas2022datamodels.py.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import nn
 
-from ensemble.scorers import gradients, memory
+from ensemble import store
+from ensemble.scorers import disk, gradients, memory
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.setting import Examples, Setting
 
@@ -33,14 +36,27 @@ def losses(
 
 
 def query_losses(
-    setting: Setting, draws: Draws
+    setting: Setting, draws: Draws, n_networks: int | None = None
 ) -> Float64[np.ndarray, "networks queries"]:
-    """Mean loss of every network at every query."""
+    """Mean loss of every network, or of the first so many, at every query.
+
+    They are kept on disk, so methods that ask for the same ones share them.
+    """
     return np.stack(
-        [
-            losses(setting, network, setting.queries, draws).mean(
-                axis=1, dtype=np.float64
-            )
-            for network in setting.networks
-        ]
+        [_kept(setting, network, draws) for network in setting.networks[:n_networks]]
     )
+
+
+def _kept(
+    setting: Setting, network: nn.Module, draws: Draws
+) -> Float64[np.ndarray, " queries"]:
+    facts = {
+        "network": disk.of_network(setting, network),
+        "queries": disk.of_examples(setting.queries),
+        "draws": dataclasses.asdict(draws),
+    }
+    path = setting.folder / f"losses-{disk.digest_of(facts)}.npy"
+    if not path.exists():
+        found = losses(setting, network, setting.queries, draws)
+        store.write_array(path, found.mean(axis=1, dtype=np.float64))
+    return store.read_array(path)

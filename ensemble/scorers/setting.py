@@ -15,11 +15,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from splits.codes import CodeBook
 from splits.errors import BadInput
+
+Stack = Float32[np.ndarray, "scores queries sources"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,8 @@ class Setting:
         journey: How the queries were generated, on request; None if unknown.
         checkpoints: checkpoints[n] are moments of network n's training, with the
             finished network as the last; None: only the finished networks are left.
+        scores: Scores of another method, by its name, the scored model and dampings: at
+            its own damping, and at these where it has one; None: there are none.
         work: Tally of what scoring costs.
         notes: What a method found out while scoring, such as the rank of a kernel or the
             damping of each layer; network by network, in their order.
@@ -134,6 +138,7 @@ class Setting:
     folder: Path
     journey: Callable[[], Journey] | None = None
     checkpoints: list[list[nn.Module]] | None = None
+    scores: Callable[[str, str | int, Sequence[float]], Stack] | None = None
     work: Work = field(default_factory=Work)
     notes: list[dict[str, Any]] = field(default_factory=list)
 
@@ -181,6 +186,19 @@ class Damped(Scorer, Protocol):
         self, setting: Setting, dampings: Sequence[float]
     ) -> Float32[np.ndarray, "dampings queries images"]:
         """Scores at each damping, which takes the place of the scorer's own."""
+        ...
+
+
+@runtime_checkable
+class Uncertain(Scorer, Protocol):
+    """A scorer of sources that says how far each score may be off."""
+
+    def with_errors(
+        self, setting: Setting
+    ) -> tuple[
+        Float64[np.ndarray, "queries sources"], Float64[np.ndarray, "queries sources"]
+    ]:
+        """Scores of sources, and the standard deviation of each."""
         ...
 
 

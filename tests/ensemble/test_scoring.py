@@ -19,8 +19,9 @@ from ensemble.scorers.georgiev2023journey import JourneyTrak
 from ensemble.scorers.lin2025das import Das
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.park2023trak import Trak
+from ensemble.scorers.posterior import Posterior
 from ensemble.scorers.similarity import FeatureCosine, pixels
-from ensemble.scoring import journey_of, listing, score, setting_of
+from ensemble.scoring import journey_of, listing, score, scores_of, setting_of
 from splits.errors import BadInput
 from tests import tiny
 from tests.ensemble.scorers.tiny_setting import DRAWS, FEATURE
@@ -300,3 +301,60 @@ def test_a_score_that_is_there_but_damaged_is_not_taken_for_done(trained):
     path.unlink()
     score(*trained, "demo", "damaged", scorer=DOT)
     assert np.isfinite(scoring.load(run, "demo", "damaged")).all()
+
+
+def test_a_posterior_writes_error_bars_and_makes_the_priors_that_are_missing(trained):
+    run, *_ = trained
+    scorer = Posterior(priors=("pixel_dot", "constant"), draws=DRAWS)
+    path = score(*trained, "demo", "both", scorer=scorer)
+    mean, errors = (
+        load(run, "demo", "both") for load in (scoring.load, scoring.load_errors)
+    )
+    assert errors.shape == mean.shape
+    assert errors.dtype == np.float32
+    assert (errors > 0).all()
+    assert path.with_suffix(".errors.npy") == scoring.errors_file(path)
+    assert (run.scores("demo") / "pixel_dot-reference.npy").exists()
+    assert (run.scores("demo") / "constant-reference.npy").exists()
+    notes = store.read_json(path.with_suffix(".json"))["notes"]
+    assert notes[-1]["n_members"] == 4
+
+
+def test_a_prior_is_read_at_its_own_damping_and_at_those_asked_for(trained):
+    run, pipe, plan = trained
+    asked = (run, pipe, plan, "demo", 512, "dtrak", 1)
+    (own,) = scores_of(*asked, [])
+    other, more, less = scores_of(*asked, [10.0, 0.1])
+    assert np.array_equal(own, other)
+    dampings, path = scoring.load_path(run, "demo", "dtrak", 1)
+    assert np.array_equal(path[dampings.index(10.0)], more)
+    assert np.array_equal(path[dampings.index(0.1)], less)
+    (blind,) = scores_of(run, pipe, plan, "demo", 512, "pixel_dot", 1, [10.0])
+    assert np.array_equal(blind, scoring.load(run, "demo", "pixel_dot", 1))
+
+
+def test_priors_of_queries_without_a_name_are_made_anew(trained):
+    run, pipe, plan = trained
+    asked = queries.load(run, "demo")
+    setting = setting_of(run, pipe, plan, asked)
+    assert setting.scores is not None
+    found = setting.scores("dtrak", 1, [10.0, 0.1])
+    kept = scores_of(run, pipe, plan, "demo", 512, "dtrak", 1, [10.0, 0.1])
+    np.testing.assert_allclose(found, kept, rtol=1e-5)
+    (blind,) = setting.scores("pixel_dot", 1, [10.0])
+    assert np.array_equal(blind, scoring.load(run, "demo", "pixel_dot", 1))
+
+
+def test_methods_that_are_sure_of_themselves_have_no_error_bars(trained):
+    score(*trained, "demo", "dot", scorer=DOT)
+    with pytest.raises(BadInput, match="has no error bars: dot does not say"):
+        scoring.load_errors(trained[0], "demo", "dot")
+
+
+def test_a_method_of_fewer_members_has_a_name_of_its_own():
+    name, scorer = scoring.of_members("posterior", 16)
+    assert name == "posterior_16"
+    assert scorer == Posterior(n_members=16)
+    assert scoring.of_members("trak", None) == ("trak", SCORERS["trak"])
+    with pytest.raises(BadInput, match="only posterior asks the first 16 members"):
+        scoring.of_members("trak", 16)

@@ -327,7 +327,9 @@ def test_an_index_that_is_none_is_refused(tmp_path, text):
         shards.read_index(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["png 512", f"png 512 {2**40} 0.png", "png 0 -1 0.png"])
+@pytest.mark.parametrize(
+    "line", ["png 512", f"png 512 {2**40} 0.png", "png 0 -1 0.png"]
+)
 def test_offsets_that_are_none_are_refused(tmp_path, line):
     (shard,) = shards.write(tmp_path, SAMPLES, per_shard=10)
     offsets = tmp_path / "images-000000.idx"

@@ -20,6 +20,8 @@ from ensemble.influence import Asked
 from ensemble.measurement import MEASUREMENTS
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
+from ensemble.scorers.gradients import Draws
+from ensemble.scorers.posterior import Posterior
 from splits import designs
 from splits.errors import BadInput
 from tests import tiny
@@ -111,6 +113,54 @@ def test_an_oracle_is_never_worse_than_the_choice():
     }
     for row in chosen_dampings(found, [predictor(worth, "m", path)], rng):
         assert row["oracle_lds"] >= row["lds"]["value"]
+
+
+def combined(score, method="both"):
+    facts = {"errors_sha256": ""}
+    return Predictor(method, "score", score, "", facts)
+
+
+def test_what_combines_scores_is_compared_with_the_best_single_one():
+    worth, found = simulated(n_seeds=2, noise=3.0)
+    rng = np.random.default_rng(3)
+    worse, worst = (
+        worth + size * rng.standard_normal(worth.shape) for size in (1.0, 3.0)
+    )
+    root = np.sign(worse) * np.sqrt(np.abs(worse))
+    path = {0.1: worst, 1.0: root}
+    singles = [predictor(worst, "worst"), predictor(worst, "damped", path)]
+    measured = Predictor("ablation", "influence", worth, "")
+    strapped = bootstrap(found, 200)
+    methods = [*singles, measured, combined(worth), combined(worst, "vain")]
+    row, vain = lds.against_best(found, strapped, methods)
+    assert row["method"] == "both"
+    assert (row["best_single"], row["readout"]) == ("damped", "signed_squared")
+    assert row["damping"] == 1.0
+    (_, _, signed) = rows_of(found, strapped, [predictor(root)])
+    assert row["best_single_lds"] == pytest.approx(signed["lds"]["value"])
+    (own, *_) = rows_of(found, strapped, [combined(worth)])
+    assert row["lds"] == own["lds"]
+    assert row["share_of_ceiling"] == own["share_of_ceiling"]
+    difference = row["difference"]
+    wanted = own["lds"]["value"] - signed["lds"]["value"]
+    assert difference["value"] == pytest.approx(wanted)
+    assert difference["low"] > 0
+    assert vain["difference"]["high"] < 0
+
+
+def test_the_difference_from_oneself_is_nothing_in_every_resample():
+    worth, found = simulated(noise=3.0)
+    methods = [predictor(worth), combined(worth)]
+    (row,) = lds.against_best(found, bootstrap(found, 50), methods)
+    assert row["readout"] == "raw"
+    assert row["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_without_either_side_there_is_no_comparison():
+    worth, found = simulated()
+    strapped = bootstrap(found, 10)
+    assert lds.against_best(found, strapped, [predictor(worth)]) == []
+    assert lds.against_best(found, strapped, [combined(worth)]) == []
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +262,22 @@ def test_other_dampings_are_scored_and_compared(run_with_scores):
     assert [row["n_dampings"] for row in table["dampings"]] == [3, 3, 3]
     assert {row["method"] for row in table["dampings"]} == {"trak-member-0"}
     assert all(row["damping"] in (0.1, 1.0, 10.0) for row in table["dampings"])
+
+
+def test_a_posterior_is_evaluated_like_every_other_method(run_with_scores):
+    run, pipe, plan = run_with_scores
+    scorer = Posterior(priors=("pixel_dot",), prior_model=0, draws=Draws(2))
+    scoring.score(run, pipe, plan, "two", "posterior", scorer=scorer)
+    changes = {"methods": ("posterior", "random"), "dampings": (0.1,)}
+    chosen = Options(**{**vars(OPTIONS), **changes})
+    table = store.read_json(LDS.evaluate(run, pipe, plan, chosen))
+    rows = [row for row in table["rows"] if row["method"] == "posterior"]
+    assert [row["readout"] for row in rows] == ["raw", "squared", "signed_squared"]
+    (compared,) = table["against_best"]
+    assert (compared["method"], compared["best_single"]) == ("posterior", "random")
+    assert compared["lds"] == rows[0]["lds"]
+    # Its noise is chosen by the members, never by the subsets.
+    assert table["dampings"] == []
 
 
 @pytest.mark.parametrize(

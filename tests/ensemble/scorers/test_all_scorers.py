@@ -50,6 +50,7 @@ def turned(tmp_path_factory):
             source_of=plain.source_of[images],
             queries=plain.queries[torch.from_numpy(queries)],
             journey=lambda: dataclasses.replace(journey, clean=journey.clean[queries]),
+            scores=lambda *asked: plain.scores(*asked)[:, queries],
         ),
         images,
         queries,

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from ensemble.scorers import gradients, memory
+from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import losses, query_losses
 from tests.ensemble.scorers import tiny_setting
 from tests.ensemble.scorers.tiny_setting import DRAWS
@@ -29,3 +30,16 @@ def test_query_losses_are_means_over_draws_for_every_network(tmp_path):
     for network, row in zip(setting.networks, found, strict=True):
         alone = losses(setting, network, setting.queries, DRAWS)
         np.testing.assert_allclose(row, alone.mean(axis=1), rtol=1e-12)
+
+
+def test_query_losses_are_measured_once_and_the_first_networks_alone(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    first = query_losses(setting, DRAWS, 2)
+    assert setting.work.forwards == 2 * 3 * 3
+    found = query_losses(setting, DRAWS)
+    assert setting.work.forwards == 4 * 3 * 3
+    assert np.array_equal(found[:2], first)
+    assert np.array_equal(query_losses(setting, DRAWS), found)
+    assert setting.work.forwards == 4 * 3 * 3
+    query_losses(setting, Draws(n_timesteps=2))
+    assert setting.work.forwards == 4 * 3 * 3 + 4 * 3 * 2

@@ -1,0 +1,193 @@
+"""Posterior: what scorers guess, corrected by what the members measured.
+
+Scores of other methods, of one full model, are the prior of the sources' effects on a
+query. Each member of the ensemble then is an experiment: it saw half of the sources,
+and its loss at the query is known. A Gaussian posterior weighs both.
+
+    mean = a g - W Aᵀ (A W Aᵀ + λ)⁻¹ (losses + a A g)
+
+Everything that is left open is found in the members' losses alone, never in what the
+result is judged by: how the priors are combined to g, its scale a, the share of the
+variance that similar sources have in common, and the noise λ. The posterior's standard
+deviation is an error bar for every effect.
+
+Members that share initial weights and noise (`training.shared_noise`) have less of λ.
+
+Before: gaussian.py (the algebra), losses.py. After: ensemble/scoring.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from ensemble.scorers import features, gaussian
+from ensemble.scorers.gaussian import Apart, Fit, Prior
+from ensemble.scorers.gradients import Draws
+from ensemble.scorers.losses import query_losses
+from ensemble.scorers.setting import READOUTS, Setting, over_images
+from ensemble.scorers.similarity import pixels
+from splits.errors import BadInput
+
+FEWEST_MEMBERS = 4
+# λ to choose from, relative to the kernel's mean eigenvalue; from members that measure
+# almost exactly to members that say almost nothing.
+NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
+CRITERIA = ("likelihood", "left_out")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Gaussian posterior of effects.
+
+    Attributes:
+        priors: Methods whose scores are the prior, combined; () expects nothing.
+        prior_model: Which model they score: `reference`, or another that scoring knows.
+        dampings: Score priors that have a damping at these too.
+        readouts: Take each prior by each of these, names in `setting.READOUTS`.
+        shares: Of the variance that similar sources have in common: to choose from.
+        noise: λ, relative to the kernel's mean eigenvalue; None: chosen.
+        criterion: Which λ and share are best: `likelihood`, the marginal likelihood,
+            or `left_out`, the error at members that are left out one by one.
+        pooled: All queries share λ, scale and variance, relative to the size of their
+            losses; otherwise each query has its own.
+        n_members: Use only the first so many members; None: all.
+        draws: Noise draws at which losses are measured.
+
+    Raises:
+        BadInput: If an option is out of its range.
+    """
+
+    paper: ClassVar[str] = "ours; Rasmussen & Williams 2006 for the algebra"
+    cost: ClassVar[str] = "that of the priors, M·K·Q forwards"
+    needs: ClassVar[str] = "an ensemble of at least 4 members and the priors' model"
+    scale: ClassVar[str] = "change of the query's loss"
+    priors: tuple[str, ...] = ("trak", "dtrak")
+    prior_model: str | int = "reference"
+    dampings: tuple[float, ...] = (0.01, 0.1)
+    readouts: tuple[str, ...] = ("raw", "signed_squared")
+    shares: tuple[float, ...] = (0.0, 0.5, 0.9)
+    noise: float | None = None
+    criterion: str = "likelihood"
+    pooled: bool = True
+    n_members: int | None = None
+    draws: Draws = Draws(n_timesteps=128)
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise BadInput(
+                f"criterion is {self.criterion!r}; allowed: {', '.join(CRITERIA)}."
+            )
+        if not self.readouts or not set(self.readouts) <= READOUTS.keys():
+            raise BadInput(
+                f"readouts are {self.readouts}; some of {', '.join(READOUTS)} are "
+                "wanted."
+            )
+        if not self.shares or not all(0 <= share <= 1 for share in self.shares):
+            raise BadInput(f"shares are {self.shares}; numbers from 0 to 1 are wanted.")
+        if self.noise is not None and not self.noise > 0:
+            raise BadInput(
+                f"noise is {self.noise}; it must be greater than 0, or None to be "
+                "chosen."
+            )
+        if self.n_members is not None and self.n_members < FEWEST_MEMBERS:
+            raise BadInput(
+                f"n_members is {self.n_members}; at least {FEWEST_MEMBERS} are needed."
+            )
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score of every training image for every query."""
+        mean, _ = self.with_errors(setting)
+        return over_images(mean, setting.source_of)
+
+    def with_errors(
+        self, setting: Setting
+    ) -> tuple[
+        Float64[np.ndarray, "queries sources"], Float64[np.ndarray, "queries sources"]
+    ]:
+        """Mean and standard deviation of every source's effect on every query.
+
+        Raises:
+            BadInput: If there are too few networks, or priors cannot be had.
+        """
+        n_members = self.n_members or len(setting.networks)
+        if len(setting.networks) < max(n_members, FEWEST_MEMBERS):
+            raise BadInput(
+                f"A posterior from {max(n_members, FEWEST_MEMBERS)} members or more is "
+                f"asked for, and there are {len(setting.networks)}. Score an ensemble "
+                "of that many."
+            )
+        seen = setting.included()[:n_members].astype(np.float64)
+        losses = query_losses(setting, self.draws, n_members)
+        expected = self._expected(setting, seen, losses)
+        prior, apart, fit = self._best(setting, expected, seen, losses)
+        return gaussian.posterior(prior, seen, apart, fit)
+
+    def _expected(
+        self,
+        setting: Setting,
+        seen: Float64[np.ndarray, "members sources"],
+        losses: Float64[np.ndarray, "members queries"],
+    ) -> Float64[np.ndarray, "queries sources"]:
+        """What the priors guess together, up to scale."""
+        if not self.priors:
+            return np.zeros((len(setting.queries), setting.n_sources))
+        if setting.scores is None:
+            raise BadInput(
+                f"The prior is what {', '.join(self.priors)} score, and this setting "
+                "has no scores. Give it `scores`, or choose no priors."
+            )
+        guesses, names = [], []
+        for method in self.priors:
+            path = setting.scores(method, self.prior_model, self.dampings)
+            # A method without a damping has a single score.
+            for damping, score in zip(("own", *self.dampings), path, strict=False):
+                for readout in self.readouts:
+                    guesses.append(READOUTS[readout](score.astype(np.float64)))
+                    names.append(f"{method}, damping {damping}, {readout}")
+        expected, weights = gaussian.combined(np.stack(guesses), seen, losses)
+        setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
+        return expected
+
+    def _best(
+        self,
+        setting: Setting,
+        expected: Float64[np.ndarray, "queries sources"],
+        seen: Float64[np.ndarray, "members sources"],
+        losses: Float64[np.ndarray, "members queries"],
+    ) -> tuple[Prior, Apart, Fit]:
+        """The share whose best fit is best over all queries, and that fit."""
+        noises = NOISES if self.noise is None else (self.noise,)
+        spread, likeness = gaussian.spread_of(expected), likeness_of(setting)
+        found = []
+        for share in self.shares:
+            prior = Prior(expected, spread, likeness, share)
+            apart = gaussian.take_apart(prior, seen, losses)
+            left_out = self.criterion == "left_out"
+            found.append(
+                (prior, apart, gaussian.fit(apart, noises, self.pooled, left_out))
+            )
+        best = max(found, key=lambda each: each[2].merit.sum())
+        setting.notes.append(_facts(*best))
+        return best
+
+
+def likeness_of(setting: Setting) -> Float64[np.ndarray, "sources pixels"]:
+    """Mean picture of each source minus that of all images, at length one."""
+    rows = pixels(setting.train.images).astype(np.float64)
+    sums = np.zeros((setting.n_sources, rows.shape[1]))
+    np.add.at(sums, setting.source_of, rows - rows.mean(axis=0))
+    return features.unit(sums)
+
+
+def _facts(prior: Prior, apart: Apart, fit: Fit) -> dict[str, Any]:
+    """For the sidecar: what was chosen, query by query."""
+    return {
+        "share": prior.share,
+        "noise": fit.noise.tolist(),
+        "scale": fit.scale.tolist(),
+        "variance": fit.variance.tolist(),
+        "merit": fit.merit.tolist(),
+        "n_members": apart.axes.shape[1],
+    }

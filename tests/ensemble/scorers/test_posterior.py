@@ -1,0 +1,203 @@
+"""The posterior: where its prior and its losses come from, and what options do."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ensemble.scorers import Uncertain, by_source, gaussian
+from ensemble.scorers.gradients import Draws
+from ensemble.scorers.losses import query_losses
+from ensemble.scorers.posterior import Posterior, likeness_of
+from splits.errors import BadInput
+from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers.test_ensemble_methods import EFFECTS, Offset, linear_setting
+from tests.ensemble.scorers.tiny_setting import DRAWS
+
+PLAIN = Posterior(dampings=(), draws=DRAWS)
+
+
+def truth(n_queries=3):
+    """Every query's loss falls by the same effects."""
+    return np.tile(EFFECTS, (n_queries, 1))
+
+
+def with_prior(setting, *scores):
+    """The setting, where each method scores what is given, and better when damped."""
+
+    def made(method, which, dampings):
+        score = scores[int(method)]
+        return np.stack([score, *[(score + truth()) / 2] * len(dampings)]).astype(
+            np.float32
+        )
+
+    return dataclasses.replace(setting, scores=made)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Eight members, four sources, and a prior that is half right."""
+    plain = linear_setting(tmp_path_factory.mktemp("posterior"), n_members=8)
+    rng = np.random.default_rng(2)
+    score = truth() + 0.2 * rng.standard_normal((3, 4))
+    other = truth() + 0.5 * rng.standard_normal((3, 4))
+    noisy = [
+        Offset(network.offset.item() ** 2 + 0.1 * abs(rng.standard_normal()))
+        for network in plain.networks
+    ]
+    return with_prior(dataclasses.replace(plain, networks=noisy), score, other)
+
+
+BOTH = dataclasses.replace(PLAIN, priors=("0", "1"))
+
+
+def test_a_score_is_the_mean_in_equal_shares_over_a_sources_images(setting):
+    mean, _ = BOTH.with_errors(setting)
+    found = by_source(BOTH.score(setting), setting.source_of, setting.n_sources)
+    np.testing.assert_allclose(found, mean, rtol=1e-5)
+    assert isinstance(BOTH, Uncertain)
+
+
+def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting):
+    scorer = Posterior(
+        priors=("0",),
+        dampings=(),
+        readouts=("raw",),
+        shares=(0.3,),
+        noise=0.5,
+        draws=DRAWS,
+    )
+    seen = setting.included().astype(float)
+    losses = query_losses(setting, DRAWS)
+    expected, _ = gaussian.combined(
+        setting.scores("0", "reference", ()).astype(float), seen, losses
+    )
+    prior = gaussian.Prior(
+        expected, gaussian.spread_of(expected), likeness_of(setting), 0.3
+    )
+    apart = gaussian.take_apart(prior, seen, losses)
+    fit = gaussian.fit(apart, [0.5], pooled=True, left_out=False)
+    wanted = gaussian.posterior(prior, seen, apart, fit)
+    np.testing.assert_allclose(scorer.with_errors(setting), wanted, rtol=1e-12)
+
+
+def test_members_that_measure_exactly_correct_a_wrong_prior(tmp_path):
+    rng = np.random.default_rng(4)
+    wrong = truth() + 0.2 * rng.standard_normal((3, 4))
+    setting = with_prior(linear_setting(tmp_path, n_members=12), wrong)
+    mean, deviation = dataclasses.replace(PLAIN, priors=("0",)).with_errors(setting)
+    assert np.abs(mean - truth()).max() < 0.25 * np.abs(wrong - truth()).max()
+    assert (np.abs(mean - truth()) < 4 * deviation + 1e-3).all()
+
+
+def test_priors_are_asked_for_by_name_model_and_dampings(setting):
+    asked = []
+
+    def made(method, which, dampings):
+        asked.append((method, which, dampings))
+        return setting.scores(method, which, dampings)
+
+    scorer = dataclasses.replace(BOTH, prior_model="3", dampings=(0.1, 1.0))
+    noted = dataclasses.replace(setting, scores=made, notes=[])
+    scorer.score(noted)
+    assert asked == [("0", "3", (0.1, 1.0)), ("1", "3", (0.1, 1.0))]
+    weights, chosen = noted.notes
+    assert list(weights["weights"])[:3] == [
+        "0, damping own, raw",
+        "0, damping own, signed_squared",
+        "0, damping 0.1, raw",
+    ]
+    assert len(weights["weights"]) == 2 * 3 * 2
+    assert chosen["share"] in PLAIN.shares
+    assert chosen["n_members"] == 8
+    assert len(chosen["noise"]) == len(chosen["scale"]) == 3
+
+
+def test_only_the_first_members_are_asked(setting):
+    six = dataclasses.replace(BOTH, n_members=6).score(setting)
+    fewer = dataclasses.replace(
+        setting, networks=setting.networks[:6], saw=setting.saw[:6]
+    )
+    assert np.array_equal(six, BOTH.score(fewer))
+    assert not np.allclose(six, BOTH.score(setting))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"priors": ("0",)},
+        {"priors": ()},
+        {"dampings": (0.1,)},
+        {"readouts": ("squared",)},
+        {"shares": (1.0,)},
+        {"noise": 30.0},
+        {"criterion": "left_out"},
+        {"pooled": False},
+        {"n_members": 5},
+        {"draws": Draws(n_timesteps=2)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_option_changes_the_score(setting, change):
+    # The losses of Offset do not depend on draws, so other members stand in for them.
+    if "draws" in change:
+        setting = tiny_setting.setting(setting.folder)
+        base = dataclasses.replace(PLAIN, priors=("trak",))
+    else:
+        base = dataclasses.replace(BOTH, noise=None)
+    found = dataclasses.replace(base, **change).with_errors(setting)
+    assert not np.allclose(found, base.with_errors(setting), rtol=1e-6)
+
+
+def test_the_share_with_the_greatest_merit_is_taken(setting):
+    def merit(shares):
+        noted = dataclasses.replace(setting, notes=[])
+        dataclasses.replace(BOTH, shares=shares).score(noted)
+        return sum(noted.notes[-1]["merit"]), noted.notes[-1]["share"]
+
+    alone = {share: merit((share,))[0] for share in (0.0, 0.5, 0.9)}
+    assert merit((0.0, 0.5, 0.9)) == (max(alone.values()), max(alone, key=alone.get))
+
+
+def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    images = setting.train.images.clone()
+    images[[1, 7]] = images[[0, 6]]
+    same = dataclasses.replace(setting.train, images=images)
+    likeness = likeness_of(dataclasses.replace(setting, train=same))
+    alike = likeness @ likeness.T
+    np.testing.assert_allclose(np.diag(alike), 1)
+    assert alike[0, 1] == pytest.approx(1)
+    assert alike[0, 2] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "test"}, "criterion is 'test'; allowed: likelihood, left_out"),
+        ({"readouts": ("cubed",)}, "readouts are .*cubed.*; some of raw, squared"),
+        ({"readouts": ()}, r"readouts are \(\)"),
+        ({"shares": (0.5, 1.5)}, "shares are .*1.5.*; numbers from 0 to 1"),
+        ({"shares": ()}, r"shares are \(\)"),
+        ({"noise": 0.0}, "noise is 0.0; it must be greater than 0"),
+        ({"n_members": 3}, "n_members is 3; at least 4"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(BadInput, match=message):
+        Posterior(**options)
+
+
+def test_too_few_networks_are_refused(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    with pytest.raises(BadInput, match="from 4 members or more .* there are 1"):
+        PLAIN.score(tiny_setting.of_reference(setting))
+    with pytest.raises(BadInput, match="from 5 members or more .* there are 4"):
+        dataclasses.replace(PLAIN, n_members=5).score(setting)
+
+
+def test_priors_need_scores(tmp_path):
+    bare = dataclasses.replace(tiny_setting.setting(tmp_path), scores=None)
+    with pytest.raises(BadInput, match="trak, dtrak score, and this setting has no"):
+        PLAIN.score(bare)
+    dataclasses.replace(PLAIN, priors=()).score(bare)
