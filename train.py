@@ -2,7 +2,9 @@
 
 CONFIG is a file in configs/, or RUN/config.yaml to resume or replay a run. Started
 again after an interruption, it goes on where it was; what is done is left alone. With
---reference, one more model is trained on everything, for scorers to look at.
+--reference, one more model is trained on everything, for scorers to look at. With
+--repair, members that saw sources which `attribute.py RUN remove` removed since are
+trained again without them, and vote again.
 
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import launching, plan, store
+from ensemble import launching, plan, repair, silence, store
 from ensemble.config import Config
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -49,6 +51,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="also train a model on everything, for `attribute.py score --model "
         "reference`; it is no part of the ensemble",
+    )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="train again, without them, the members that saw removed sources",
     )
     parser.add_argument(
         "--plan",
@@ -103,6 +110,15 @@ def compared(config: Config, wishes: dict[str, int]) -> str:
     return comparison.table(rows, wish, shown, 4 * n_weights)
 
 
+def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainable]:
+    """Whoever was asked for, is not there, and has something to be trained on."""
+    wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
+    if options.reference:
+        wanted.append(REFERENCE)
+    retired = silence.retired(run.path)
+    return [m for m in wanted if m not in retired and not run.trained(m).exists()]
+
+
 def train(run: Run, ready: Plan, members: Sequence[Trainable]) -> int:
     """Train members in this process; returns the exit code."""
     from ensemble import training
@@ -134,7 +150,8 @@ def finish(run: Run, n_members: int) -> bool:
         Whether they are. Whoever trains the last member does the work, so that the
         process that only waits for the others need not load what it takes.
     """
-    if any(not run.member(member).exists() for member in range(n_members)):
+    wanted = set(range(n_members)) - set(silence.retired(run.path))
+    if any(not run.member(member).exists() for member in wanted):
         return False
     if not (run.path / "README.md").exists():
         from ensemble import pipeline
@@ -161,10 +178,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     run = store.create(config)
     ready = plan.prepare(run)
-    wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
-    if options.reference:
-        wanted.append(REFERENCE)
-    todo: list[Trainable] = [m for m in wanted if not run.trained(m).exists()]
+    todo = repair.affected(run) if options.repair else missing(run, ready, options)
+    if options.repair and not todo:
+        print(f"Nothing was removed from {run.path} that a member could do without.")
+        return 0
     processes = launching.n_processes(config.training.processes, len(todo))
     if processes > 1 and not launching.is_worker():
         print(f"Training {described(todo)} in {processes} processes.", flush=True)
@@ -172,6 +189,8 @@ def main(arguments: Sequence[str]) -> int:
         code = launching.launch(command, processes, config.training.threads)
     else:
         code = train(run, ready, todo)
+    if options.repair and not code and launching.is_first():
+        print(repair.finish(run))
     if not code and finish(run, ready.codes.n_members) and launching.is_first():
         everyone: list[Trainable] = [*range(ready.codes.n_members), REFERENCE]
         there: list[Trainable] = [m for m in everyone if run.trained(m).exists()]

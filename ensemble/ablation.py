@@ -103,7 +103,7 @@ def landscape(
         for name, measurement in measurements.items()
         if measurement.reading is not None
     }
-    blocks = _Blocks(folder, len(queries.seeds), distinct, list(readings))
+    blocks = _Blocks(folder, queries, distinct, list(readings))
     size = _block_size(pipe, max_memory_mb)
     full = on_device(pipe, queries.images)
     for of_query, vectors in blocks.missing(size):
@@ -134,11 +134,15 @@ class _Blocks:
     """
 
     def __init__(
-        self, folder: Path, n_queries: int, votes: np.ndarray, names: list[str]
+        self, folder: Path, queries: Queries, votes: np.ndarray, names: list[str]
     ) -> None:
         self.folder = folder
-        self.shape = (1 + len(names), n_queries, len(votes))
-        self.key = {"votes": store.array_digest(votes), "names": names}
+        self.shape = (1 + len(names), len(queries.seeds), len(votes))
+        self.key = {
+            "votes": store.array_digest(votes),
+            "queries": store.array_digest(queries.images),
+            "names": names,
+        }
         folder.mkdir(parents=True, exist_ok=True)
         self.done, self.member_forwards = 0, 0
         progress = folder / "progress.json"

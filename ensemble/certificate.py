@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ensemble import plan as plans
-from ensemble import store
+from ensemble import silence, store
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -36,13 +36,12 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
         BadInput: If the run has no plan to check against, or a source is unknown.
     """
     plan = plans.read(run)
-    manifest = store.read_json(run.manifest)
     found = [
-        f"(a, c) {name}: the run was made with {manifest.get(name)}, found {value}"
-        for name, value in plans.facts(plan).items()
-        if manifest.get(name) != value
+        f"(a, c) {name}: the run was made with {wanted}, found {value}"
+        for name, (wanted, value) in plans.changes(run, plan).items()
     ]
-    for member in range(plan.codes.n_members):
+    plan = plans.without(plan, silence.removed(run.path))
+    for member in silence.voting(run.path, plan.codes.n_members):
         found += _of_member(run, member, plan)
     found += _shared_weights(run, plan.codes.n_members)
     found += _duplicates(plan)
@@ -54,7 +53,7 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
 def statement(run: Run) -> str:
     """What has been established, for people."""
     facts = store.read_json(run.manifest)
-    plan = plans.read(run)
+    plan = plans.without(plans.read(run), silence.removed(run.path))
     apart = (
         [
             f"Not part of the ensemble: {run.reference}, trained on everything to be "
@@ -77,9 +76,27 @@ def statement(run: Run) -> str:
             "(d) initial weights, order, timesteps and noise follow from keys alone",
             "(e) every member has weights of its own, trained from random ones",
             *apart,
+            *_removals(run),
             *_near_duplicates(run, plan),
         ]
     )
+
+
+def _removals(run: Run) -> Iterator[str]:
+    """What was removed, and who still knows it."""
+    for request in silence.requests(run.path):
+        yield (
+            f"Removed {', '.join(request.names)} (request {request.number} of "
+            f"{request.time}: {request.reason}): no member that votes was ever shown an "
+            "image of theirs"
+        )
+    silent = silence.silenced(run.path)
+    if silent:
+        yield (
+            f"Silenced: members {silent}. They saw what was removed, and their weights "
+            f"are still on the disk until they are trained again without: "
+            f"{silence.repair(run.path)}"
+        )
 
 
 def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:

@@ -23,7 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensemble import card, store
+from ensemble import card, silence, store
 from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
 from ensemble.store import Run
 from splits.codes import CodeBook, ablated_votes
@@ -375,7 +375,7 @@ class EnsemblePipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: The folder.
-            members: Which members to load; None loads all.
+            members: Which members to load; None loads all that may vote.
             **kwargs: As diffusers takes them, such as torch_dtype.
 
         Raises:
@@ -433,7 +433,7 @@ def _codes(folder: Path) -> CodeBook | None:
         expected = store.read_json(manifest)["code_book_digest"]
         if codes.digest() != expected:
             raise store.damaged(path, expected, codes.digest())
-    return codes
+    return CodeBook(silence.kept(codes.bits, silence.removed(folder)))
 
 
 def _generators(
@@ -465,10 +465,12 @@ def step_arguments(
 def complete(run: Run) -> None:
     """Make a run folder a pipeline folder, with a model card."""
     settings = run.config
+    n_members = store.read_json(run.manifest)["n_members"]
+    anyone = silence.voting(run.path, n_members)[:1]
     with store.stage(run, "train") as facts:
         facts["seconds_of_members"] = card.member_seconds(run)
         pipe = EnsemblePipeline(
-            members=EnsembleModel.from_pretrained(run.members, members=[0]),
+            members=EnsembleModel.from_pretrained(run.members, anyone),
             scheduler=sampler(settings.model, settings.sampling),
             num_inference_steps=settings.sampling.n_steps,
             guidance_scale=settings.sampling.guidance_scale,
