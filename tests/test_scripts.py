@@ -173,6 +173,39 @@ def test_bad_input_ends_in_one_message_and_code_2(trained, arguments, message):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
+def test_sources_are_removed_members_repaired_and_all_is_proven(tmp_path):
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 2, "design": "partition"}
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    run = tmp_path / "run"
+    code, _, err = script("train.py", config)
+    assert code == 0, err
+    code, out, err = script("train.py", config, "--repair")
+    assert code == 0, err
+    assert "Nothing was removed" in out
+    remove = ("remove", "--sources", "3", "--reason", "a letter")
+    code, out, err = script("attribute.py", run, *remove)
+    assert code == 0, err
+    assert "Request 1 recorded" in out
+    assert "1 of 2 members silenced, 1 vote" in out
+    assert f"Next: python train.py {run / 'config.yaml'} --repair" in out
+    code, out, err = script("attribute.py", run, *remove)
+    assert code == 0, err
+    assert "had been removed before" in out
+    code, out, err = script("attribute.py", run, "verify")
+    assert code == 0, err
+    assert "Silenced: members" in out
+    code, out, err = script("train.py", run / "config.yaml", "--repair")
+    assert code == 0, err
+    assert "know nothing of what was removed" in out
+    code, out, err = script("attribute.py", run, "verify", "--sources", "1")
+    assert code == 0, err
+    assert "Removed 3 (request 1" in out or "Removed digit 0003 (request 1" in out
+    assert "Silenced" not in out
+
+
 def test_designs_are_compared_for_a_wish_and_nothing_is_written(tmp_path):
     wish = ["--plan", "--remove", "2", "--keep", "3", "--budget", "24"]
     code, out, err = script(

@@ -314,3 +314,34 @@ def test_every_scheduler_of_the_config_generates():
 def test_votes_of_one_row_hold_for_every_image():
     rows = checked_votes([0.25, 0.75], 3, 2)
     assert np.array_equal(rows, np.tile([0.25, 0.75], (3, 1)))
+
+
+def test_allowed_sources_let_only_members_vote_that_saw_no_others(pipe):
+    codes = pipe.codes.bits
+    allowed = np.flatnonzero(codes[:, 1]).tolist()
+    found = pipe(seeds=[0, 1], allowed=allowed, output_type="latent").images
+    expected = pipe(seeds=[0, 1], votes=np.eye(4)[1], output_type="latent").images
+    assert torch.equal(found, expected)
+
+
+def test_sources_are_allowed_by_name_after_saving_too(pipe, tmp_path):
+    pipe.source_names = [f"photo {source}" for source in range(6)]
+    pipe.save_pretrained(tmp_path / "saved")
+    again = EnsemblePipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    names = [f"photo {source}" for source in np.flatnonzero(pipe.codes.bits[:, 2])]
+    again(seeds=[0], allowed=names, num_inference_steps=1)
+    with pytest.raises(
+        BadInput, match=f"would have to be allowed too are 1: {names[0]}"
+    ):
+        again(seeds=[0], allowed=names[1:])
+
+
+def test_votes_ablate_and_allowed_exclude_each_other(pipe):
+    with pytest.raises(BadInput, match="only one of votes, ablate and allowed"):
+        pipe(seeds=[0], ablate=[1], allowed=[0])
+
+
+def test_allowed_needs_a_code_book():
+    with pytest.raises(BadInput, match="has no code book"):
+        tiny.ensemble()(seeds=[0], allowed=[0])
