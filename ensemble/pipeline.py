@@ -326,7 +326,7 @@ class EnsemblePipeline(DiffusionPipeline):
     def _votes(
         self, votes: Any, ablate: Any, allowed: Any, n_images: int
     ) -> Float[Tensor, "images members"]:
-        if [votes, ablate, allowed].count(None) < 2:
+        if sum(one is not None for one in (votes, ablate, allowed)) > 1:
             raise BadInput(
                 "Give only one of votes, ablate and allowed: each decides who counts."
             )

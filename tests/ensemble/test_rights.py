@@ -29,7 +29,7 @@ def test_allowing_everything_is_the_full_ensemble():
 
 
 def test_allowing_all_others_is_ablating():
-    rest = np.delete(np.arange(5), 2)
+    rest = [0, 1, 3, 4]
     assert np.array_equal(allowed_votes(CODES, rest) > 0, ~CODES.bits[2])
 
 
