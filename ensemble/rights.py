@@ -39,8 +39,8 @@ def sources_of(
     """
     asked = set(allowed)
     number_of = {name: source for source, name in enumerate(names)}
-    for one in asked - number_of.keys() - owners.keys() - set(range(n_sources)):
-        known = [*number_of, *owners]
+    known = [*number_of, *owners]
+    for one in asked.difference(known, range(n_sources)):
         near = difflib.get_close_matches(str(one), known, n=1)
         advice = f"Did you mean {near[0]!r}?" if near else "Give its number or name."
         raise BadInput(
@@ -48,11 +48,11 @@ def sources_of(
             f"{len(known)} names. {advice}"
         )
     found = {one for one in asked if isinstance(one, int)}
-    found |= {number_of[name] for name in asked & number_of.keys()}
-    owned = {source for one in asked & owners.keys() for source in owners[one]}
-    for owner in owners.keys() - asked:
-        owned -= set(owners[owner])
-    return sorted(found | owned)
+    found |= {source for name, source in number_of.items() if name in asked}
+    owned, others = set(), set()
+    for owner, parts in owners.items():
+        (owned if owner in asked else others).update(parts)
+    return sorted(found | (owned - others))
 
 
 def allowed_votes(
@@ -79,7 +79,7 @@ def allowed_votes(
     n_conflicts = conflicts.sum(axis=0)
     if n_conflicts.min() > 0:
         nearest = int(n_conflicts.argmin())
-        missing = np.flatnonzero(conflicts[:, nearest])
+        missing = np.flatnonzero(conflicts[:, nearest]).tolist()
         called = [names[source] if names else str(source) for source in missing]
         shown = ", ".join(called[:N_SHOWN])
         more = f" and {len(called) - N_SHOWN} more" if len(called) > N_SHOWN else ""
