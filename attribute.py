@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ensemble import launching, plan, store
+from ensemble import launching, plan, silence, store
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -118,6 +118,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "verify", help="is the exactness certificate true of this run?"
     )
     command.add_argument("--sources", metavar="3,17", help="also ablate these")
+
+    command = commands.add_parser(
+        "remove",
+        help="remove sources for good: silence the members that saw them",
+        description="The request is recorded, with time and reason, and cannot be taken "
+        "back. From then on no member votes that saw one of the sources; `train.py "
+        "RUN/config.yaml --repair` trains those members again without.",
+    )
+    command.add_argument("--sources", metavar="3,17", required=True, help="which")
+    command.add_argument("--reason", required=True, help="why, for the record")
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="also if nobody is left to vote until members are repaired",
+    )
 
     commands.add_parser("report", parents=[named], help="write report.html")
     options = parser.parse_args(arguments)
@@ -358,6 +373,22 @@ def verify(run: Run, options: argparse.Namespace) -> None:
     print(certificate.statement(run))
 
 
+def remove(run: Run, options: argparse.Namespace) -> None:
+    """Record that sources must go, and say what follows."""
+    from ensemble import removal
+
+    sources = numbers("--sources", options.sources)
+    for line in removal.same_pictures(run, sources):
+        print(line)
+    recorded = removal.request(run, sources, options.reason, options.force)
+    if recorded is None:
+        print("All of these had been removed before; nothing was recorded.")
+    else:
+        print(f"Request {recorded.number} recorded in {run.path / silence.LOG}.")
+    for line in removal.consequences(run):
+        print(line)
+
+
 def report(run: Run, options: argparse.Namespace) -> None:
     """Write report.html."""
     from ensemble import report as reports
@@ -382,6 +413,7 @@ COMMANDS = {
     "score": score,
     "evaluate": evaluate,
     "verify": verify,
+    "remove": remove,
     "report": report,
 }
 

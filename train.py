@@ -2,7 +2,9 @@
 
 CONFIG is a file in configs/, or RUN/config.yaml to resume or replay a run. Started
 again after an interruption, it goes on where it was; what is done is left alone. With
---reference, one more model is trained on everything, for scorers to look at.
+--reference, one more model is trained on everything, for scorers to look at. With
+--repair, members that saw sources which `attribute.py RUN remove` removed since are
+trained again without them, and vote again.
 
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import launching, plan, store
+from ensemble import launching, plan, repair, silence, store
 from ensemble.config import Config
 from ensemble.plan import Plan
 from ensemble.store import CARD, PIPELINE, REFERENCE, Run, Trainable
@@ -51,6 +53,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "reference`; it is no part of the ensemble",
     )
     launching.add_engine(parser)
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="train again, without them, the members that saw removed sources",
+    )
     parser.add_argument(
         "--plan",
         action="store_true",
@@ -102,6 +109,15 @@ def compared(config: Config, wishes: dict[str, int]) -> str:
     shown = config.training.steps * config.training.batch_size
     n_weights = training.weights_of_a_member(config, data)
     return comparison.table(rows, wish, shown, 4 * n_weights)
+
+
+def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainable]:
+    """Whoever was asked for, is not there, and has something to be trained on."""
+    wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
+    if options.reference:
+        wanted.append(REFERENCE)
+    retired = silence.retired(run.path)
+    return [m for m in wanted if m not in retired and not run.trained(m).exists()]
 
 
 def train(run: Run, ready: Plan, members: Sequence[Trainable]) -> int:
@@ -158,7 +174,8 @@ def finish(run: Run, n_members: int) -> bool:
         Whether they are. Whoever trains the last member does the work, so that the
         process that only waits for the others need not load what it takes.
     """
-    if any(not run.member(member).exists() for member in range(n_members)):
+    wanted = set(range(n_members)) - set(silence.retired(run.path))
+    if any(not run.member(member).exists() for member in wanted):
         return False
     if not all((run.path / file).exists() for file in (*PIPELINE, CARD)):
         from ensemble import pipeline
@@ -185,14 +202,16 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     run = store.create(config)
     ready = plan.prepare(run)
-    wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
-    if options.reference:
-        wanted.append(REFERENCE)
-    todo: list[Trainable] = [m for m in wanted if not run.trained(m).exists()]
+    todo = repair.affected(run) if options.repair else missing(run, ready, options)
+    if options.repair and not todo:
+        print(f"Nothing was removed from {run.path} that a member could do without.")
+        return 0
     if todo and options.engine == "ray":
         code = train_on_cluster(run, todo, options)
     else:
         code = train_here(run, ready, todo, arguments)
+    if options.repair and not code and launching.is_first():
+        print(repair.finish(run))
     if not code and finish(run, ready.codes.n_members) and launching.is_first():
         everyone: list[Trainable] = [*range(ready.codes.n_members), REFERENCE]
         there: list[Trainable] = [m for m in everyone if run.trained(m).exists()]

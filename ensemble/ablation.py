@@ -112,7 +112,7 @@ def landscape(
     distinct, vector_of = np.unique(votes, axis=0, return_inverse=True)
     vector_of = vector_of.reshape(-1)
     readings = readings_of(measurements)
-    blocks = _Blocks(folder, len(queries.seeds), distinct, list(readings))
+    blocks = _Blocks(folder, queries, distinct, list(readings))
     size = block_size(pipe, max_memory_mb)
     pairs = ((query, distinct[vectors]) for query, vectors in blocks.missing(size))
     if computed is None:
@@ -171,11 +171,15 @@ class _Blocks:
     """
 
     def __init__(
-        self, folder: Path, n_queries: int, votes: np.ndarray, names: list[str]
+        self, folder: Path, queries: Queries, votes: np.ndarray, names: list[str]
     ) -> None:
         self.folder = folder
-        self.shape = (1 + len(names), n_queries, len(votes))
-        self.key = {"votes": store.array_digest(votes), "names": names}
+        self.shape = (1 + len(names), len(queries.seeds), len(votes))
+        self.key = {
+            "votes": store.array_digest(votes),
+            "queries": store.array_digest(queries.images),
+            "names": names,
+        }
         folder.mkdir(parents=True, exist_ok=True)
         self.done, self.member_forwards = 0, 0
         # Pair by pair, so that it does not depend on the size of the blocks.

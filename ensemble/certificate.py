@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ensemble import plan as plans
-from ensemble import store
+from ensemble import silence, store
 from ensemble.pipeline import EnsemblePipeline, check_pipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -37,18 +37,17 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
         BadInput: If the run has no plan to check against, or a source is unknown.
     """
     plan = plans.read(run)
-    manifest = store.read_json(run.manifest)
     found = [
         f"(a, c) {name} of {run.path / store.FILE_OF.get(name, '')}: the run was made "
-        f"with {manifest.get(name)}, found {value}; so says {run.manifest}"
-        for name, value in plans.facts(plan).items()
-        if manifest.get(name) != value
+        f"with {wanted}, found {value}; so says {run.manifest}"
+        for name, (wanted, value) in plans.changes(run, plan).items()
     ]
     if found:
         # Against a wrong plan everything else would look wrong too.
         return found
-    found += _of_pipeline(run, manifest)
-    for member in range(plan.codes.n_members):
+    found += _of_pipeline(run, store.read_json(run.manifest))
+    plan = plans.without(plan, silence.removed(run.path))
+    for member in silence.voting(run.path, plan.codes.n_members):
         found += _of_member(run, member, plan)
     found += _shared_weights(run, plan.codes.n_members)
     found += _duplicates(plan)
@@ -60,7 +59,7 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
 def statement(run: Run) -> str:
     """What has been established, for people."""
     facts = store.read_json(run.manifest)
-    plan = plans.read(run)
+    plan = plans.without(plans.read(run), silence.removed(run.path))
     apart = (
         [
             f"Not part of the ensemble: {run.reference}, trained on everything to be "
@@ -83,16 +82,35 @@ def statement(run: Run) -> str:
             "(d) initial weights, order, timesteps and noise follow from keys alone",
             "(e) every member has weights of its own, trained from random ones",
             *apart,
+            *_removals(run),
             *_near_duplicates(run, plan),
         ]
     )
 
 
+<<<<<<< HEAD
 def _of_pipeline(run: Run, manifest: dict[str, Any]) -> Iterator[str]:
     try:
         check_pipeline(run.path, manifest)
     except BadInput as error:
         yield f"(d) {error}"
+=======
+def _removals(run: Run) -> Iterator[str]:
+    """What was removed, and who still knows it."""
+    for request in silence.requests(run.path):
+        yield (
+            f"Removed {', '.join(request.names)} (request {request.number} of "
+            f"{request.time}: {request.reason}): no member that votes was ever shown an "
+            "image of theirs"
+        )
+    silent = silence.silenced(run.path)
+    if silent:
+        yield (
+            f"Silenced: members {silent}. They saw what was removed, and their weights "
+            f"are still on the disk until they are trained again without: "
+            f"{silence.repair(run.path)}"
+        )
+>>>>>>> h_removal
 
 
 def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:

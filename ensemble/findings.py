@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from markupsafe import Markup
 
-from ensemble import figures, store
+from ensemble import figures, silence, store
 from ensemble.data import TrainingImages
 from ensemble.page import counted
 from ensemble.store import Run
@@ -124,14 +124,16 @@ def saved(run: Run, name: str) -> list[Influence]:
     """Everything that was ablated on a set of queries: sources first, then groups.
 
     Raises:
-        BadInput: If a table is missing or damaged.
+        BadInput: If a table is missing, damaged, or from before a removal.
     """
     # A group's folder carries eight digits of the digest of who falls silent.
     kept = re.compile(re.escape(name) + "(-differential)?(-[0-9a-f]{8})?")
     folder = run.influence(name).parent
-    tables = [
-        _read(path) for path in sorted(folder.glob("*")) if kept.fullmatch(path.name)
-    ]
+    paths = [path for path in sorted(folder.glob("*")) if kept.fullmatch(path.name)]
+    for path in paths:
+        made_with = store.read_json(path / "info.json").get("code_book_digest")
+        silence.require_current(run.path, path, made_with)
+    tables = [_read(path) for path in paths]
     return sorted(tables, key=lambda table: table.info["units"] == "groups")
 
 

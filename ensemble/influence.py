@@ -19,7 +19,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
-from ensemble import ablation, adjoint, audit, placebo, queries, sensitivity, store
+from ensemble import (
+    ablation,
+    adjoint,
+    audit,
+    placebo,
+    queries,
+    sensitivity,
+    silence,
+    store,
+)
 from ensemble.ablation import Block, Measured
 from ensemble.measurement import Measurement
 from ensemble.model import noise_schedule
@@ -107,7 +116,8 @@ def measure_exactly(
         The folder of the tables; if they were there already, nothing is computed.
 
     Raises:
-        BadInput: If they are there without some of the measurements.
+        BadInput: If they are there without some of the measurements, or from before a
+            removal.
     """
     folder = asked.folder("exact")
     if _there(asked, folder):
@@ -316,7 +326,8 @@ def measure_adjointly(asked: Asked) -> Path:
     folder = asked.folder("adjoint")
     folder = folder.with_name(f"{folder.name}.{store.file_name(name)}")
     if folder.exists():
-        store.check_sealed(folder, "info.json")
+        made_with = store.check_sealed(folder, "info.json").get("code_book_digest")
+        silence.require_current(asked.run.path, folder, made_with)
         return folder
     asked_for = queries.load(asked.run, asked.name)
     with store.stage(asked.run, f"ablate {folder.name}"):
@@ -330,6 +341,7 @@ def measure_adjointly(asked: Asked) -> Path:
                 "method": "adjoint",
                 "member_forwards": found.member_forwards,
                 "derivative_passes": found.reverse_passes,
+                "code_book_digest": asked.plan.codes.digest(),
             }
             store.seal(to, "info.json", facts)
     return folder
@@ -368,7 +380,9 @@ def _there(asked: Asked, folder: Path) -> bool:
     """Whether the tables have been made already, with all that is asked for."""
     if not folder.exists():
         return False
-    kept = store.check_sealed(folder, "info.json")["measurements"]
+    info = store.check_sealed(folder, "info.json")
+    silence.require_current(asked.run.path, folder, info["code_book_digest"])
+    kept = info["measurements"]
     missing = [name for name in asked.measurements if name not in kept]
     if missing:
         raise BadInput(

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ensemble import store
+from ensemble import silence, store
 from ensemble.config import ModelConfig, SamplingConfig
 from splits.errors import BadInput
 
@@ -270,12 +270,13 @@ class EnsembleModel(ModelMixin, ConfigMixin):
 
         Args:
             pretrained_model_name_or_path: The folder.
-            members: Which to load; None loads all.
+            members: Which to load; None loads all that may vote.
             torch_dtype: Type of the weights; None keeps float32.
 
         Raises:
-            BadInput: If the folder holds no members, one is missing, or its weights are
-                not those that were trained.
+            BadInput: If the folder holds no members, one is missing or saw sources that
+                were removed, nobody is left, or weights are not those that were
+                trained.
         """
         root = Path(pretrained_model_name_or_path)
         present = sorted(
@@ -283,7 +284,12 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         )
         if not present:
             raise BadInput(f"{root} holds no trained member. Train some with train.py.")
-        chosen = present if members is None else list(members)
+        silent = silence.silenced(root.parent)
+        voting = [member for member in present if member not in silent]
+        if not voting:
+            raise silence.nobody(root.parent)
+        chosen = voting if members is None else list(members)
+        silence.require_voting(root.parent, chosen)
         for member in chosen:
             if member not in present:
                 raise BadInput(

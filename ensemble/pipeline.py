@@ -23,7 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensemble import card, store
+from ensemble import card, rights, silence, store
 from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
 from ensemble.store import CARD, PIPELINE, Run
 from splits.codes import CodeBook, ablated_votes
@@ -148,7 +148,10 @@ class EnsemblePipeline(DiffusionPipeline):
     Attributes:
         members: The members, one `EnsembleModel`.
         scheduler: Any diffusers scheduler.
-        codes: Who saw what; needed for `ablate`. None if unknown.
+        codes: Who saw what; needed for `ablate` and `allowed`. None if unknown.
+        source_names: What the sources are called, in the order of their codes.
+        owners: The sources that each owner has a part in, by name, if images can have
+            several.
     """
 
     model_cpu_offload_seq = "members"
@@ -168,6 +171,8 @@ class EnsemblePipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
         self.codes = codes
+        self.source_names: list[str] = []
+        self.owners: dict[str, list[int]] = {}
 
     @torch.no_grad()
     def __call__(
@@ -186,6 +191,7 @@ class EnsemblePipeline(DiffusionPipeline):
         seeds: Sequence[int] | np.ndarray | None = None,
         votes: Float[Tensor, "..."] | np.ndarray | Sequence | None = None,
         ablate: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        allowed: Sequence[int | str] | None = None,
         latents: Float[Tensor, "images channels height width"] | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Generate images.
@@ -211,6 +217,8 @@ class EnsemblePipeline(DiffusionPipeline):
             votes: How much each loaded member counts, (members,) or (images, members);
                 non-negative, rows sum to one. By default all count the same.
             ablate: Sources to remove from all images, or one list per image.
+            allowed: Numbers or names of sources, or names of owners: only members that
+                saw nothing else vote.
             latents: Initial noise instead of drawn noise.
 
         Returns:
@@ -220,7 +228,7 @@ class EnsemblePipeline(DiffusionPipeline):
             BadInput: If an argument contradicts another one or is out of range.
         """
         generator, n_images = _generators(seeds, generator, batch_size)
-        weights = self._votes(votes, ablate, n_images)
+        weights = self._votes(votes, ablate, allowed, n_images)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise BadInput(
                 f"output_type is {output_type!r}; allowed: pil, np, pt, latent."
@@ -319,12 +327,16 @@ class EnsemblePipeline(DiffusionPipeline):
         return torch.from_numpy(labels).to(self._execution_device)
 
     def _votes(
-        self, votes: Any, ablate: Any, n_images: int
+        self, votes: Any, ablate: Any, allowed: Any, n_images: int
     ) -> Float[Tensor, "images members"]:
-        if votes is not None and ablate is not None:
-            raise BadInput("Give votes or ablate, not both: each decides who counts.")
+        if sum(one is not None for one in (votes, ablate, allowed)) > 1:
+            raise BadInput(
+                "Give only one of votes, ablate and allowed: each decides who counts."
+            )
         if ablate is not None:
             rows = self._ablated(ablate, n_images)
+        elif allowed is not None:
+            rows = np.tile(self._allowed(allowed), (n_images, 1))
         elif votes is not None:
             rows = checked_votes(votes, n_images, self.members.n_members)
         else:
@@ -334,13 +346,23 @@ class EnsemblePipeline(DiffusionPipeline):
             self._execution_device
         )
 
-    def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
+    def _loaded_codes(self) -> CodeBook:
         if self.codes is None:
             raise BadInput(
                 "This pipeline has no code book, so it cannot know who saw a source. "
                 "Load it from a run folder, or set pipe.codes."
             )
-        loaded = CodeBook(self.codes.bits[:, self.members.member_ids])
+        return CodeBook(self.codes.bits[:, self.members.member_ids])
+
+    def _allowed(self, allowed: Sequence[int | str]) -> np.ndarray:
+        loaded = self._loaded_codes()
+        sources = rights.sources_of(
+            allowed, loaded.n_sources, self.source_names, self.owners
+        )
+        return rights.allowed_votes(loaded, sources, self.source_names)
+
+    def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
+        loaded = self._loaded_codes()
         per_image = len(ablate) > 0 and not np.isscalar(ablate[0])
         lists = ablate if per_image else [ablate] * n_images
         if len(lists) != n_images:
@@ -366,6 +388,8 @@ class EnsemblePipeline(DiffusionPipeline):
         super().save_pretrained(str(save_directory), **kwargs)
         if self.codes is not None:
             store.write_array(Path(save_directory) / "codes.npy", self.codes.bits)
+            named = {"names": self.source_names, "owners": self.owners}
+            store.write_json(Path(save_directory) / "sources.json", named)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -378,7 +402,7 @@ class EnsemblePipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: The folder.
-            members: Which members to load; None loads all.
+            members: Which members to load; None loads all that may vote.
             **kwargs: As diffusers takes them, such as torch_dtype.
 
         Raises:
@@ -394,13 +418,18 @@ class EnsemblePipeline(DiffusionPipeline):
             )
         if manifest is not None:
             check_pipeline(folder, manifest)
-            # A member whose folder is lost must not fall silent.
-            members = range(manifest["n_members"]) if members is None else members
+            if members is None:
+                # A member whose folder is lost must not fall silent.
+                members = silence.voting(folder, manifest["n_members"]) or None
         model = EnsembleModel.from_pretrained(
             folder / "members", members, torch_dtype=kwargs.get("torch_dtype")
         )
         pipe = super().from_pretrained(str(folder), members=model, **kwargs)
         pipe.codes = _codes(folder, manifest)
+        if (folder / "sources.json").exists():
+            named = store.read_json(folder / "sources.json")
+            pipe.source_names = named["names"]
+            pipe.owners = named.get("owners", {})
         return pipe
 
 
@@ -461,7 +490,7 @@ def _codes(folder: Path, manifest: dict[str, Any] | None) -> CodeBook | None:
         expected = manifest["code_book_digest"]
         if codes.digest() != expected:
             raise store.damaged(path, expected, codes.digest())
-    return codes
+    return CodeBook(silence.kept(codes.bits, silence.removed(folder)))
 
 
 def _generators(
@@ -493,10 +522,12 @@ def step_arguments(
 def complete(run: Run) -> None:
     """Make a run folder a pipeline folder, with a model card."""
     settings = run.config
+    n_members = store.read_json(run.manifest)["n_members"]
+    anyone = silence.voting(run.path, n_members)[:1]
     with store.stage(run, "train") as facts:
         facts["seconds_of_members"] = card.member_seconds(run)
         pipe = EnsemblePipeline(
-            members=EnsembleModel.from_pretrained(run.members, members=[0]),
+            members=EnsembleModel.from_pretrained(run.members, anyone),
             scheduler=sampler(settings.model, settings.sampling),
             num_inference_steps=settings.sampling.n_steps,
             guidance_scale=settings.sampling.guidance_scale,

@@ -33,10 +33,11 @@ def p_values(
 
     so p is corrected for the N units without any assumption about the distribution; it
     cannot be smaller than N / (N + n). Units are compared with placebos of their own
-    weight; C different weights multiply p by C. Ties count as placebos above.
+    weight; C different weights multiply p by C. Ties count as placebos above. A unit
+    that no member saw displaces nothing, and is none of the N.
     """
     result = np.ones(displacement.shape)
-    classes = np.unique(unit_weights)
+    classes = np.unique(unit_weights[unit_weights > 0])
     for weight in classes:
         units = unit_weights == weight
         drawn = np.sort(placebo[:, placebo_weights == weight], axis=1)

@@ -6,19 +6,22 @@ and from then on read back and checked against what the manifest says.
 Before: data.py, splits/designs.py. After: training.py, ablation.py.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import filelock
 import numpy as np
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Bool, Float32, Int, Int64
 
-from ensemble import borderline, store
+from ensemble import borderline, silence, store
 from ensemble import data as datasets
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.store import Run
 from splits import designs, duplicates, guarantees, owners, sources
 from splits.codes import CodeBook
+from splits.errors import BadInput
 from splits.owners import OwnerSets
 
 
@@ -33,6 +36,10 @@ class Plan:
         codes: Who trains on what.
         owners: The sources that each owner has a part in, by name; empty unless images
             can have several owners.
+        removed: Sources that were removed after the run began. Their images are blank,
+            and nobody trains on them.
+        members: The member of each column of the code book, where not all may vote;
+            empty: all of them, in order.
     """
 
     data: TrainingImages
@@ -40,6 +47,13 @@ class Plan:
     source_names: list[str]
     codes: CodeBook
     owners: dict[str, list[int]] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
+
+    def seen_by(self, members: Sequence[int]) -> Bool[np.ndarray, "sources chosen"]:
+        """Which sources each of these members trains on."""
+        numbers = self.members or list(range(self.codes.n_members))
+        return self.codes.bits[:, [numbers.index(member) for member in members]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +157,15 @@ def _owner_of(
 def prepare(run: Run) -> Plan:
     """Draw the plan and write it to the run folder, or read back what is there.
 
+    Returns:
+        The plan for training: all members, without the sources that were removed.
+
     Raises:
         BadInput: If the folder holds another plan, or a damaged one.
     """
     with filelock.FileLock(run.path / ".plan.lock"):
         if run.manifest.exists():
-            return load(run)
+            return without(checked(run), silence.removed(run.path))
         data = datasets.load(run.config.data)
         grouping = grouped(run.config.data, data)
         plan = _drawn(run.config, data, grouping)
@@ -175,30 +192,80 @@ def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> N
 
 
 def load(run: Run) -> Plan:
-    """The plan in a run folder, checked against the manifest.
+    """The plan of those who may vote, checked against the manifest.
+
+    Members that saw removed sources have no column in its code book, as long as they
+    have not been trained again without.
+
+    Raises:
+        BadInput: If the data or a file of the plan is not what the run was made with,
+            or nobody may vote.
+    """
+    plan, gone = checked(run), silence.removed(run.path)
+    if not gone:
+        return plan
+    members = silence.voting(run.path, plan.codes.n_members)
+    return dataclasses.replace(
+        plan, codes=silence.book(run.path), removed=gone, members=members
+    )
+
+
+def checked(run: Run) -> Plan:
+    """The plan as it was drawn, checked against the manifest.
 
     Raises:
         BadInput: If the data or a file of the plan is not what the run was made with.
     """
     plan = read(run)
-    store.check_manifest(run, facts(plan))
+    changed = changes(run, plan)
+    if changed:
+        name, (wanted, found) = next(iter(changed.items()))
+        raise BadInput(
+            f"{name} of {run.path} has changed: the run was made with {wanted}, now "
+            f"there is {found}. Restore what was there, or start another run."
+        )
     return plan
 
 
+def changes(
+    run: Run, plan: Plan
+) -> dict[str, tuple[str | int | None, str | int | None]]:
+    """Facts in which a plan differs from what the run was made with, both by name."""
+    wanted = store.read_json(run.manifest)
+    for request in silence.requests(run.path):
+        wanted["data_fingerprint"] = request.data_fingerprint
+    return {
+        name: (wanted.get(name), found)
+        for name, found in facts(plan).items()
+        if wanted.get(name) != found
+    }
+
+
 def read(run: Run) -> Plan:
-    """The plan in a run folder as it stands, unchecked.
+    """The plan as it was drawn and as it stands, unchecked; removed images are blank.
 
     Raises:
         BadInput: If a file is missing or unreadable.
     """
     named = store.read_json(run.path / "sources.json")
+    data = datasets.load(run.config.data)
+    source_of = store.read_array(run.source_of)
+    for request in silence.requests(run.path)[-1:]:
+        gone = {int(image): name for image, name in request.images.items()}
+        data = datasets.blanked(data, gone, len(source_of), request.label_names)
     return Plan(
-        data=datasets.load(run.config.data),
-        source_of=store.read_array(run.source_of),
+        data=data,
+        source_of=source_of,
         source_names=named["names"],
         codes=store.read_codes(run.codes),
         owners=named.get("owners", {}),
     )
+
+
+def without(plan: Plan, removed: list[int]) -> Plan:
+    """The plan for training all members without the removed sources."""
+    codes = CodeBook(silence.kept(plan.codes.bits, removed))
+    return dataclasses.replace(plan, codes=codes, removed=removed)
 
 
 def facts(plan: Plan) -> dict[str, str | int]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
-from ensemble import store
+from ensemble import silence, store
 from ensemble.pipeline import EnsemblePipeline, initial_noise, query_generators
 from ensemble.store import Run
 from splits.errors import BadInput
@@ -86,6 +86,7 @@ def generate(
     folder = run.queries(name)
     if folder.exists():
         return _unchanged(run, name, wanted)
+    wanted["code_book_digest"] = silence.book(run.path).digest()
     before = pipe.members.n_forwards
     images = pipe.pictures(wanted["seeds"], labels)
     with store.stage(run, f"generate {name}"), store.folder_in_the_making(folder) as to:
@@ -102,7 +103,8 @@ def load(run: Run, name: str) -> Queries:
     """The queries of that name.
 
     Raises:
-        BadInput: If there are none, or they are damaged.
+        BadInput: If there are none, they are damaged, or silenced members had a part in
+            them.
     """
     folder = run.queries(name)
     if not folder.exists():
@@ -112,7 +114,9 @@ def load(run: Run, name: str) -> Queries:
             f"{', '.join(known) or 'none'}. Make some with `attribute.py {run.path} "
             f"generate --name {name}`."
         )
-    labelled = "conditions.npy" in store.check_sealed(folder, "info.json")["files"]
+    info = store.check_sealed(folder, "info.json")
+    silence.require_current(run.path, folder, info.get("code_book_digest"))
+    labelled = "conditions.npy" in info["files"]
     return Queries(
         seeds=store.read_array(folder / "seeds.npy"),
         conditions=store.read_array(folder / "conditions.npy") if labelled else None,

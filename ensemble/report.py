@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from markupsafe import Markup
 
 from ensemble import config as configs
-from ensemble import figures, findings, page, store
+from ensemble import figures, findings, page, silence, store
 from ensemble.data import TrainingImages
 from ensemble.findings import Finding, Influence
 from ensemble.page import counted
@@ -86,7 +86,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         cards=cards,
         colour=data.images.shape[1] > 1,
         sampling=store.read_json(run.queries(name) / "info.json"),
-        code_book=_code_book(store.read_array(run.codes)),
+        code_book=_code_book(silence.book(run.path).bits),
         promises=_promises(manifest["promises"]),
         members=members,
         curves=_curves(members),
@@ -105,6 +105,8 @@ def _cards(
     run: Run, name: str, data: TrainingImages, tables: Sequence[Influence]
 ) -> list[Card]:
     folder = run.queries(name)
+    made_with = store.read_json(folder / "info.json").get("code_book_digest")
+    silence.require_current(run.path, folder, made_with)
     images = store.sealed_array(folder, "info.json", "images.npy")
     seeds = store.sealed_array(folder, "info.json", "seeds.npy")
     labels = [""] * len(seeds)

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from ensemble import luck, queries, store
+from ensemble import luck, queries, silence, store
 from ensemble.model import load_member, noise_schedule
 from ensemble.pipeline import EnsemblePipeline, denoise, guided
 from ensemble.plan import Plan
@@ -507,8 +507,14 @@ def _scored_model(
                 f"with `python train.py {run.path / 'config.yaml'} --reference`, or "
                 "score the ensemble or one of its members."
             )
+        saw = store.read_array(run.reference / "exposure.npy") > 0
+        if saw[np.isin(plan.source_of, plan.removed)].any():
+            raise BadInput(
+                f"The reference of {run.path} saw a source that was removed. Train it "
+                f"again without: {silence.repair(run.path)}."
+            )
         network = load_member(run.reference).to(members.device, members.dtype)
-        return [network], np.ones((1, len(plan.source_of)), dtype=bool)
+        return [network], ~np.isin(plan.source_of, plan.removed)[None]
     if which != "ensemble" and which not in members.member_ids:
         raise BadInput(
             f"There is no model {which!r} to score; allowed: ensemble, {REFERENCE}, or "
@@ -516,7 +522,7 @@ def _scored_model(
         )
     chosen = members.member_ids if which == "ensemble" else [int(which)]
     networks = [members.networks[members.member_ids.index(member)] for member in chosen]
-    return networks, plan.codes.bits[:, chosen].T[:, plan.source_of]
+    return networks, plan.seen_by(chosen).T[:, plan.source_of]
 
 
 def _training_images(pipe: EnsemblePipeline, plan: Plan) -> Examples:

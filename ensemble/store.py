@@ -454,15 +454,14 @@ def publish(partial: Path, final: Path) -> None:
         if path.is_file():
             flush(path)
     flush(partial)
+    outdated = final.with_name(final.name + ".old")
     if final.exists():
-        outdated = final.with_name(final.name + ".old")
         shutil.rmtree(outdated, ignore_errors=True)
         final.rename(outdated)
-        partial.rename(final)
-        shutil.rmtree(outdated)
-    else:
-        partial.rename(final)
+    partial.rename(final)
     flush(final.parent)
+    # Also what a process left that ended between the two names.
+    shutil.rmtree(outdated, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -91,6 +91,7 @@ class Split:
         self, images: Int[np.ndarray, " split"], seed: int, member: Trainable
     ) -> None:
         self.images = images
+        self.digest = store.array_digest(images)
         key = key_of(member)
         self.epoch = functools.lru_cache(maxsize=2)(
             lambda epoch: luck.rng(seed, "order", *key, epoch).permutation(images)
@@ -238,6 +239,7 @@ class Trainee:
         tensors = self._tensors()
         scaler = self.accelerator.scaler
         facts = {
+            "split": self.split.digest,
             "step": self.progress.step,
             "loss_steps": self.progress.loss_steps,
             "losses": self.progress.losses,
@@ -253,13 +255,17 @@ class Trainee:
             store.flush(partial)
 
     def load_checkpoint(self) -> None:
-        """Go on from the checkpoint, if there is a whole one; else from the start."""
+        """Go on from the checkpoint, if there is a whole one; else from the start.
+
+        One of another split knows images that this member may not see.
+        """
         path = self.folder / "checkpoint.safetensors"
         if not path.exists():
             return
         kept = _read_checkpoint(path)
-        if kept is None:
-            tqdm.write(f"{path} is damaged; {called(self.member)} starts again.")
+        if kept is None or kept[1].get("split") != self.split.digest:
+            why = "damaged" if kept is None else "of another split"
+            tqdm.write(f"{path} is {why}; {called(self.member)} starts again.")
             path.unlink()
         else:
             self._restore(*kept)
@@ -354,18 +360,27 @@ def key_of(member: Trainable) -> list[int]:
     return [] if member == REFERENCE else [member]
 
 
-def trains_on(codes: CodeBook, member: Trainable) -> Bool[np.ndarray, " sources"]:
-    """Which sources a member trains on: its split, or everything for the reference."""
-    if member == REFERENCE:
-        return np.ones(codes.n_sources, dtype=bool)
-    return codes.bits[:, member]
+def trains_on(
+    codes: CodeBook, member: Trainable, removed: Sequence[int] = ()
+) -> Bool[np.ndarray, " sources"]:
+    """Which sources a member trains on: its split, or everything for the reference.
+
+    Removed sources are neither's.
+    """
+    everything = np.ones(codes.n_sources, dtype=bool)
+    sources = everything if member == REFERENCE else codes.bits[:, member].copy()
+    sources[list(removed)] = False
+    return sources
 
 
 def member_images(
-    codes: CodeBook, source_of: Int[np.ndarray, " images"], member: Trainable
+    codes: CodeBook,
+    source_of: Int[np.ndarray, " images"],
+    member: Trainable,
+    removed: Sequence[int] = (),
 ) -> Int[np.ndarray, " split"]:
     """Indices of the training images that a member trains on, ascending."""
-    return np.flatnonzero(trains_on(codes, member)[source_of])
+    return np.flatnonzero(trains_on(codes, member, removed)[source_of])
 
 
 def train_member(
@@ -376,6 +391,8 @@ def train_member(
     stopping: "Stopping",
 ) -> bool:
     """Train one member to its end, from its checkpoint if it has one.
+
+    A member that was trained on another split gives way once the new one is done.
 
     Returns:
         True if it is trained now; False if another process is at it.
@@ -388,16 +405,27 @@ def train_member(
     folder.parent.mkdir(exist_ok=True)
     lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
     with contextlib.suppress(filelock.Timeout), lock:
-        if folder.exists():
+        sources = trains_on(plan.codes, member, plan.removed)
+        digest = CodeBook(sources[:, None]).split_digest(0)
+        if _trained_on(folder) == digest:
             return True
-        split = member_images(plan.codes, plan.source_of, member)
+        split = np.flatnonzero(sources[plan.source_of])
         trainee = Trainee(run, member, plan.data, split, accelerator)
-        trainee.folder.mkdir(exist_ok=True)
-        trainee.load_checkpoint()
-        _train(trainee, stopping, _writer(run, member))
-        _publish(run, trainee, plan.codes)
+        # A process may end after a member is finished, before its folder has its name.
+        if _trained_on(trainee.folder) != digest:
+            trainee.folder.mkdir(exist_ok=True)
+            trainee.load_checkpoint()
+            _train(trainee, stopping, _writer(run, member))
+            _finish(trainee, int(sources.sum()), digest)
+        store.publish(trainee.folder, folder)
         return True
     return False
+
+
+def _trained_on(folder: Path) -> str | None:
+    """The digest of the split of the finished member in a folder, if one is there."""
+    record = folder / "member.json"
+    return store.read_json(record)["split_digest"] if record.exists() else None
 
 
 def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
@@ -446,20 +474,19 @@ def _report(
         writer.add_scalar("loss", loss, progress.step)
 
 
-def _publish(run: Run, trainee: Trainee, codes: CodeBook) -> None:
-    """Write what the member is and what it saw; then give its folder its name."""
+def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
+    """Write what the member is and what it saw."""
     folder, progress = trainee.folder, trainee.progress
     trainee.finished().save_pretrained(folder)
     store.write_array(folder / "exposure.npy", progress.exposure)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     weights = store.sha256(folder / "diffusion_pytorch_model.safetensors")
-    sources = trains_on(codes, trainee.member)
     facts = {
         "member": trainee.member,
-        "n_sources": int(sources.sum()),
+        "n_sources": n_sources,
         "n_images": len(trainee.split.images),
         "images_seen": int(progress.exposure.sum()),
-        "split_digest": CodeBook(sources[:, None]).split_digest(0),
+        "split_digest": split_digest,
         "weights_sha256": weights,
         "weights_seed": trainee.seed,
         "seed": trainee.settings.seed,
@@ -470,7 +497,6 @@ def _publish(run: Run, trainee: Trainee, codes: CodeBook) -> None:
         "finished": store.now(),
     }
     store.seal(folder, "member.json", facts)
-    store.publish(folder, run.trained(trainee.member))
 
 
 class Stopping:

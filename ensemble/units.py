@@ -80,8 +80,11 @@ def by_column(plan: Plan, column: str) -> Units:
         known = ", ".join(plan.data.columns) or "none"
         raise BadInput(f"The data has no column {column!r}; known: {known}.")
     values = np.asarray(plan.data.columns[column])
-    names = sorted(set(values.tolist()))
-    sources = [np.unique(plan.source_of[values == name]).tolist() for name in names]
+    there = ~np.isin(plan.source_of, plan.removed)
+    names = sorted(set(values[there].tolist()))
+    sources = [
+        np.unique(plan.source_of[there & (values == name)]).tolist() for name in names
+    ]
     return _units(plan.codes, sources, [f"{column} {name}" for name in names], "groups")
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+import attribute
+import train
 from ensemble import store
 from tests import tiny
 
@@ -172,6 +174,37 @@ def test_bad_input_ends_in_one_message_and_code_2(trained, arguments, message):
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_sources_are_removed_members_repaired_and_all_is_proven(
+    tmp_path, capsys, monkeypatch
+):
+    """In this process: starting Python seven times takes longer than the work."""
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 2, "design": "partition"}
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    run = tmp_path / "run"
+
+    def said(main, *arguments):
+        assert main([str(one) for one in arguments]) == 0
+        return capsys.readouterr().out
+
+    said(train.main, config)
+    assert "Nothing was removed" in said(train.main, config, "--repair")
+    remove = ("remove", "--sources", "3", "--reason", "a letter")
+    first = said(attribute.main, run, *remove)
+    assert "Request 1 recorded" in first
+    assert "1 of 2 members silenced, 1 vote" in first
+    assert f"Next: python train.py {run / 'config.yaml'} --repair" in first
+    assert "had been removed before" in said(attribute.main, run, *remove)
+    assert "Silenced: members" in said(attribute.main, run, "verify")
+    again = said(train.main, run / "config.yaml", "--repair")
+    assert "know nothing of what was removed" in again
+    proven = said(attribute.main, run, "verify", "--sources", "1")
+    assert "(request 1 of" in proven
+    assert "Silenced" not in proven
 
 
 def test_designs_are_compared_for_a_wish_and_nothing_is_written(tmp_path):

@@ -193,7 +193,7 @@ class Lab:
     def voted(self, removals: Removals) -> Float64[np.ndarray, "effects sets queries"]:
         """Effects of silencing each set's members; not a number where none is left."""
         members = self.pipe.members
-        codes = self.plan.codes.bits[:, members.member_ids]
+        codes = self.plan.seen_by(members.member_ids)
         silenced = np.stack([codes[row].any(axis=0) for row in removals.removed])
         left = ~np.all(silenced, axis=1, keepdims=True)[:, 0]
         form = denoising_loss_form(

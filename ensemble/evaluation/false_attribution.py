@@ -208,7 +208,7 @@ def _without(
     pipe: EnsemblePipeline, plan: Plan, asked: Queries, sources: np.ndarray
 ) -> Pictures:
     """Every query without a source of its own."""
-    votes = units.votes_without(plan.codes.bits[sources][:, pipe.members.member_ids])
+    votes = units.votes_without(plan.seen_by(pipe.members.member_ids)[sources])
     pictures = ablated_pictures(pipe, asked, np.arange(len(sources)), votes)
     return pictures.cpu().float().numpy()
 

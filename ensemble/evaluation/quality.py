@@ -191,7 +191,7 @@ def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[st
         n_draws,
         pipe.members.side_by_side,
     )
-    saw = plan.codes.bits[plan.source_of[chosen]][:, members].T
+    saw = plan.seen_by(members)[plan.source_of[chosen]].T
     remembered = memorisation.memorisation(found, saw)
     known = remembered[np.isfinite(remembered)]
     facts: dict[str, Any] = {"n_images": len(chosen), "n_members": len(members)}

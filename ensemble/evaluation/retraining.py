@@ -66,13 +66,16 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
         KeyboardInterrupt: If asked to stop; what is done is kept.
     """
     run = store.create(wanted)
-    ready = dataclasses.replace(of, codes=CodeBook(included))
+    included = included.copy()
+    included[of.removed] = False
+    ready = dataclasses.replace(of, codes=CodeBook(included), members=[])
     _keep(run, ready)
     members = range(ready.codes.n_members)
     todo = [member for member in members if not run.member(member).exists()]
     settings = wanted.training
     processes = launching.n_processes(settings.processes, len(todo))
-    if processes > 1:
+    # Other processes would read the removed images again.
+    if processes > 1 and not of.removed:
         command = [script.__file__, str(run.path / "config.yaml")]
         if launching.launch(command, processes, settings.threads) == 75:
             raise KeyboardInterrupt

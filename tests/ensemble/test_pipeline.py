@@ -249,7 +249,7 @@ def test_a_subset_of_members_votes_among_itself(pipe, tmp_path):
         ({"seeds": [0], "votes": [1, 0, 0]}, "votes have shape"),
         ({"seeds": [0], "votes": [2, -1, 0, 0]}, "finite and non-negative"),
         ({"seeds": [0], "votes": [1, 1, 0, 0]}, "sum to one"),
-        ({"seeds": [0], "votes": [1, 0, 0, 0], "ablate": [1]}, "not both"),
+        ({"seeds": [0], "votes": [1, 0, 0, 0], "ablate": [1]}, "only one of votes"),
         ({"seeds": [0], "ablate": [99]}, "Source 99 does not exist"),
         ({"seeds": [0], "ablate": list(range(6))}, "None of the 4 members is left"),
         ({"seeds": [0, 1], "ablate": [[1]]}, "1 lists for 2 images"),
@@ -361,3 +361,34 @@ def test_labels_that_are_lost_are_not_taken_for_none(tmp_path):
     (run.queries("demo") / "conditions.npy").unlink()
     with pytest.raises(BadInput, match=r"conditions\.npy is missing"):
         queries.load(run, "demo")
+
+
+def test_allowed_sources_let_only_members_vote_that_saw_no_others(pipe):
+    codes = pipe.codes.bits
+    allowed = np.flatnonzero(codes[:, 1]).tolist()
+    found = pipe(seeds=[0, 1], allowed=allowed, output_type="latent").images
+    expected = pipe(seeds=[0, 1], votes=np.eye(4)[1], output_type="latent").images
+    assert torch.equal(found, expected)
+
+
+def test_sources_are_allowed_by_name_after_saving_too(pipe, tmp_path):
+    pipe.source_names = [f"photo {source}" for source in range(6)]
+    pipe.save_pretrained(tmp_path / "saved")
+    again = EnsemblePipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    names = [f"photo {source}" for source in np.flatnonzero(pipe.codes.bits[:, 2])]
+    again(seeds=[0], allowed=names, num_inference_steps=1)
+    with pytest.raises(
+        BadInput, match=f"would have to be allowed too are 1: {names[0]}"
+    ):
+        again(seeds=[0], allowed=names[1:])
+
+
+def test_votes_ablate_and_allowed_exclude_each_other(pipe):
+    with pytest.raises(BadInput, match="only one of votes, ablate and allowed"):
+        pipe(seeds=[0], ablate=[1], allowed=[0])
+
+
+def test_allowed_needs_a_code_book():
+    with pytest.raises(BadInput, match="has no code book"):
+        tiny.ensemble()(seeds=[0], allowed=[0])

@@ -71,3 +71,12 @@ def test_enough_placebos_make_the_threshold_possible():
         one, other = np.full(n_units, 2), np.full(n_placebos, 2)
         assert placebo.smallest_p(one, other) <= placebo.THRESHOLD
         assert placebo.smallest_p(one, other[:-1]) > placebo.THRESHOLD
+
+
+def test_a_unit_that_nobody_saw_is_not_corrected_for():
+    displacement = np.array([[0.5, 0.2, 0.0]])
+    placebos = np.array([[0.1, 0.3, 0.4]])
+    drawn, weights = np.full(3, 2), np.array([2, 2, 0])
+    found = p_values(displacement, placebos, weights, drawn)
+    alone = p_values(displacement[:, :2], placebos, weights[:2], drawn)
+    assert np.array_equal(found, np.append(alone, [[1.0]], axis=1))

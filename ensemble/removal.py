@@ -1,0 +1,166 @@
+"""Removal: record that sources must go, and say what that means for the run.
+
+From the moment that a request is recorded, nobody who saw one of its sources votes, and
+the sources' images are left blank wherever training images are read, whether their
+files are deleted or not.
+
+Before: plan.py (sources), silence.py (keeps the requests). After: repair.py.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from ensemble import data as datasets
+from ensemble import plan as plans
+from ensemble import silence, store
+from ensemble.plan import Plan
+from ensemble.silence import Request
+from ensemble.store import Run
+from splits.errors import BadInput
+
+
+def request(
+    run: Run, sources: Sequence[int], reason: str, force: bool = False
+) -> Request | None:
+    """Record that sources are to be removed; silences all who saw them.
+
+    Args:
+        run: The run folder.
+        sources: Rows of the code book; those that are removed already are passed over.
+        reason: Why, for the record.
+        force: Record it even if nobody is left to vote until members are repaired.
+
+    Returns:
+        What was recorded; None if all of them had been removed before.
+
+    Raises:
+        BadInput: If a source does not exist, all sources would be gone, or nobody would
+            be left to vote. Nothing is written then.
+    """
+    with filelock.FileLock(run.path / ".removals.lock"):
+        plan, before = plans.checked(run), silence.removed(run.path)
+        _require_known(plan, sources)
+        added = sorted(set(sources) - set(before))
+        if not added:
+            return None
+        gone = sorted({*before, *added})
+        _require_some_left(run, plan, gone, force)
+        return silence.append(run, {"reason": reason, **_facts(plan, added, gone)})
+
+
+def consequences(run: Run) -> Iterator[str]:
+    """What the removals mean now, line by line, for people."""
+    plan, gone = plans.checked(run), silence.removed(run.path)
+    n_members = plan.codes.n_members
+    silent = silence.silenced(run.path)
+    yield (
+        f"{len(gone)} of {plan.codes.n_sources} sources removed; {len(silent)} of "
+        f"{n_members} members silenced, {n_members - len(silent)} vote."
+    )
+    retired = silence.retired(run.path)
+    if retired:
+        yield f"Members {retired} trained on nothing else, and are silenced for good."
+    left = leftovers(run)
+    if left:
+        yield (
+            "Silenced members had a part in these; delete them if the removal is meant "
+            "for them too:"
+        )
+        yield from (f"  {path}" for path in left)
+    if set(silent) - set(retired):
+        yield f"Next: {silence.repair(run.path)}"
+
+
+def same_pictures(run: Run, sources: Sequence[int]) -> Iterator[str]:
+    """Images of these sources that others hold too, byte by byte, before they go.
+
+    Raises:
+        BadInput: If a source does not exist.
+    """
+    plan, gone = plans.checked(run), {*silence.removed(run.path), *sources}
+    _require_known(plan, sources)
+    first_of = {
+        plan.data.images[image].tobytes(): image
+        for image in np.flatnonzero(np.isin(plan.source_of, list(sources)))
+    }
+    for image, source in enumerate(plan.source_of.tolist()):
+        twin = first_of.get(plan.data.images[image].tobytes())
+        if twin is not None and source not in gone:
+            yield (
+                f"Warning: {plan.data.names[twin]} stays in the ensemble as "
+                f"{plan.data.names[image]}, of source {source}. Remove that too."
+            )
+
+
+def leftovers(run: Run) -> list[Path]:
+    """Results in the run folder in which members had a part that are silenced now."""
+    digest = _voting_digest(run)
+    kept = [
+        (path, store.read_json(path))
+        for kind, pattern in (
+            ("queries", "*/info.json"),
+            ("influence", "*/info.json"),
+            ("scores", "*/*.json"),
+        )
+        for path in sorted((run.path / kind).glob(pattern))
+    ]
+    first = store.read_json(run.manifest)["code_book_digest"]
+    found = [
+        path.parent if path.name == "info.json" else path
+        for path, facts in kept
+        if facts.get("code_book_digest", first) != digest
+    ]
+    if found:
+        also = (run.path / "report.html", run.evaluation)
+        found += [path for path in also if path.exists()]
+    return found + sorted(run.members.glob("*.old"))
+
+
+def _voting_digest(run: Run) -> str | None:
+    n_members = store.read_json(run.manifest)["n_members"]
+    anyone = silence.voting(run.path, n_members)
+    return silence.book(run.path).digest() if anyone else None
+
+
+def _require_known(plan: Plan, sources: Sequence[int]) -> None:
+    unknown = [one for one in sources if not 0 <= one < plan.codes.n_sources]
+    if unknown:
+        raise BadInput(
+            f"Source {unknown[0]} does not exist: this run has sources 0 to "
+            f"{plan.codes.n_sources - 1}."
+        )
+
+
+def _require_some_left(run: Run, plan: Plan, gone: list[int], force: bool) -> None:
+    n_members, n_gone = plan.codes.n_members, len(gone)
+    if n_gone == plan.codes.n_sources:
+        raise BadInput(
+            f"These are all {n_gone} sources of {run.path}: without them there is "
+            "nothing to train on. Delete the run instead."
+        )
+    if len(silence.silenced_by(run.path, gone)) == n_members and not force:
+        raise BadInput(
+            f"None of the {n_members} members would be left to vote: each saw one of "
+            f"the {n_gone} removed sources, or is silenced already. Nothing was "
+            f"recorded. Remove fewer, repair ({silence.repair(run.path)}) and remove "
+            "the rest; or record it with --force, and the ensemble refuses to load "
+            "until it is repaired."
+        )
+
+
+def _facts(plan: Plan, added: list[int], gone: list[int]) -> dict[str, Any]:
+    images = np.flatnonzero(np.isin(plan.source_of, gone)).tolist()
+    names = {image: plan.data.names[image] for image in images}
+    label_names = list(plan.data.label_names)
+    blank = datasets.blanked(plan.data, names, len(plan.source_of), label_names)
+    return {
+        "sources": added,
+        "names": [plan.source_names[source] for source in added],
+        "images": {str(image): name for image, name in names.items()},
+        "label_names": label_names,
+        "data_fingerprint": blank.fingerprint(),
+    }

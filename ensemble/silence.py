@@ -1,0 +1,256 @@
+"""Silence: which members may not vote any more, because they saw removed sources.
+
+Requests to remove sources are lines of `removals.jsonl`, which only ever grows: each
+names its number, time, reason and sources, and carries the sha256 of the line before
+it. The manifest knows the last line, so that a log that was cut or edited is found.
+
+Nobody switches silence on or off. A member is silenced as long as its record says that
+it was trained on a removed source; the moment that a repaired member takes its place,
+the record says otherwise. Whatever loads members asks here first.
+
+Before: store.py. After: plan.py (codes without removed sources), model.py (loads),
+removal.py (adds requests), repair.py (trains again).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from ensemble import store
+from splits.codes import CodeBook
+from splits.errors import BadInput
+
+LOG = "removals.jsonl"
+STAGE = "remove {}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to remove sources.
+
+    Attributes:
+        number: 1, 2, ...
+        time: When it was made, in UTC.
+        reason: Why, in the words of whoever made it.
+        sources: Rows of the code book.
+        names: Of those sources.
+        images: Names of the training images of all sources removed so far, by number.
+        label_names: The classes, as they were when all images were there.
+        data_fingerprint: Of the training images with those left blank.
+        previous: The sha256 of the line before; empty for the first.
+    """
+
+    number: int
+    time: str
+    reason: str
+    sources: list[int]
+    names: list[str]
+    images: dict[str, str]
+    label_names: list[str]
+    data_fingerprint: str
+    previous: str
+
+
+def requests(folder: Path) -> list[Request]:
+    """All requests to remove sources from a run, oldest first.
+
+    Raises:
+        BadInput: If the log was cut, edited or damaged.
+    """
+    path = folder / LOG
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    previous = ""
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(Request(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise _broken(path, number) from None
+        if found[-1].number != number or found[-1].previous != previous:
+            raise _broken(path, number)
+        previous = _digest(line)
+    known = _known_lines(folder)
+    for number, digest in known.items():
+        if number > len(lines) or _digest(lines[number - 1]) != digest:
+            raise _broken(path, number)
+    return found
+
+
+def append(run: store.Run, asked: dict[str, Any]) -> Request:
+    """Add a request to the log; it is on the disk when this returns.
+
+    Args:
+        run: The run folder.
+        asked: Everything about it but number, time and the line before.
+    """
+    path = run.path / LOG
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = text.splitlines()
+    number = len(lines) + 1
+    previous = _digest(lines[-1]) if lines else ""
+    request = Request(number=number, time=store.now(), previous=previous, **asked)
+    line = json.dumps(asdict(request), ensure_ascii=False)
+    with store.stage(run, STAGE.format(number)) as facts:
+        store.write_text(path, text + line + "\n")
+        facts["line_sha256"] = _digest(line)
+    return request
+
+
+def removed(folder: Path) -> list[int]:
+    """All sources that were ever asked to be removed, ascending."""
+    return sorted({one for request in requests(folder) for one in request.sources})
+
+
+def kept(
+    bits: Bool[np.ndarray, "sources members"], removed: Sequence[int]
+) -> Bool[np.ndarray, "sources members"]:
+    """What members are to be trained on without the removed sources.
+
+    A member that would be left with nothing keeps its split, and is retired: it can
+    never be trained again, and stays silent.
+    """
+    left = bits.copy()
+    left[list(removed)] = False
+    retired = ~left.any(axis=0)
+    left[:, retired] = bits[:, retired]
+    return left
+
+
+def retired(folder: Path) -> list[int]:
+    """Members of which every source was removed."""
+    gone = removed(folder)
+    if not gone:
+        return []
+    left = kept(store.read_array(folder / "codes.npy"), gone)
+    return np.flatnonzero(left[gone].any(axis=0)).tolist()
+
+
+def silenced(folder: Path) -> list[int]:
+    """Members that may not vote: they saw a removed source, and still know it.
+
+    Args:
+        folder: A run folder; any other folder of members has no log and no silence.
+
+    Raises:
+        BadInput: If the log of removals or a member's record is damaged.
+    """
+    return silenced_by(folder, removed(folder))
+
+
+def silenced_by(folder: Path, gone: Sequence[int]) -> list[int]:
+    """Members that may not vote once these sources are removed."""
+    if not gone:
+        return []
+    bits = store.read_array(folder / "codes.npy")
+    left = kept(bits, gone)
+    affected = np.flatnonzero(bits[list(gone)].any(axis=0)).tolist()
+    return [
+        member
+        for member in affected
+        if left[list(gone), member].any()
+        or split_of(folder, member) != CodeBook(left[:, [member]]).split_digest(0)
+    ]
+
+
+def split_of(folder: Path, member: int) -> str | None:
+    """The digest of the split that a member was trained on; None if it is not there."""
+    record = folder / "members" / f"{member:03d}" / "member.json"
+    return store.read_json(record)["split_digest"] if record.exists() else None
+
+
+def voting(folder: Path, n_members: int) -> list[int]:
+    """Members that may vote, ascending."""
+    silent = silenced(folder)
+    return [member for member in range(n_members) if member not in silent]
+
+
+def book(folder: Path) -> CodeBook:
+    """The code book of those that may vote, without the removed sources.
+
+    Raises:
+        BadInput: If nobody may vote.
+    """
+    bits = store.read_array(folder / "codes.npy")
+    members = voting(folder, bits.shape[1])
+    if not members:
+        raise nobody(folder)
+    return CodeBook(kept(bits, removed(folder))[:, members])
+
+
+def require_current(folder: Path, path: Path, made_with: str | None) -> None:
+    """Refuse results that other members made than those that may vote now.
+
+    Args:
+        folder: The run folder.
+        path: The result.
+        made_with: Digest of the code book of those that made it; None: all members.
+
+    Raises:
+        BadInput: If they are out of date.
+    """
+    if not removed(folder):
+        return
+    first = CodeBook(store.read_array(folder / "codes.npy")).digest()
+    if (made_with or first) != book(folder).digest():
+        raise BadInput(
+            f"{path} is from before a removal or a repair: members had a part in it "
+            "that are silenced now, or have been trained again since. Delete it, or "
+            "use another --name."
+        )
+
+
+def require_voting(folder: Path, members: Sequence[int]) -> None:
+    """Refuse to load silenced members.
+
+    Raises:
+        BadInput: If one of them is silenced.
+    """
+    silent = sorted(set(silenced(folder)) & set(members))
+    if silent:
+        raise BadInput(
+            f"Member {silent[0]} of {folder} is silenced: it saw a source that was "
+            f"removed. Load others, or train it again without: {repair(folder)}."
+        )
+
+
+def nobody(folder: Path) -> BadInput:
+    """The error for an ensemble in which everybody is silenced."""
+    return BadInput(
+        f"No member of {folder} is left to vote: each saw a source that was removed. "
+        f"Train them again without: {repair(folder)}."
+    )
+
+
+def repair(folder: Path) -> str:
+    """The command that lifts the silence."""
+    return f"python train.py {folder / 'config.yaml'} --repair"
+
+
+def _known_lines(folder: Path) -> dict[int, str]:
+    """What the manifest knows of the log: digests of its lines by their numbers."""
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return {}
+    prefix = STAGE.format("")
+    return {
+        int(name.removeprefix(prefix)): facts["line_sha256"]
+        for name, facts in store.read_json(manifest)["stages"].items()
+        if name.startswith(prefix)
+    }
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode("utf-8")).hexdigest()
+
+
+def _broken(path: Path, number: int) -> BadInput:
+    return BadInput(
+        f"{path} was cut, edited or damaged: line {number} is not what was written. "
+        "Restore it from a copy; what it said cannot be guessed."
+    )

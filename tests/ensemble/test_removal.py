@@ -1,0 +1,332 @@
+"""What is removed falls silent at once, and a repair gives the bits of never having it."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ensemble import certificate, queries, removal, repair, silence, store, training
+from ensemble import plan as plans
+from ensemble.model import EnsembleModel
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.store import REFERENCE, Run
+from ensemble.training import Stopping
+from splits.codes import CodeBook
+from splits.errors import BadInput
+from tests import tiny
+from tests.ensemble.test_training import StopsAfter
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SOURCE = 3
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Eight sources, four members; each member saw two sources of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    run, _ = tiny.trained(folder / "run", splits={"design": "partition"})
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "run")
+    return Run(tmp_path / "run", whole.config)
+
+
+def saw(run, *sources):
+    bits = store.read_array(run.codes)[list(sources)]
+    return np.flatnonzero(bits.any(axis=0)).tolist()
+
+
+def repaired(run):
+    ready = plans.prepare(run)
+    assert not training.train_members(run, repair.affected(run), ready, Stopping())
+    return repair.finish(run)
+
+
+def weights_of(folder):
+    return store.sha256(folder / WEIGHTS)
+
+
+def test_whoever_saw_a_removed_source_is_not_even_loaded(run):
+    removal.request(run, [SOURCE], "asked")
+    (silent,) = saw(run, SOURCE)
+    voting = [member for member in range(4) if member != silent]
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    assert pipe.members.member_ids == voting
+    without = EnsemblePipeline.from_pretrained(run.path, members=voting)
+    pictures, expected = (
+        one(seeds=[0], output_type="np").images for one in (pipe, without)
+    )
+    assert np.array_equal(pictures, expected)
+    with pytest.raises(BadInput, match=f"Member {silent} of .* is silenced"):
+        EnsembleModel.from_pretrained(run.members, members=[silent])
+    # The pipeline knows that nobody has to be silenced for it any more.
+    images = pipe(seeds=[0], ablate=[SOURCE], output_type="np").images
+    assert np.array_equal(images, pictures)
+
+
+def test_the_plan_of_those_who_vote_has_no_trace_of_the_source(run):
+    before = plans.load(run)
+    assert np.array_equal(before.seen_by([2, 0]), before.codes.bits[:, [2, 0]])
+    removal.request(run, [SOURCE], "asked")
+    plan = plans.load(run)
+    assert not plan.codes.bits[SOURCE].any()
+    assert not plan.data.images[plan.source_of == SOURCE].any()
+    rest = plan.source_of != SOURCE
+    assert np.array_equal(plan.data.images[rest], before.data.images[rest])
+    assert plan.data.names == before.data.names
+    assert plan.removed == [SOURCE]
+    (silent,) = saw(run, SOURCE)
+    assert plan.members == [member for member in range(4) if member != silent]
+    assert np.array_equal(plan.seen_by(plan.members), plan.codes.bits)
+
+
+def test_a_removal_of_all_members_is_refused_and_writes_nothing(run):
+    everybody = plans.load(run).codes.bits.argmax(axis=0).tolist()
+    before = sorted(path.name for path in run.path.iterdir())
+    with pytest.raises(BadInput, match="None of the 4 members would be left"):
+        removal.request(run, everybody, "asked")
+    with pytest.raises(BadInput, match="These are all 8 sources"):
+        removal.request(run, range(8), "asked", force=True)
+    with pytest.raises(BadInput, match="Source 8 does not exist"):
+        removal.request(run, [8], "asked")
+    assert silence.requests(run.path) == []
+    kept = sorted(path.name for path in run.path.iterdir())
+    assert set(kept) - set(before) <= {".removals.lock"}
+    removal.request(run, everybody, "asked", force=True)
+    with pytest.raises(BadInput, match="No member of .* is left to vote"):
+        EnsemblePipeline.from_pretrained(run.path)
+    with pytest.raises(BadInput, match="No member of .* is left to vote"):
+        plans.load(run)
+    assert "0 vote" in "\n".join(removal.consequences(run))
+
+
+def test_what_was_removed_before_is_not_recorded_again(run):
+    first = removal.request(run, [SOURCE], "asked")
+    assert first is not None
+    assert (first.sources, first.reason) == ([SOURCE], "asked")
+    assert removal.request(run, [SOURCE], "asked again") is None
+    second = removal.request(run, [SOURCE, 0], "more")
+    assert second is not None
+    assert (second.sources, len(second.images)) == ([0], 2)
+
+
+def test_pictures_from_before_are_refused_and_named(run):
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    queries.generate(run, pipe, "old", [0])
+    removal.request(run, [SOURCE], "asked")
+    with pytest.raises(BadInput, match="queries/old is from before a removal"):
+        queries.load(run, "old")
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    with pytest.raises(BadInput, match="queries/old is from before a removal"):
+        queries.generate(run, pipe, "old", [0])
+    queries.generate(run, pipe, "new", [0])
+    queries.load(run, "new")
+    assert removal.leftovers(run) == [run.queries("old")]
+    assert str(run.queries("old")) in "\n".join(removal.consequences(run))
+    repaired(run)
+    with pytest.raises(BadInput, match="queries/new is from before a removal"):
+        queries.load(run, "new")
+
+
+def test_an_identical_picture_of_another_source_is_pointed_out(run, monkeypatch):
+    plan = plans.checked(run)
+    pixels = plan.data.images.copy()
+    pixels[5] = pixels[SOURCE]
+    twins = dataclasses.replace(plan.data, images=pixels)
+    monkeypatch.setattr(
+        plans, "checked", lambda _: dataclasses.replace(plan, data=twins)
+    )
+    (line,) = removal.same_pictures(run, [SOURCE])
+    assert "stays in the ensemble as digit 0005, of source 5" in line
+    assert list(removal.same_pictures(run, [SOURCE, 5])) == []
+
+
+def test_the_certificate_holds_between_removal_and_repair_and_after(run):
+    removal.request(run, [SOURCE], "a letter")
+    assert certificate.violations(run, [0]) == []
+    (silent,) = saw(run, SOURCE)
+    text = certificate.statement(run)
+    assert "(request 1 of" in text
+    assert "a letter" in text
+    assert f"Silenced: members [{silent}]" in text
+    assert f"Members [{silent}] of" in repaired(run)
+    assert certificate.violations(run, [0]) == []
+    assert "Silenced" not in certificate.statement(run)
+    for member in range(4):
+        exposure = store.read_array(run.member(member) / "exposure.npy")
+        assert exposure[SOURCE] == 0
+        assert exposure.sum() > 0
+
+
+def test_a_member_that_was_shown_a_removed_image_after_all_is_found(run):
+    removal.request(run, [SOURCE], "asked")
+    repaired(run)
+    (member,) = saw(run, SOURCE)
+    folder = run.member(member)
+    exposure = store.read_array(folder / "exposure.npy").copy()
+    exposure[SOURCE] = 1
+    store.write_array(folder / "exposure.npy", exposure)
+    record = store.read_json(folder / "member.json")
+    record.pop("files")
+    store.seal(folder, "member.json", record)
+    found = certificate.violations(run)
+    assert any(f"member {member} was shown image {SOURCE}" in one for one in found)
+
+
+def test_repairing_gives_the_bits_of_a_run_that_never_had_the_source(run, tmp_path):
+    before = {member: weights_of(run.member(member)) for member in range(4)}
+    removal.request(run, [SOURCE], "asked")
+    repaired(run)
+    plan = plans.draw(run.config)
+    bits = plan.codes.bits.copy()
+    bits[SOURCE] = False
+    never = store.create(tiny.config(tmp_path / "never"))
+    ready = dataclasses.replace(plan, codes=CodeBook(bits))
+    (affected,) = saw(run, SOURCE)
+    two = [affected, (affected + 1) % 4]
+    assert not training.train_members(never, two, ready, Stopping())
+    for member in two:
+        now = weights_of(run.member(member))
+        assert now == weights_of(never.member(member))
+        assert (now == before[member]) == (member != affected)
+        counts = [
+            store.read_array(one.member(member) / "exposure.npy")
+            for one in (run, never)
+        ]
+        assert np.array_equal(*counts)
+
+
+def photos(folder, left_out=()):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        if index not in left_out:
+            Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def of_photos(folder, run):
+    return {
+        "folder": run,
+        "data": {"kind": "folder", "path": str(folder), "n_images": None},
+        "splits": {"design": "named", "salt": "sea", "n_members": 4, "weight": 2},
+    }
+
+
+def test_with_codes_by_name_the_bits_are_those_of_data_without_the_image(tmp_path):
+    """And the removed image may be deleted from the data in between."""
+    folder = photos(tmp_path / "photos")
+    run, _ = tiny.trained(**of_photos(folder, tmp_path / "run"))
+    removal.request(run, [SOURCE], "asked")
+    (folder / "03.png").unlink()
+    repaired(run)
+    assert certificate.violations(run) == []
+    rest = photos(tmp_path / "rest", left_out=[SOURCE])
+    never, _ = tiny.trained(**of_photos(rest, tmp_path / "never"))
+    for member in range(4):
+        assert weights_of(run.member(member)) == weights_of(never.member(member))
+    pictures = [
+        EnsemblePipeline.from_pretrained(one.path)(seeds=[7], output_type="np").images
+        for one in (run, never)
+    ]
+    assert np.array_equal(*pictures)
+
+
+def test_images_of_others_must_stay_and_none_may_join(tmp_path):
+    folder = photos(tmp_path / "photos")
+    settings = of_photos(folder, tmp_path / "run")
+    run = store.create(tiny.config(**settings))
+    plans.prepare(run)
+    removal.request(run, [SOURCE], "asked")
+    plans.load(run)
+    (folder / "05.png").rename(tmp_path / "05.png")
+    with pytest.raises(BadInput, match="6 training images are there, besides those"):
+        plans.load(run)
+    shutil.copy(folder / "06.png", folder / "05.png")
+    with pytest.raises(BadInput, match="data_fingerprint of .* has changed"):
+        plans.load(run)
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2])
+def test_a_kill_at_any_instant_of_the_swap_leaves_the_old_or_the_new_member(
+    run, monkeypatch, survived
+):
+    """The swap renames old away, renames new in and deletes old: stop after each."""
+    removal.request(run, [SOURCE], "asked")
+    (member,) = saw(run, SOURCE)
+    folder, path = run.member(member), type(run.path)
+    rename, done = path.rename, []
+
+    def dying(old, new):
+        if old.name.startswith(folder.name) and len(done) == survived:
+            raise Killed
+        done.append(new)
+        return rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(path, "rename", dying)
+        patch.setattr(store.shutil, "rmtree", lambda *_, **__: done[1:] and 1 / 0)
+        with pytest.raises((Killed, ZeroDivisionError)):
+            repaired(run)
+    votes = EnsemblePipeline.from_pretrained(run.path).members.member_ids
+    assert (member in votes) == (survived == 2)
+    ready = plans.prepare(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainee, "step", lambda _: 1 / 0)
+        training.train_members(run, [member], ready, Stopping())
+    repair.finish(run)
+    assert EnsemblePipeline.from_pretrained(run.path).members.n_members == 4
+    assert certificate.violations(run) == []
+    folders = sorted(one.name for one in run.members.iterdir() if one.name[0] != ".")
+    assert folders == ["000", "001", "002", "003"]
+
+
+def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
+    settings = tiny.config(tmp_path / "run", training={"checkpoint_every_steps": 1})
+    run = store.create(settings)
+    ready = plans.prepare(run)
+    with pytest.raises(training.Interrupted):
+        training.train_members(run, [0], ready, StopsAfter(4))
+    removal.request(run, [int(ready.codes.split(0)[0])], "asked")
+    ready = plans.prepare(run)
+    assert not training.train_members(run, [0], ready, Stopping())
+    fresh = store.create(tiny.config(tmp_path / "fresh"))
+    training.train_members(fresh, [0], ready, Stopping())
+    assert weights_of(run.member(0)) == weights_of(fresh.member(0))
+    assert silence.silenced(run.path) == []
+
+
+def test_the_reference_is_repaired_too(run):
+    ready = plans.prepare(run)
+    training.train_members(run, [REFERENCE], ready, Stopping())
+    removal.request(run, [SOURCE], "asked")
+    assert repair.affected(run) == [*saw(run, SOURCE), REFERENCE]
+    repaired(run)
+    exposure = store.read_array(run.reference / "exposure.npy")
+    assert exposure[SOURCE] == 0
+    assert (np.delete(exposure, SOURCE) > 0).all()
+
+
+def test_a_member_with_nothing_left_is_deleted_and_never_trained_again(run):
+    (member,) = saw(run, SOURCE)
+    removal.request(run, plans.load(run).codes.split(member).tolist(), "asked")
+    assert "silenced for good" in "\n".join(removal.consequences(run))
+    assert member not in repair.affected(run)
+    repaired(run)
+    assert not run.member(member).exists()
+    assert EnsemblePipeline.from_pretrained(run.path).members.n_members == 3
+    assert certificate.violations(run) == []
+
+
+def test_nobody_is_affected_without_a_removal(run):
+    assert repair.affected(run) == []

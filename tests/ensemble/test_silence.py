@@ -1,0 +1,199 @@
+"""The log of removals is arithmetic on a code book, and every change of it is found."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ensemble import config as configs
+from ensemble import silence, store
+from splits.codes import CodeBook
+from splits.errors import BadInput
+
+BITS = np.array(
+    [[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=bool
+)
+
+
+def trained_on(run, member, split):
+    """Write the record of a member that was trained on that split."""
+    digest = CodeBook(split[:, None]).split_digest(0)
+    store.write_json(run.member(member) / "member.json", {"split_digest": digest})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Five sources and four members, all trained as the code book says."""
+    run = store.create(configs.from_dict({"run": str(tmp_path / "run")}))
+    store.write_array(run.codes, BITS)
+    digest = CodeBook(BITS).digest()
+    store.start_manifest(run, {"code_book_digest": digest, "n_members": 4})
+    for member in range(4):
+        trained_on(run, member, BITS[:, member])
+    return run
+
+
+def remove(run, *sources, reason="asked"):
+    return silence.append(
+        run,
+        {
+            "reason": reason,
+            "sources": list(sources),
+            "names": [f"name {source}" for source in sources],
+            "images": {},
+            "label_names": [],
+            "data_fingerprint": "f" * 64,
+        },
+    )
+
+
+def test_without_requests_everybody_votes_by_the_book_that_was_drawn(run):
+    assert silence.requests(run.path) == []
+    assert silence.silenced(run.path) == []
+    assert silence.voting(run.path, 4) == [0, 1, 2, 3]
+    assert silence.book(run.path).digest() == CodeBook(BITS).digest()
+
+
+def test_a_folder_that_is_no_run_has_no_silence(tmp_path):
+    assert silence.silenced(tmp_path) == []
+    silence.require_voting(tmp_path, [0, 1])
+
+
+def test_exactly_those_that_saw_a_removed_source_fall_silent(run):
+    remove(run, 3)
+    assert silence.silenced(run.path) == np.flatnonzero(BITS[3]).tolist()
+    remove(run, 1)
+    assert silence.silenced(run.path) == [0, 1, 3]
+    assert silence.removed(run.path) == [1, 3]
+
+
+def test_the_book_of_those_who_vote_has_their_columns_and_nothing_of_the_removed(run):
+    remove(run, 3)
+    book = silence.book(run.path)
+    assert np.array_equal(book.bits, BITS[:, [1, 2, 3]])
+    assert not book.bits[3].any()
+
+
+def test_a_member_votes_again_once_its_record_says_that_it_never_saw_the_source(run):
+    remove(run, 0)
+    assert silence.silenced(run.path) == [0, 3]
+    left = silence.kept(BITS, [0])
+    trained_on(run, 3, left[:, 3])
+    assert silence.silenced(run.path) == [0]
+    trained_on(run, 0, left[:, 0])
+    assert silence.silenced(run.path) == []
+    assert np.array_equal(silence.book(run.path).bits, left)
+
+
+def test_a_member_that_is_not_there_is_not_taken_for_one_that_may_vote(run):
+    remove(run, 3)
+    (run.member(0) / "member.json").unlink()
+    assert silence.silenced(run.path) == [0]
+
+
+def test_a_member_with_nothing_left_keeps_its_split_and_is_silent_for_good(run):
+    remove(run, 2)
+    assert silence.retired(run.path) == [2]
+    assert np.array_equal(silence.kept(BITS, [2])[:, 2], BITS[:, 2])
+    assert silence.silenced(run.path) == [2]
+    assert silence.book(run.path).n_members == 3
+
+
+def test_silenced_members_are_refused_by_number(run):
+    remove(run, 3)
+    silence.require_voting(run.path, [1, 2])
+    with pytest.raises(BadInput, match="Member 0 of .* is silenced: .*--repair"):
+        silence.require_voting(run.path, [1, 0])
+
+
+def test_an_ensemble_in_which_nobody_may_vote_is_refused(run):
+    remove(run, 0, 1, 2)
+    with pytest.raises(BadInput, match="No member of .* is left to vote"):
+        silence.book(run.path)
+
+
+def test_results_of_other_members_are_refused(run):
+    before = silence.book(run.path).digest()
+    silence.require_current(run.path, run.queries("demo"), before)
+    remove(run, 3)
+    for made_with in (before, None):
+        with pytest.raises(BadInput, match="queries/demo is from before a removal"):
+            silence.require_current(run.path, run.queries("demo"), made_with)
+    now = silence.book(run.path).digest()
+    silence.require_current(run.path, run.queries("demo"), now)
+    trained_on(run, 0, silence.kept(BITS, [3])[:, 0])
+    with pytest.raises(BadInput, match="or a repair"):
+        silence.require_current(run.path, run.queries("demo"), now)
+
+
+def test_the_log_only_grows_and_each_line_seals_the_one_before(run):
+    remove(run, 3, reason="a letter from Eve – 12 May")
+    before = (run.path / silence.LOG).read_text()
+    remove(run, 1)
+    after = (run.path / silence.LOG).read_text()
+    assert after.startswith(before)
+    first, second = silence.requests(run.path)
+    assert (first.number, first.previous, first.names) == (1, "", ["name 3"])
+    assert first.reason == "a letter from Eve – 12 May"
+    assert second.previous == silence._digest(before.rstrip("\n"))
+
+
+def cut(lines):
+    return lines[:-1]
+
+
+def emptied(lines):
+    return []
+
+
+def edited_first(lines):
+    return [lines[0].replace("asked", "nobody asked"), *lines[1:]]
+
+
+def edited_last(lines):
+    return [*lines[:-1], lines[-1].replace("asked", "nobody asked")]
+
+
+def swapped(lines):
+    return lines[::-1]
+
+
+def torn(lines):
+    return [*lines[:-1], lines[-1][:20]]
+
+
+def renamed_key(lines):
+    return [*lines[:-1], json.dumps({**json.loads(lines[-1]), "more": 1})]
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, emptied, edited_first, edited_last, swapped, torn, renamed_key]
+)
+def test_a_log_that_was_cut_or_edited_is_refused(run, damage):
+    remove(run, 3)
+    remove(run, 1)
+    path = run.path / silence.LOG
+    lines = damage(path.read_text().splitlines())
+    path.write_text("".join(line + "\n" for line in lines))
+    with pytest.raises(BadInput, match="was cut, edited or damaged: line"):
+        silence.silenced(run.path)
+
+
+def test_a_log_that_was_deleted_is_missed(run):
+    remove(run, 3)
+    (run.path / silence.LOG).unlink()
+    with pytest.raises(BadInput, match="was cut, edited or damaged: line 1"):
+        silence.requests(run.path)
+
+
+def test_a_request_counts_even_if_the_process_died_before_the_manifest_knew(
+    run, monkeypatch
+):
+    remove(run, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            remove(run, 4)
+    assert silence.removed(run.path) == [3, 4]
+    remove(run, 1)
+    assert silence.removed(run.path) == [1, 3, 4]
