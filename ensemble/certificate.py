@@ -88,13 +88,13 @@ def statement(run: Run) -> str:
     )
 
 
-<<<<<<< HEAD
 def _of_pipeline(run: Run, manifest: dict[str, Any]) -> Iterator[str]:
     try:
         check_pipeline(run.path, manifest)
     except BadInput as error:
         yield f"(d) {error}"
-=======
+
+
 def _removals(run: Run) -> Iterator[str]:
     """What was removed, and who still knows it."""
     for request in silence.requests(run.path):
@@ -110,7 +110,6 @@ def _removals(run: Run) -> Iterator[str]:
             f"are still on the disk until they are trained again without: "
             f"{silence.repair(run.path)}"
         )
->>>>>>> h_removal
 
 
 def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
