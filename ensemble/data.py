@@ -89,54 +89,6 @@ def load(config: DataConfig) -> TrainingImages:
     return TrainingImages(images, labels, label_names, columns, names)
 
 
-def blanked(
-    data: TrainingImages,
-    gone: dict[int, str],
-    n_images: int,
-    label_names: Sequence[str],
-) -> TrainingImages:
-    """The images with some left blank, whether those are still there or not.
-
-    Args:
-        data: With all of the images that are gone, some of them, or none.
-        gone: Names of the images that are gone, by their numbers when all were there.
-        n_images: How many there were.
-        label_names: The classes that there were.
-
-    Returns:
-        As many images as when all were there. Those that are gone have pixels 0, label
-        0 and empty metadata, but keep their names, so that numbers stay what they were.
-
-    Raises:
-        BadInput: If another image is missing, or there is one more.
-    """
-    there = np.array([name not in gone.values() for name in data.names], dtype=bool)
-    rest = np.setdiff1d(np.arange(n_images), list(gone))
-    if there.sum() != len(rest):
-        raise BadInput(
-            f"{there.sum()} training images are there, besides those of removed "
-            f"sources; the run was made with {len(rest)}. Restore what was there."
-        )
-    images = np.zeros((n_images, *data.images.shape[1:]), dtype=np.float32)
-    images[rest] = data.images[there]
-    labels = None
-    if data.labels is not None:
-        class_of = {name: index for index, name in enumerate(label_names)}
-        known = np.array([class_of.get(name, -1) for name in data.label_names])
-        labels = np.zeros(n_images, dtype=np.int64)
-        labels[rest] = known[data.labels[there]]
-
-    def spread(texts: tuple[str, ...], blank: dict[int, str]) -> tuple[str, ...]:
-        spaced = np.full(n_images, "", dtype=object)
-        spaced[rest] = np.array(texts, dtype=object)[there]
-        spaced[list(blank)] = list(blank.values())
-        return tuple(spaced.tolist())
-
-    columns = {name: spread(texts, {}) for name, texts in data.columns.items()}
-    names = spread(data.names, gone)
-    return TrainingImages(images, labels, tuple(label_names), columns, names)
-
-
 def require_classes(data: TrainingImages) -> int:
     """How many classes conditional members are told apart by.
 

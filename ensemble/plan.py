@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
-from ensemble import borderline, silence, store
+from ensemble import blanks, borderline, silence, store
 from ensemble import data as datasets
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
@@ -252,7 +252,7 @@ def read(run: Run) -> Plan:
     source_of = store.read_array(run.source_of)
     for request in silence.requests(run.path)[-1:]:
         gone = {int(image): name for image, name in request.images.items()}
-        data = datasets.blanked(data, gone, len(source_of), request.label_names)
+        data = blanks.blanked(data, gone, len(source_of), request.label_names)
     return Plan(
         data=data,
         source_of=source_of,

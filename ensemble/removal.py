@@ -14,9 +14,8 @@ from typing import Any
 import filelock
 import numpy as np
 
-from ensemble import data as datasets
+from ensemble import blanks, silence, store
 from ensemble import plan as plans
-from ensemble import silence, store
 from ensemble.plan import Plan
 from ensemble.silence import Request
 from ensemble.store import Run
@@ -85,7 +84,7 @@ def same_pictures(run: Run, sources: Sequence[int]) -> Iterator[str]:
     _require_known(plan, sources)
     first_of = {
         plan.data.images[image].tobytes(): image
-        for image in np.flatnonzero(np.isin(plan.source_of, list(sources)))
+        for image in np.flatnonzero(np.isin(plan.source_of, list(sources))).tolist()
     }
     for image, source in enumerate(plan.source_of.tolist()):
         twin = first_of.get(plan.data.images[image].tobytes())
@@ -156,7 +155,7 @@ def _facts(plan: Plan, added: list[int], gone: list[int]) -> dict[str, Any]:
     images = np.flatnonzero(np.isin(plan.source_of, gone)).tolist()
     names = {image: plan.data.names[image] for image in images}
     label_names = list(plan.data.label_names)
-    blank = datasets.blanked(plan.data, names, len(plan.source_of), label_names)
+    blank = blanks.blanked(plan.data, names, len(plan.source_of), label_names)
     return {
         "sources": added,
         "names": [plan.source_names[source] for source in added],

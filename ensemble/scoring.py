@@ -6,9 +6,9 @@ model that was scored, what the method noted, and what it cost. On request the s
 other dampings are kept beside it, `METHOD.path.npy` (dampings, queries, sources), so that
 somebody who holds out some truth can choose one, and the scores of single images,
 `METHOD.images.npy` (queries, images). Where a method says how far its scores may be off,
-standard deviations are there too, `METHOD.errors.npy` (queries, sources). Gradients that
-several methods look at are
-kept in `scores/.features`, for all queries; they may be deleted at any time.
+standard deviations are there too, `METHOD.errors.npy` (queries, sources). Gradients and
+losses that several methods look at are kept in `scores/.features`, for all queries; they
+may be deleted at any time.
 
 Before: queries.py (the pictures), scorers (the methods). After: evaluation, report.
 """

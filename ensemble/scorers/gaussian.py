@@ -29,6 +29,8 @@ from splits.errors import BadInput
 
 # A variance below this, relative to the losses', is a rounding error.
 FLOOR = 1e-12
+# Keeps guesses apart that are nearly the same, relative to their mean square.
+RIDGE = 1e-6
 # Numbers that are held at once for a block of queries.
 AT_ONCE = 2**25
 
@@ -122,8 +124,8 @@ def combined(
 ) -> tuple[Effects, Float64[np.ndarray, " guesses"]]:
     """One guess from many, by non-negative least squares of losses on what each predicts.
 
-    The weights are the same for all queries. If no guess has anything to do with the
-    losses, all weigh the same.
+    The weights are the same for all queries. Guesses that are the same share theirs. If
+    no guess has anything to do with the losses, all weigh the same.
 
     Returns:
         The guess, and the weight of each at unit size.
@@ -135,7 +137,12 @@ def combined(
     target = (basis @ losses).T
     target = target / _unit(target, losses.T)[:, None]
     columns = (predicted / units[..., None]).reshape(len(guesses), -1).T
-    weights, _ = scipy.optimize.nnls(columns, target.ravel())
+    ridge = np.sqrt(RIDGE * target.size) * np.eye(len(guesses))
+    weights, _ = scipy.optimize.nnls(
+        np.concatenate([columns, ridge]),
+        np.concatenate([target.ravel(), np.zeros(len(guesses))]),
+        maxiter=100 * len(guesses),
+    )
     if not weights.any():
         weights = np.ones(len(guesses))
     return np.einsum("g,gq,gqs->qs", weights, 1 / units, guesses), weights
@@ -245,7 +252,8 @@ def posterior(
     That a is estimated too counts in the deviation; that λ, variance and spread are
     does not.
     """
-    mean, deviation = np.empty((2, *prior.expected.shape))
+    mean = np.empty_like(prior.expected)
+    deviation = np.empty_like(prior.expected)
     damped = _damped(apart, fit)
     solved = _residual(apart, fit) / damped
     for some, _ in _blocks(prior.spread, damped.shape[1]):

@@ -289,6 +289,14 @@ def test_guesses_are_combined_by_non_negative_least_squares():
     np.testing.assert_allclose(swapped[::-1], weights, atol=1e-9)
 
 
+def test_guesses_that_are_the_same_share_their_weight():
+    prior, seen, losses = drawn()
+    once, weight = gaussian.combined(prior.expected[None], seen, losses)
+    thrice, weights = gaussian.combined(np.stack([prior.expected] * 3), seen, losses)
+    np.testing.assert_allclose(weights, weight[0] / 3, rtol=1e-4)
+    np.testing.assert_allclose(thrice, once, rtol=1e-4)
+
+
 def test_guesses_that_all_point_the_wrong_way_weigh_the_same():
     prior, seen, losses = drawn()
     wrong = -np.stack([prior.expected, 2 * prior.expected])
