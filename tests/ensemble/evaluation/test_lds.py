@@ -145,7 +145,7 @@ def test_what_combines_scores_is_compared_with_the_best_single_one():
     wanted = own["lds"]["value"] - signed["lds"]["value"]
     assert difference["value"] == pytest.approx(wanted)
     assert difference["low"] > 0
-    assert vain["difference"]["high"] < 0
+    assert vain["difference"]["value"] < 0
 
 
 def test_the_difference_from_oneself_is_nothing_in_every_resample():
