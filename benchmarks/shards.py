@@ -115,10 +115,10 @@ def row(bits: np.ndarray, sizes: np.ndarray, read_bytes: int) -> dict[str, float
     }
 
 
-def written(data: TrainingImages, folder: Path, **sections: dict) -> Config:
+def written(images: TrainingImages, folder: Path, **sections: dict) -> Config:
     """The config that streams these images; they are written if they are not there."""
     settings = config(folder / "run", **sections)
-    coded = coded_shards.laid_out(settings, data, per_shard=1000)
+    coded = coded_shards.laid_out(settings, images, per_shard=1000)
     if not (folder / "shards").exists():
         coded_shards.write(coded, folder / "shards")
     section = coded_shards.data_section(
@@ -216,8 +216,8 @@ def _counted() -> dict[str, int]:
 
 def large(folder: Path, gigabytes: float, n_pairs: int, n_steps: int) -> dict[str, Any]:
     """The set that need not fit into memory."""
-    # Of each image: a PNG of 12.6 kB and its owner, in whole blocks with headers.
-    n_images = max(1000, int(gigabytes * 1e9 / 14_848))
+    # Of each image: a PNG of 12.4 kB and its owner, in whole blocks with headers.
+    n_images = max(1000, int(gigabytes * 1e9 / 14_336))
     settings = written(noise(n_images), folder, data={"source": "label"})
     began = time.perf_counter()
     ready = plan.draw(settings)

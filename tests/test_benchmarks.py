@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from benchmarks import designs, lds, mnist, scale
+from benchmarks import designs, lds, mnist, scale, shards
 from splits.errors import BadInput
 
 
@@ -53,3 +53,16 @@ def test_no_setting_trains_more_than_an_hour_allows(setting):
     sizes = lds.SETTINGS[setting][1]
     n_models = sizes.n_subsets * sizes.n_seeds + sizes.n_members + 1
     assert n_models * sizes.steps * sizes.batch_size <= 257 * 600 * 32
+
+
+def test_shards_by_code_are_read_with_less_in_vain_than_in_order_of_number():
+    bits = np.eye(4, dtype=bool)[np.arange(400) % 4]
+    found = shards.row(bits, np.full(400, 2048), 4096)
+    assert found["mean"] == found["no_order_has_less_than"] == 1
+    assert found["mean_in_order_of_number"] == 2
+
+
+def test_noise_is_drawn_again_the_same():
+    one, other = (shards.noise(3).images for _ in range(2))
+    assert np.array_equal(one[2], other[2])
+    assert not np.array_equal(one[2], one[1])
