@@ -198,11 +198,11 @@ class _Blocks:
         found = store.read_array(values)
         if found.shape == self._flat():
             self.digest.update(_pair_by_pair(found[:, : kept["done"]]))
-        if self.digest.hexdigest() != kept["values_sha256"]:
+        expected, digest = kept.get("values_sha256"), self.digest.hexdigest()
+        if digest != expected:
             raise BadInput(
-                f"{values} is damaged: {PROGRESS} expects sha256 "
-                f"{kept['values_sha256']} of what is done, found "
-                f"{self.digest.hexdigest()}. Delete {self.folder}, and ablate again."
+                f"{values} is damaged: {PROGRESS} expects sha256 {expected} of what is "
+                f"done, found {digest}. Delete {self.folder}, and ablate again."
             )
         self.done, self.member_forwards = kept["done"], kept["member_forwards"]
         return np.lib.format.open_memmap(values, mode="r+")

@@ -321,8 +321,9 @@ def load_member(folder: Path) -> UNet2DModel:
     Raises:
         BadInput: If a file is missing or damaged.
     """
+    run = folder.parents[1] if folder.parent.name == "members" else folder.parent
     # Only what lies outside of a run may be without a record.
-    if store.run_of(folder) or (folder / "member.json").exists():
+    if (run / "config.yaml").exists() or (folder / "member.json").exists():
         store.check_sealed(folder, "member.json")
     try:
         network = UNet2DModel.from_pretrained(

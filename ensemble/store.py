@@ -502,11 +502,11 @@ def damaged(
     source = f" by {record}" if record else ""
     return BadInput(
         f"{path} is damaged: expected sha256 {expected}{source}, found {found}. "
-        f"{_remedy(path, record)}"
+        f"{_remedy(record)}"
     )
 
 
-def _remedy(path: Path, record: Path | None) -> str:
+def _remedy(record: Path | None) -> str:
     """A folder with a done mark is made again as a whole, or not at all."""
     if record is None or record.name not in ("info.json", "member.json"):
         return (
@@ -579,18 +579,12 @@ def file_name(name: str) -> str:
     return name if kept == name else f"{kept}-{_digest_of(name)[:8]}"
 
 
-def run_of(path: Path) -> Path | None:
-    """The run folder that a file or folder belongs to, known by its config."""
+def _place(path: Path) -> str:
+    """Where a file stands in its run folder, known by its config; else its name."""
     for parent in path.parents:
         if (parent / "config.yaml").exists():
-            return parent
-    return None
-
-
-def _place(path: Path) -> str:
-    """Where a file stands in its run folder; only its name if there is none."""
-    run = run_of(path)
-    return path.name if run is None else _joined(path.relative_to(run))
+            return _joined(path.relative_to(parent))
+    return path.name
 
 
 def _joined(path: Path) -> str:
