@@ -104,6 +104,8 @@ def prepared(folder: Path) -> Path:
     ]
     with quiet():
         assert not train.main([str(config)])
+        attribute.main([str(path), "remove", "--sources", "5", "--reason", "asked to"])
+        assert not train.main([str(path / "config.yaml"), "--repair"])
         for command in commands:
             assert not attribute.main([str(path), *command])
         table(path, "lds", LDS)

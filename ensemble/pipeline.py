@@ -426,7 +426,7 @@ class EnsemblePipeline(DiffusionPipeline):
         )
         pipe = super().from_pretrained(str(folder), members=model, **kwargs)
         pipe.codes = _codes(folder, manifest)
-        if (folder / "sources.json").exists():
+        if manifest is not None or (folder / "sources.json").exists():
             named = store.read_json(folder / "sources.json")
             pipe.source_names = named["names"]
             pipe.owners = named.get("owners", {})
@@ -482,14 +482,12 @@ def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _codes(folder: Path, manifest: dict[str, Any] | None) -> CodeBook | None:
-    path = folder / "codes.npy"
-    if manifest is None and not path.exists():
-        return None
-    codes = store.read_codes(path)
     if manifest is not None:
-        expected = manifest["code_book_digest"]
-        if codes.digest() != expected:
-            raise store.damaged(path, expected, codes.digest())
+        codes = store.codes_of(folder)
+    elif (folder / "codes.npy").exists():
+        codes = store.read_codes(folder / "codes.npy")
+    else:
+        return None
     return CodeBook(silence.kept(codes.bits, silence.removed(folder)))
 
 

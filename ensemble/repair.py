@@ -25,7 +25,7 @@ def affected(run: Run) -> list[Trainable]:
     gone = silence.removed(run.path)
     if not gone:
         return []
-    saw = np.flatnonzero(store.read_array(run.codes)[gone].any(axis=0))
+    saw = np.flatnonzero(store.codes_of(run.path).bits[gone].any(axis=0))
     members = np.setdiff1d(saw, silence.retired(run.path)).tolist()
     return [*members, REFERENCE] if run.reference.exists() else members
 

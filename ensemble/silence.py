@@ -64,13 +64,15 @@ def requests(folder: Path) -> list[Request]:
         BadInput: If the log was cut, edited or damaged.
     """
     path = folder / LOG
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # What is no text cannot be what was written: its digest says so below.
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    lines = text.split("\n")[:-1]
     previous = ""
     found = []
     for number, line in enumerate(lines, 1):
         try:
             found.append(Request(**json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise _broken(path, number) from None
         if found[-1].number != number or found[-1].previous != previous:
             raise _broken(path, number)
@@ -91,7 +93,7 @@ def append(run: store.Run, asked: dict[str, Any]) -> Request:
     """
     path = run.path / LOG
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = text.splitlines()
+    lines = text.split("\n")[:-1]
     number = len(lines) + 1
     previous = _digest(lines[-1]) if lines else ""
     request = Request(number=number, time=store.now(), previous=previous, **asked)
@@ -127,7 +129,7 @@ def retired(folder: Path) -> list[int]:
     gone = removed(folder)
     if not gone:
         return []
-    left = kept(store.read_array(folder / "codes.npy"), gone)
+    left = kept(store.codes_of(folder).bits, gone)
     return np.flatnonzero(left[gone].any(axis=0)).tolist()
 
 
@@ -147,7 +149,7 @@ def silenced_by(folder: Path, gone: Sequence[int]) -> list[int]:
     """Members that may not vote once these sources are removed."""
     if not gone:
         return []
-    bits = store.read_array(folder / "codes.npy")
+    bits = store.codes_of(folder).bits
     left = kept(bits, gone)
     affected = np.flatnonzero(bits[list(gone)].any(axis=0)).tolist()
     return [
@@ -160,8 +162,11 @@ def silenced_by(folder: Path, gone: Sequence[int]) -> list[int]:
 
 def split_of(folder: Path, member: int) -> str | None:
     """The digest of the split that a member was trained on; None if it is not there."""
-    record = folder / "members" / f"{member:03d}" / "member.json"
-    return store.read_json(record)["split_digest"] if record.exists() else None
+    trained = folder / "members" / f"{member:03d}"
+    if not trained.exists():
+        return None
+    # A record that is lost must not silence a member that was repaired.
+    return store.read_json(trained / "member.json")["split_digest"]
 
 
 def voting(folder: Path, n_members: int) -> list[int]:
@@ -176,7 +181,7 @@ def book(folder: Path) -> CodeBook:
     Raises:
         BadInput: If nobody may vote.
     """
-    bits = store.read_array(folder / "codes.npy")
+    bits = store.codes_of(folder).bits
     members = voting(folder, bits.shape[1])
     if not members:
         raise nobody(folder)
@@ -196,7 +201,7 @@ def require_current(folder: Path, path: Path, made_with: str | None) -> None:
     """
     if not removed(folder):
         return
-    first = CodeBook(store.read_array(folder / "codes.npy")).digest()
+    first = store.codes_of(folder).digest()
     if (made_with or first) != book(folder).digest():
         raise BadInput(
             f"{path} is from before a removal or a repair: members had a part in it "

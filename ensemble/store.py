@@ -366,6 +366,20 @@ def read_codes(path: Path) -> CodeBook:
     return CodeBook(bits)
 
 
+def codes_of(folder: Path) -> CodeBook:
+    """The code book of a run folder, checked against its manifest.
+
+    Raises:
+        BadInput: If it is missing, damaged, or another.
+    """
+    path = folder / "codes.npy"
+    codes = read_codes(path)
+    expected = read_json(folder / "manifest.json")["code_book_digest"]
+    if codes.digest() != expected:
+        raise damaged(path, expected, codes.digest(), folder / "manifest.json")
+    return codes
+
+
 def check(path: Path, expected: str, record: Path | None = None) -> None:
     """Compare a file with the sha256 on record.
 

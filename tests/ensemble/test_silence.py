@@ -1,6 +1,7 @@
 """The log of removals is arithmetic on a code book, and every change of it is found."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -87,8 +88,28 @@ def test_a_member_votes_again_once_its_record_says_that_it_never_saw_the_source(
 
 def test_a_member_that_is_not_there_is_not_taken_for_one_that_may_vote(run):
     remove(run, 3)
-    (run.member(0) / "member.json").unlink()
+    shutil.rmtree(run.member(0))
     assert silence.silenced(run.path) == [0]
+
+
+def test_a_record_that_is_lost_silences_nobody(run):
+    remove(run, 3)
+    (run.member(0) / "member.json").unlink()
+    with pytest.raises(BadInput, match=r"000/member\.json is missing"):
+        silence.silenced(run.path)
+
+
+def test_a_damaged_code_book_decides_nothing(run):
+    remove(run, 3)
+    store.write_array(run.codes, ~BITS)
+    with pytest.raises(BadInput, match=r"codes\.npy is damaged: .*manifest\.json"):
+        silence.silenced(run.path)
+
+
+def test_any_reason_may_be_given(run):
+    remove(run, 3, reason="line\u2028separators\nand \x1c others")
+    remove(run, 1)
+    assert silence.removed(run.path) == [1, 3]
 
 
 def test_a_member_with_nothing_left_keeps_its_split_and_is_silent_for_good(run):
@@ -197,3 +218,11 @@ def test_a_request_counts_even_if_the_process_died_before_the_manifest_knew(
     assert silence.removed(run.path) == [3, 4]
     remove(run, 1)
     assert silence.removed(run.path) == [1, 3, 4]
+
+
+def test_a_log_that_is_no_text_is_refused(run):
+    remove(run, 3)
+    path = run.path / silence.LOG
+    path.write_bytes(path.read_bytes().replace(b"asked", b"ask\xffd"))
+    with pytest.raises(BadInput, match="was cut, edited or damaged: line 1"):
+        silence.silenced(run.path)
