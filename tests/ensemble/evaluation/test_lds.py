@@ -131,7 +131,7 @@ def test_what_combines_scores_is_compared_with_the_best_single_one():
     singles = [predictor(worst, "worst"), predictor(worst, "damped", path)]
     measured = Predictor("ablation", "influence", worth, "")
     strapped = bootstrap(found, 200)
-    methods = [*singles, measured, combined(worth), combined(worst, "vain")]
+    methods = [*singles, measured, combined(worth), combined(-worst, "vain")]
     row, vain = lds.against_best(found, strapped, methods)
     assert row["method"] == "both"
     assert (row["best_single"], row["readout"]) == ("damped", "signed_squared")
