@@ -21,7 +21,6 @@ from ensemble.data import TrainingImages
 from ensemble.store import Run
 from splits import designs, duplicates, guarantees, owners, sources
 from splits.codes import CodeBook
-from splits.errors import BadInput
 from splits.owners import OwnerSets
 
 
@@ -220,10 +219,7 @@ def checked(run: Run) -> Plan:
     changed = changes(run, plan)
     if changed:
         name, (wanted, found) = next(iter(changed.items()))
-        raise BadInput(
-            f"{name} of {run.path} has changed: the run was made with {wanted}, now "
-            f"there is {found}. Restore what was there, or start another run."
-        )
+        raise store.changed(run.path, name, wanted, found)
     return plan
 
 
@@ -252,7 +248,8 @@ def read(run: Run) -> Plan:
     source_of = store.read_array(run.source_of)
     for request in silence.requests(run.path)[-1:]:
         gone = {int(image): name for image, name in request.images.items()}
-        data = blanks.blanked(data, gone, len(source_of), request.label_names)
+        n_images = store.read_json(run.manifest)["n_images"]
+        data = blanks.blanked(data, gone, n_images, request.label_names)
     return Plan(
         data=data,
         source_of=source_of,

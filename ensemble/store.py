@@ -249,13 +249,7 @@ def _compare(folder: Path, facts: dict[str, Any]) -> None:
     manifest = read_json(folder / "manifest.json")
     for name, found in facts.items():
         if manifest.get(name) != found:
-            of = folder / FILE_OF.get(name, "")
-            raise BadInput(
-                f"{name} of {of} has changed: the run was made with "
-                f"{manifest.get(name)}, now there is {found}; so says "
-                f"{folder / 'manifest.json'}. Restore what was there, or start another "
-                "run."
-            )
+            raise changed(folder, name, manifest.get(name), found)
 
 
 @contextlib.contextmanager
@@ -500,6 +494,15 @@ def digest_in_parts(
         # Read where it is: a copy of all training images would be large.
         digest.update(content.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def changed(folder: Path, name: str, wanted: Any, found: Any) -> BadInput:
+    """The error for a fact that is not what the manifest of a run folder says."""
+    return BadInput(
+        f"{name} of {folder / FILE_OF.get(name, '')} has changed: the run was made with "
+        f"{wanted}, now there is {found}; so says {folder / 'manifest.json'}. Restore "
+        "what was there, or start another run."
+    )
 
 
 def missing(path: Path) -> BadInput:
