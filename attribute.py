@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ensemble import launching, plan, silence, store
+from ensemble import exits, launching, plan, silence, store
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -205,7 +205,21 @@ def positive(option: str, text: str) -> list[float]:
 
 
 def ensemble_of(run: Run) -> "EnsemblePipeline":
-    """The run's pipeline; on a CPU as many members side by side as there are cores."""
+    """The run's pipeline; on a CPU as many members side by side as there are cores.
+
+    Raises:
+        BadInput: If the run has not been trained to its end.
+    """
+    retired = silence.retired(run.path)
+    n_members = store.read_json(run.manifest)["n_members"]
+    wanted = [member for member in range(n_members) if member not in retired]
+    n_trained = sum(run.member(member).exists() for member in wanted)
+    if n_trained < len(wanted):
+        raise BadInput(
+            f"{run.path} is not trained yet: {n_trained} of {len(wanted)} members are "
+            f"there. Wait for train.py, or go on with `python train.py "
+            f"{run.path / 'config.yaml'}`."
+        )
     import torch
 
     from ensemble.pipeline import EnsemblePipeline
@@ -426,4 +440,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launching.guarded(main, sys.argv[1:]))
+    sys.exit(exits.guarded(main, sys.argv[1:]))

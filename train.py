@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import launching, plan, repair, silence, store
+from ensemble import exits, launching, plan, repair, silence, store
 from ensemble.config import Config
 from ensemble.plan import Plan
-from ensemble.store import CARD, PIPELINE, REFERENCE, Run, Trainable
+from ensemble.store import REFERENCE, Run, Trainable
 from splits import comparison
 from splits.comparison import Wish
 from splits.errors import BadInput
@@ -177,11 +177,21 @@ def finish(run: Run, n_members: int) -> bool:
     wanted = set(range(n_members)) - set(silence.retired(run.path))
     if any(not run.member(member).exists() for member in wanted):
         return False
-    if not all((run.path / file).exists() for file in (*PIPELINE, CARD)):
+    if not store.is_complete(run):
         from ensemble import pipeline
 
         pipeline.complete(run)
     return True
+
+
+def outcome(run: Run, n_members: int, complete: bool) -> str:
+    """What there is now, and what to do next."""
+    everyone: list[Trainable] = [*range(n_members), REFERENCE]
+    there: list[Trainable] = [m for m in everyone if run.trained(m).exists()]
+    found = f"{described(there)} in {run.path}."
+    if complete:
+        return f"{found}\nNext: python attribute.py {run.path}"
+    return f"{found} Others were not asked for here, or are left to other processes."
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -212,13 +222,11 @@ def main(arguments: Sequence[str]) -> int:
         code = train_here(run, ready, todo, arguments)
     if options.repair and not code and launching.is_first():
         print(repair.finish(run))
-    if not code and finish(run, ready.codes.n_members) and launching.is_first():
-        everyone: list[Trainable] = [*range(ready.codes.n_members), REFERENCE]
-        there: list[Trainable] = [m for m in everyone if run.trained(m).exists()]
-        print(f"{described(there)} in {run.path}.")
-        print(f"Next: python attribute.py {run.path}")
+    complete = not code and finish(run, ready.codes.n_members)
+    if not code and launching.is_first():
+        print(outcome(run, ready.codes.n_members, complete))
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(launching.guarded(main, sys.argv[1:]))
+    sys.exit(exits.guarded(main, sys.argv[1:]))

@@ -208,9 +208,10 @@ class _Blocks:
         return np.lib.format.open_memmap(values, mode="r+")
 
     def _new(self) -> np.memmap:
-        return np.lib.format.open_memmap(
-            self.folder / VALUES, mode="w+", dtype=np.float32, shape=self._flat()
-        )
+        # It speaks for values that are replaced now.
+        (self.folder / PROGRESS).unlink(missing_ok=True)
+        store.make_array(self.folder / VALUES, self._flat(), np.float32)
+        return np.lib.format.open_memmap(self.folder / VALUES, mode="r+")
 
     def _flat(self) -> tuple[int, int]:
         return self.shape[0], self.shape[1] * self.shape[2]

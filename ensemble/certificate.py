@@ -176,6 +176,8 @@ def _duplicates(plan: Plan) -> Iterator[str]:
     for image, pixels in enumerate(plan.data.images):
         key = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
         first = first_of.setdefault(key, image)
+        if first == image:
+            continue
         one, other = plan.source_of[first], plan.source_of[image]
         if not np.array_equal(plan.codes.bits[one], plan.codes.bits[other]):
             yield (

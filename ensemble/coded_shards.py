@@ -11,6 +11,7 @@ After: splits/shards.py, data_shards.py (reads the shards back).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import pixels, plan, store
+from ensemble import exits, locks, pixels, plan, store
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.plan import Plan
@@ -114,11 +115,9 @@ def write(coded: CodedShards, folder: Path) -> Int64[np.ndarray, " images"]:
     Raises:
         BadInput: If the folder is not empty or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} is not empty. Choose a new folder for the shards.")
     sizes: list[int] = []
     try:
-        with store.folder_in_the_making(folder) as partial:
+        with locks.alone(folder), _new(folder) as partial:
             samples = _measured(coded.samples(), sizes)
             written = shards.write(partial, samples, coded.per_shard)
             entries = zip(written, coded.members(), strict=True)
@@ -133,17 +132,22 @@ def write(coded: CodedShards, folder: Path) -> Int64[np.ndarray, " images"]:
     return np.array(sizes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@contextlib.contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """A folder in the making, where there was none or an empty one."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder} is not empty. Choose a new folder for the shards.")
+    with store.folder_in_the_making(folder) as partial:
+        yield partial
+
+
+def main(arguments: Sequence[str]) -> int:
     """Write the images of a config as shards; returns the exit code."""
     options = parse(arguments)
-    try:
-        config = configs.load(options.config)
-        data = datasets.load(config.data)
-        coded = laid_out(config, data, options.per_shard, options.read_bytes)
-        sizes = coded.sizes() if options.plan else write(coded, options.out_folder)
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
+    config = configs.load(options.config)
+    data = datasets.load(config.data)
+    coded = laid_out(config, data, options.per_shard, options.read_bytes)
+    sizes = coded.sizes() if options.plan else write(coded, options.out_folder)
     found = coded.reading(sizes, options.read_bytes)
     for line in layout.describe(found).splitlines():
         print(f"# {line}")
@@ -151,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m ensemble.coded_shards")
     parser.add_argument("config", help="YAML file whose images and codes to take")
@@ -209,4 +213,4 @@ def _sample(data: TrainingImages, image: int) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exits.guarded(main, sys.argv[1:]))

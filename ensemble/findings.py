@@ -167,19 +167,22 @@ class Units:
         self.groups = tables.info.get("group_sources")
         self.names = store.read_json(run.path / "sources.json")["names"]
         source_of = store.read_array(run.source_of)
-        order = np.argsort(source_of, kind="stable")
-        ends = np.searchsorted(source_of[order], np.arange(1, len(self.names)))
-        self.images = np.split(order, ends)
+        self.order = np.argsort(source_of, kind="stable")
+        self.sorted = source_of[self.order]
         if self.groups is not None:
             self.names = tables.info["unit_names"]
-            self.images = [
-                np.sort(np.concatenate([self.images[source] for source in group]))
-                for group in self.groups
-            ]
+
+    def images(self, number: int) -> Int64[np.ndarray, " images"]:
+        """The training images of a unit, ascending."""
+        sources = [number] if self.groups is None else self.groups[number]
+        begins = np.searchsorted(self.sorted, sources)
+        ends = np.searchsorted(self.sorted, sources, side="right")
+        spans = map(slice, begins, ends)
+        return np.sort(np.concatenate([self.order[span] for span in spans]))
 
     def unit(self, number: int, n_pictures: int) -> Unit:
         """A unit with its first pictures."""
-        images = self.images[number]
+        images = self.images(number)
         title, name = f"source {number}", self.names[number]
         facts = []
         if self.groups is not None:

@@ -23,6 +23,7 @@ from ensemble import (
     ablation,
     adjoint,
     audit,
+    locks,
     placebo,
     queries,
     sensitivity,
@@ -30,18 +31,20 @@ from ensemble import (
     store,
 )
 from ensemble.ablation import Block, Measured
-from ensemble.measurement import Measurement
+from ensemble.measurement import Images, Measurement, Values
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.queries import Queries
 from ensemble.store import Run
-from ensemble.units import Units, votes_without
+from ensemble.units import Units, votes_in_blocks, votes_without
 from splits.errors import BadInput
 
 N_TOP = 6
 MANY_PLACEBOS = 100_000
 ACCURACY = 0.96
+# Computes the blocks of a landscape, elsewhere.
+Computed = Callable[[Iterable[Block]], Iterable[Measured]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ def measure_exactly(
     asked: Asked,
     n_placebos: int | None = None,
     max_memory_mb: int = 1024,
-    computed: Callable[[Iterable[Block]], Iterable[Measured]] | None = None,
+    computed: Computed | None = None,
 ) -> Path:
     """Ablate every unit and every placebo from every query, exactly.
 
@@ -120,15 +123,31 @@ def measure_exactly(
             removal.
     """
     folder = asked.folder("exact")
-    if _there(asked, folder):
-        return folder
+    with locks.alone(folder):
+        if not _there(asked, folder):
+            _measure_exactly(asked, folder, n_placebos, max_memory_mb, computed)
+        shutil.rmtree(_unfinished(folder), ignore_errors=True)
+    return folder
+
+
+def _unfinished(folder: Path) -> Path:
+    """Where the blocks of exact ablation are until all are there."""
+    return folder.with_name(folder.name + ".work")
+
+
+def _measure_exactly(
+    asked: Asked,
+    folder: Path,
+    n_placebos: int | None,
+    max_memory_mb: int,
+    computed: Computed | None,
+) -> None:
     run, pipe, units = asked.run, asked.pipe, asked.units
     asked_for = queries.load(run, asked.name)
     if n_placebos is None:
         n_placebos = placebo.enough(len(units.sources))
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
     votes = votes_without(np.concatenate([units.silenced, placebos]))
-    unfinished = folder.with_name(folder.name + ".work")
     began = time.perf_counter()
     with store.stage(run, f"ablate {folder.name}"):
         landscape = ablation.landscape(
@@ -136,7 +155,7 @@ def measure_exactly(
             asked_for,
             votes,
             dict(asked.measurements),
-            unfinished,
+            _unfinished(folder),
             max_memory_mb,
             computed,
         )
@@ -162,8 +181,6 @@ def measure_exactly(
             },
         )
         _keep(asked, folder, found)
-    shutil.rmtree(unfinished)
-    return folder
 
 
 def measure_differentially(
@@ -200,8 +217,20 @@ def measure_differentially(
             f"--accuracy is {accuracy}: a rank correlation from 0 to 1 is wanted."
         )
     folder = asked.folder("differential")
-    if _there(asked, folder):
-        return folder
+    with locks.alone(folder):
+        if not _there(asked, folder):
+            _measure_differentially(asked, folder, accuracy, n_placebos, n_audit, seed)
+    return folder
+
+
+def _measure_differentially(
+    asked: Asked,
+    folder: Path,
+    accuracy: float,
+    n_placebos: int,
+    n_audit: int,
+    seed: int,
+) -> None:
     run, pipe, units = asked.run, asked.pipe, asked.units
     asked_for = queries.load(run, asked.name)
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
@@ -216,16 +245,15 @@ def measure_differentially(
         moves, tried = _cheapest(
             asked, asked_for, audited[:, :half], exact[:, :half], accuracy, seed
         )
-        votes = votes_without(units.silenced)
-        displacement = sensitivity.displacement(moves.gram, votes)
+        displacement = _read_off(moves.gram, units.silenced)
         top = _largest(displacement, N_TOP)
         recomputed = np.concatenate([audited, top], axis=1)
         found = Found(
             displacement=displacement,
-            placebo=sensitivity.displacement(moves.gram, votes_without(placebos)),
+            placebo=_read_off(moves.gram, placebos),
             placebos=placebos,
             influences={
-                **_first_order(asked, asked_for, moves, votes),
+                **_first_order(asked, asked_for, moves),
                 **_of_denoiser(asked, asked_for),
             },
             top_units=top,
@@ -245,7 +273,6 @@ def measure_differentially(
             gram=moves.gram,
         )
         _keep(asked, folder, found)
-    return folder
 
 
 def _cheapest(
@@ -260,7 +287,6 @@ def _cheapest(
 
     Where there are too few units to tell, the first road stands.
     """
-    votes = votes_without(asked.units.silenced)
     generation = _generation(asked.pipe, asked_for)
     tried: list[dict[str, Any]] = []
 
@@ -273,7 +299,7 @@ def _cheapest(
             "seconds": round(time.perf_counter() - began, 3),
         }
         if sampled.shape[1] >= audit.FEWEST:
-            predicted = sensitivity.displacement(moves.gram, votes)
+            predicted = _read_off(moves.gram, asked.units.silenced)
             guessed = np.take_along_axis(predicted, sampled, axis=1)
             fact["spearman"] = round(audit.rank_correlation(guessed, exact), 4)
         tried.append(fact)
@@ -325,15 +351,26 @@ def measure_adjointly(asked: Asked) -> Path:
     ((name, reading),) = readings.items()
     folder = asked.folder("adjoint")
     folder = folder.with_name(f"{folder.name}.{store.file_name(name)}")
-    if folder.exists():
-        made_with = store.check_sealed(folder, "info.json").get("code_book_digest")
-        silence.require_current(asked.run.path, folder, made_with)
-        return folder
+    with locks.alone(folder):
+        if folder.exists():
+            made_with = store.check_sealed(folder, "info.json").get("code_book_digest")
+            silence.require_current(asked.run.path, folder, made_with)
+        else:
+            _measure_adjointly(asked, folder, name, reading)
+    return folder
+
+
+def _measure_adjointly(
+    asked: Asked, folder: Path, name: str, reading: Callable[[Images], Values]
+) -> None:
     asked_for = queries.load(asked.run, asked.name)
     with store.stage(asked.run, f"ablate {folder.name}"):
         found = adjoint.adjoint(asked.pipe, asked_for, reading)
-        votes = votes_without(asked.units.silenced)
-        influence = -found.by_vote @ (votes - 1 / votes.shape[1]).T
+        parts = [
+            -found.by_vote @ (votes - 1 / votes.shape[1]).T
+            for votes in votes_in_blocks(asked.units.silenced)
+        ]
+        influence = np.concatenate(parts, axis=1)
         with store.folder_in_the_making(folder) as to:
             table = influence.astype(np.float32)
             store.write_array(to / f"influence_{store.file_name(name)}.npy", table)
@@ -344,7 +381,6 @@ def measure_adjointly(asked: Asked) -> Path:
                 "code_book_digest": asked.plan.codes.digest(),
             }
             store.seal(to, "info.json", facts)
-    return folder
 
 
 def summary(folder: Path) -> str:
@@ -396,7 +432,6 @@ def _of_denoiser(
     asked: Asked, asked_for: Queries
 ) -> dict[str, Float64[np.ndarray, "queries units"]]:
     """Influence on measurements of the denoiser; exact for every unit."""
-    votes = votes_without(asked.units.silenced)
     influences = {}
     for name, measurement in asked.measurements.items():
         if measurement.of_denoiser is not None:
@@ -406,8 +441,23 @@ def _of_denoiser(
                 queries.on_device(asked.pipe, asked_for.images),
                 asked_for.condition(asked.pipe),
             ).numpy()
-            influences[name] = quadratic_influence(form, votes)
+            parts = [
+                quadratic_influence(form, votes)
+                for votes in votes_in_blocks(asked.units.silenced)
+            ]
+            influences[name] = np.concatenate(parts, axis=1)
     return influences
+
+
+def _read_off(
+    gram: Float64[np.ndarray, "queries members members"],
+    silenced: Bool[np.ndarray, "units members"],
+) -> Float64[np.ndarray, "queries units"]:
+    """First-order displacement of each query by each unit."""
+    parts = [
+        sensitivity.displacement(gram, votes) for votes in votes_in_blocks(silenced)
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 @torch.no_grad()
@@ -415,11 +465,9 @@ def _first_order(
     asked: Asked,
     asked_for: Queries,
     moves: sensitivity.Sensitivity,
-    votes: Float64[np.ndarray, "units members"],
     block: int = 4096,
 ) -> dict[str, Float[np.ndarray, "queries units"]]:
     """Influence on measurements of pictures, read off the first-order pictures."""
-    change = votes - 1 / votes.shape[1]
     full = torch.from_numpy(asked_for.images).double()
     influences = {}
     for name, measurement in asked.measurements.items():
@@ -429,9 +477,9 @@ def _first_order(
         values = []
         for query, jacobian in enumerate(moves.jacobian):
             parts = []
-            for part in np.split(change, range(block, len(change), block)):
-                moved = torch.from_numpy(part @ jacobian.T)
-                same = full[query].expand(len(part), *full.shape[1:])
+            for votes in votes_in_blocks(asked.units.silenced, block):
+                moved = torch.from_numpy((votes - 1 / votes.shape[1]) @ jacobian.T)
+                same = full[query].expand(len(moved), *full.shape[1:])
                 parts.append(reading(same, same + moved.reshape(same.shape)))
             values.append(torch.cat(parts))
         influences[name] = (reading(full, full)[:, None] - torch.stack(values)).numpy()

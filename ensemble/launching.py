@@ -9,20 +9,13 @@ Before: train.py. After: training.py.
 """
 
 import argparse
-import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from ensemble import store
-from splits.errors import BadInput
-
-# What the user can mend about a disk: no room, no permission, mounted read-only.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -65,33 +58,6 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0" and not is_launched()
 
 
-def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a script's main; bad input and a full disk end in one clear line.
-
-    Returns:
-        The exit code: main's own, 2 for bad input, 75 if interrupted from outside.
-    """
-    try:
-        return main(arguments)
-    except BadInput as error:
-        print(f"error: {store.visible(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        # A write that finds no room does not know the name of its file.
-        place = f" {error.filename}" if error.filename else ""
-        print(
-            f"error: cannot read or write{place}: {error.strerror}. Make room or permit "
-            "access, or choose another folder; what is done is kept.",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return 75
-
-
 def n_processes(asked: int | None, n_members: int) -> int:
     """Processes to start: as asked; else one per device; else one per core."""
     return min(asked or _n_devices() or os.cpu_count() or 1, max(1, n_members))
@@ -116,14 +82,7 @@ def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
         "LOCAL_WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": str(threads),
     }
-    children = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            start_new_session=True,
-        )
-        for rank in range(processes)
-    ]
+    children: list[subprocess.Popen] = []
     asked = False
 
     def pass_on(*_: Any) -> None:
@@ -137,6 +96,17 @@ def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
+        for rank in range(processes):
+            environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            child = subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+            children.append(child)
+        if asked:
+            # Whoever was being started then has not been told.
+            pass_on()
         codes = [child.wait() for child in children]
     finally:
         for number, handler in before.items():

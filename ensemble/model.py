@@ -302,9 +302,11 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             for key, value in networks[0].config.items()
             if not key.startswith("_")
         }
-        ensemble = cls(member_ids=chosen, member={**config})
-        for position, network in enumerate(networks):
-            ensemble.networks[position] = network
+        # Networks that only make room for the loaded ones would cost as much as those.
+        ensemble = cls(member_ids=[], member={**config})
+        ensemble.register_to_config(member_ids=chosen)
+        ensemble.member_ids = chosen
+        ensemble.networks = nn.ModuleList(networks)
         if torch_dtype is not None:
             nn.Module.to(ensemble, dtype=torch_dtype)
         return ensemble.eval()

@@ -23,7 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensemble import card, rights, silence, store
+from ensemble import card, locks, rights, silence, store
 from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
 from ensemble.store import CARD, PIPELINE, Run
 from splits.codes import CodeBook, ablated_votes
@@ -518,10 +518,18 @@ def step_arguments(
 
 
 def complete(run: Run) -> None:
-    """Make a run folder a pipeline folder, with a model card."""
+    """Make a run folder a pipeline folder, with a model card, unless it is one."""
+    with locks.alone(run.path / "pipeline"):
+        if not store.is_complete(run):
+            _complete(run)
+
+
+def _complete(run: Run) -> None:
     settings = run.config
     n_members = store.read_json(run.manifest)["n_members"]
     anyone = silence.voting(run.path, n_members)[:1]
+    for record in run.members.glob("*/member.json"):
+        store.sweep(record.parent)
     with store.stage(run, "train") as facts:
         facts["seconds_of_members"] = card.member_seconds(run)
         pipe = EnsemblePipeline(
@@ -530,7 +538,8 @@ def complete(run: Run) -> None:
             num_inference_steps=settings.sampling.n_steps,
             guidance_scale=settings.sampling.guidance_scale,
         )
-        pipe.scheduler.save_pretrained(run.path / "scheduler")
-        pipe.save_config(run.path)
+        with store.folder_in_the_making(run.path / "scheduler") as to:
+            pipe.scheduler.save_pretrained(to)
+        store.write_text(run.path / "model_index.json", pipe.to_json_string())
         facts["files"] = {file: store.sha256(run.path / file) for file in PIPELINE}
     store.write_text(run.path / CARD, card.model_card(run))

@@ -10,11 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import filelock
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
-from ensemble import blanks, borderline, silence, store
+from ensemble import blanks, borderline, locks, silence, store
 from ensemble import data as datasets
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
@@ -162,23 +161,30 @@ def prepare(run: Run) -> Plan:
     Raises:
         BadInput: If the folder holds another plan, or a damaged one.
     """
-    with filelock.FileLock(run.path / ".plan.lock"):
-        if run.manifest.exists():
-            return without(checked(run), silence.removed(run.path))
-        data = datasets.load(run.config.data)
-        grouping = grouped(run.config.data, data)
-        plan = _drawn(run.config, data, grouping)
-        store.write_array(run.codes, plan.codes.bits)
-        store.write_array(run.source_of, plan.source_of)
-        store.write_json(
-            run.path / "sources.json",
-            {"names": plan.source_names, "owners": plan.owners},
-        )
-        _picture_borderline(run, data, grouping)
-        store.start_manifest(
-            run, {**facts(plan), "promises": guarantees.promises(plan.codes)}
-        )
-        return plan
+    if not run.manifest.exists():
+        with locks.alone(run.path / "plan"):
+            # Somebody else may have been first.
+            if not run.manifest.exists():
+                return _written(run)
+    return without(checked(run), silence.removed(run.path))
+
+
+def _written(run: Run) -> Plan:
+    """Draw the plan and write it to the run folder; the manifest comes last."""
+    data = datasets.load(run.config.data)
+    grouping = grouped(run.config.data, data)
+    plan = _drawn(run.config, data, grouping)
+    store.write_array(run.codes, plan.codes.bits)
+    store.write_array(run.source_of, plan.source_of)
+    store.write_json(
+        run.path / "sources.json",
+        {"names": plan.source_names, "owners": plan.owners},
+    )
+    _picture_borderline(run, data, grouping)
+    store.start_manifest(
+        run, {**facts(plan), "promises": guarantees.promises(plan.codes)}
+    )
+    return plan
 
 
 def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> None:
@@ -187,7 +193,8 @@ def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> N
     picture = borderline.drawn(
         data.images, grouping.pairs, grouping.distances, run.config.data.near
     )
-    (run.path / "near_duplicates.png").write_bytes(picture)
+    with store.replacing(run.path / "near_duplicates.png") as partial:
+        partial.write_bytes(picture)
 
 
 def load(run: Run) -> Plan:

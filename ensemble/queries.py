@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
-from ensemble import silence, store
+from ensemble import locks, silence, store
 from ensemble.pipeline import EnsemblePipeline, initial_noise, query_generators
 from ensemble.store import Run
 from splits.errors import BadInput
@@ -83,20 +83,25 @@ def generate(
         "guidance_scale": pipe.sampling().guidance_scale,
         "scheduler": type(pipe.scheduler).__name__,
     }
-    folder = run.queries(name)
-    if folder.exists():
-        return _unchanged(run, name, wanted)
-    wanted["code_book_digest"] = silence.book(run.path).digest()
-    before = pipe.members.n_forwards
-    images = pipe.pictures(wanted["seeds"], labels)
+    with locks.alone(run.queries(name)):
+        if run.queries(name).exists():
+            return _unchanged(run, name, wanted)
+        wanted["code_book_digest"] = silence.book(run.path).digest()
+        _generate(run, pipe, name, wanted)
+    return load(run, name)
+
+
+def _generate(run: Run, pipe: EnsemblePipeline, name: str, wanted: dict) -> None:
+    folder, seeds, labels = run.queries(name), wanted["seeds"], wanted["labels"]
     with store.stage(run, f"generate {name}"), store.folder_in_the_making(folder) as to:
+        before = pipe.members.n_forwards
+        images = pipe.pictures(seeds, labels)
         store.write_array(to / "seeds.npy", np.asarray(seeds, dtype=np.int64))
         if labels is not None:
             store.write_array(to / "conditions.npy", np.asarray(labels, np.int64))
         store.write_array(to / "images.npy", images.cpu().float().numpy())
         done = {**wanted, "member_forwards": pipe.members.n_forwards - before}
         store.seal(to, "info.json", done)
-    return load(run, name)
 
 
 def load(run: Run, name: str) -> Queries:
@@ -108,7 +113,7 @@ def load(run: Run, name: str) -> Queries:
     """
     folder = run.queries(name)
     if not folder.exists():
-        known = sorted(path.name for path in folder.parent.glob("*"))
+        known = sorted(path.parent.name for path in folder.parent.glob("*/info.json"))
         raise BadInput(
             f"There are no queries called {name!r} in {run.path}; known: "
             f"{', '.join(known) or 'none'}. Make some with `attribute.py {run.path} "

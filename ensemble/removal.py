@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
-from ensemble import blanks, silence, store
+from ensemble import blanks, locks, silence, store
 from ensemble import plan as plans
 from ensemble.plan import Plan
 from ensemble.silence import Request
@@ -40,7 +39,7 @@ def request(
         BadInput: If a source does not exist, all sources would be gone, or nobody would
             be left to vote. Nothing is written then.
     """
-    with filelock.FileLock(run.path / ".removals.lock"):
+    with locks.alone(run.path / "removals"):
         plan, before = plans.checked(run), silence.removed(run.path)
         _require_known(plan, sources)
         added = sorted(set(sources) - set(before))

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from ensemble import luck, queries, silence, store
+from ensemble import locks, luck, queries, silence, store
 from ensemble.model import load_member, noise_schedule
 from ensemble.pipeline import EnsemblePipeline, denoise, guided
 from ensemble.plan import Plan
@@ -139,26 +139,42 @@ def score(
         "queries_digest": store.array_digest(asked.images),
         "code_book_digest": plan.codes.digest(),
     }
-    sidecar = path.with_suffix(".json")
-    if path.exists() and sidecar.exists():
-        _require_same(path, identity)
-        kept = store.read_json(sidecar)
-        has_images = kept["images_sha256"] is not None
-        if has_images >= per_image and set(dampings) <= set(kept["dampings"]):
+    with locks.alone(path):
+        kept = _kept(path, identity)
+        per_image |= kept is not None and kept["images_sha256"] is not None
+        if kept is not None and not _lacks(kept, dampings, per_image):
             _check(path, kept)
             return path
-        per_image |= has_images
-    setting = dataclasses.replace(
-        setting_of(run, pipe, plan, asked, which, max_memory_mb),
-        scores=functools.partial(scores_of, run, pipe, plan, name, max_memory_mb),
-    )
-    began = time.perf_counter()
-    with store.stage(run, f"score {name} {path.stem}"):
-        written = _write(path, scorer, setting, identity, dampings, per_image)
-        seconds = time.perf_counter() - began + setting.work.seconds_before
-        facts = _facts(scorer, setting, seconds)
-        store.write_json(sidecar, {**identity, **facts, **written})
+        setting = dataclasses.replace(
+            setting_of(run, pipe, plan, asked, which, max_memory_mb),
+            scores=functools.partial(scores_of, run, pipe, plan, name, max_memory_mb),
+        )
+        began = time.perf_counter()
+        with store.stage(run, f"score {name} {path.stem}"):
+            written = _write(path, scorer, setting, identity, dampings, per_image)
+            seconds = time.perf_counter() - began + setting.work.seconds_before
+            facts = {**_facts(scorer, setting, seconds), **written}
+            store.write_json(path.with_suffix(".json"), {**identity, **facts})
     return path
+
+
+def _kept(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The sidecar of scores that are there already; None if they are not.
+
+    Raises:
+        BadInput: If they are not those asked for.
+    """
+    sidecar = path.with_suffix(".json")
+    if not (path.exists() and sidecar.exists()):
+        return None
+    _require_same(path, identity)
+    return store.read_json(sidecar)
+
+
+def _lacks(kept: dict[str, Any], dampings: Sequence[float], per_image: bool) -> bool:
+    """Whether scores that are there lack something that is asked for now."""
+    without_images = kept["images_sha256"] is None
+    return (per_image and without_images) or not set(dampings) <= set(kept["dampings"])
 
 
 def _check(path: Path, kept: dict[str, Any]) -> None:
@@ -188,7 +204,7 @@ def _write(
 ) -> dict[str, Any]:
     """Score, and write what there is; returns what the sidecar says of the files."""
     facts: dict[str, Any] = {"dampings": list(dampings)}
-    method, others = identity["method"], []
+    method, others, errors = identity["method"], [], None
     if isinstance(scorer, Damped):
         own = damping_of(identity["options"])
         found, *others = scorer.path(setting, [own, *dampings])
@@ -196,16 +212,20 @@ def _write(
         mean, errors = scorer.with_errors(setting)
         found = over_images(mean, setting.source_of)
         errors = _finite(errors, method).astype(np.float32)
-        facts["errors_sha256"] = store.write_array(errors_file(path), errors)
     else:
         found = scorer.score(setting)
-    facts["sha256"] = store.write_array(path, _sums(found, setting, method))
+    summed = _sums(found, setting, method)
+    sums = [_sums(some, setting, method) for some in others]
+    # It speaks for files that are replaced now; without it they count as not there.
+    path.with_suffix(".json").unlink(missing_ok=True)
+    facts["sha256"] = store.write_array(path, summed)
     facts |= {"path_sha256": None, "images_sha256": None}
+    if errors is not None:
+        facts["errors_sha256"] = store.write_array(errors_file(path), errors)
     if per_image:
         facts["images_sha256"] = store.write_array(images_file(path), found)
     if others:
-        sums = np.stack([_sums(some, setting, method) for some in others])
-        facts["path_sha256"] = store.write_array(path_file(path), sums)
+        facts["path_sha256"] = store.write_array(path_file(path), np.stack(sums))
     return facts
 
 

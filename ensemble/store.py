@@ -10,9 +10,11 @@ Before: config.py (what the run is made from). After: everything that reads or w
 
 import contextlib
 import datetime
+import glob
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -27,16 +29,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import numpy as np
 
 from ensemble import config as configs
+from ensemble import locks
 from ensemble.config import Config
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
 PACKAGES = ("torch", "diffusers", "accelerate", "webdataset", "numpy", "scikit-learn")
 REFERENCE: Literal["reference"] = "reference"
+# How far a member has come; hidden, so that it is no part of the finished member.
+CHECKPOINT = ".checkpoint.safetensors"
 # Whoever is trained: a member by its number, or the reference.
 Trainable = int | Literal["reference"]
 # What makes a run folder a pipeline; the model card is written last.
@@ -152,31 +156,32 @@ def create(config: Config) -> Run:
     """
     path = Path(config.run)
     kept = path / "config.yaml"
-    if kept.exists():
-        old = configs.to_dict(open_run(path).config)
-        new = configs.to_dict(config)
-        # How many processes share the work decides nothing about the result; where the
-        # folder stands and what is held in memory do not either.
-        for tree in (old, new):
-            tree["run"] = None
-            tree["training"]["processes"] = None
-            tree["data"]["stream"] = None
-        different = configs.differences(old, new)
-        if different:
+    if not kept.exists():
+        try:
+            with locks.alone(kept):
+                # Somebody else may have been first.
+                if not kept.exists():
+                    write_text(kept, configs.to_yaml(config))
+        except OSError as error:
             raise BadInput(
-                f"{path} belongs to a run with another config:\n  "
-                + "\n  ".join(different)
-                + "\nUse another `run` folder, or delete this one."
-            )
-        return Run(path, config)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(kept, configs.to_yaml(config))
-    except OSError as error:
+                f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
+                "another folder, or make room."
+            ) from None
+    old = configs.to_dict(open_run(path).config)
+    new = configs.to_dict(config)
+    # How many processes share the work decides nothing about the result; where the
+    # folder stands and what is held in memory do not either.
+    for tree in (old, new):
+        tree["run"] = None
+        tree["training"]["processes"] = None
+        tree["data"]["stream"] = None
+    different = configs.differences(old, new)
+    if different:
         raise BadInput(
-            f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
-            "another folder, or make room."
-        ) from None
+            f"{path} belongs to a run with another config:\n  "
+            + "\n  ".join(different)
+            + "\nUse another `run` folder, or delete this one."
+        )
     return Run(path, config)
 
 
@@ -262,7 +267,7 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     began = time.perf_counter()
     facts: dict[str, Any] = {}
     yield facts
-    with filelock.FileLock(run.path / ".manifest.lock"):
+    with locks.alone(run.manifest):
         manifest = read_json(run.manifest)
         manifest["stages"][name] = {
             "done": now(),
@@ -272,6 +277,12 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
             **facts,
         }
         write_json(run.manifest, manifest)
+
+
+def is_complete(run: Run) -> bool:
+    """Whether a run folder is a pipeline with its card, and on record as one."""
+    there = all((run.path / file).exists() for file in (*PIPELINE, CARD))
+    return there and "train" in read_json(run.manifest)["stages"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -323,6 +334,27 @@ def write_array(path: Path, array: np.ndarray) -> str:
         file.flush()
         os.fsync(file.fileno())
     return sha256(path)
+
+
+def make_array(
+    path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike, value: float = 0.0
+) -> None:
+    """Write a .npy file with one value everywhere, to be filled as a memory map.
+
+    Its room on the disk is taken now: a memory map that finds none kills the process.
+    """
+    head = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    n_all, block = math.prod(shape), np.full(2**18, value, dtype)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, head)
+        for first in range(0, n_all, len(block)):
+            file.write(block[: n_all - first].data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_array(path: Path, expected: str | None = None) -> np.ndarray:
@@ -470,6 +502,12 @@ def publish(partial: Path, final: Path) -> None:
     flush(final.parent)
     # Also what a process left that ended between the two names.
     shutil.rmtree(outdated, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what whoever wrote a finished folder left: hidden files, checkpoints."""
+    for path in folder.glob(".*"):
+        path.unlink()
 
 
 def sha256(path: Path) -> str:
@@ -628,13 +666,35 @@ def _write(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    for abandoned in _abandoned(path):
+        abandoned.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def _abandoned(path: Path) -> Iterator[Path]:
+    """Temporary files for a path whose writers, on this machine, were killed."""
+    begin, end = f".{path.name}.{platform.node()}.", ".part"
+    for partial in path.parent.glob(f"{glob.escape(begin)}*{end}"):
+        process = partial.name.removeprefix(begin).removesuffix(end)
+        if process.isdecimal() and not _runs(int(process)):
+            yield partial
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # Somebody else's.
+        return True
+    return True
 
 
 def flush(path: Path) -> None:

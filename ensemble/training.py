@@ -11,7 +11,6 @@ scorers may look at it, the ensemble never does.
 Before: data.py (images), splits/codes.py (splits). After: pipeline.py (loads members).
 """
 
-import contextlib
 import datetime
 import functools
 import hashlib
@@ -24,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Bool, Float, Int
@@ -36,7 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble import launching, luck, store
+from ensemble import launching, locks, luck, store
 from ensemble.batches import batches
 from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
@@ -250,7 +249,7 @@ class Trainee:
         }
         text = json.dumps(facts)
         metadata = {"facts": text, "digest": _digest(tensors, text)}
-        with store.replacing(self.folder / "checkpoint.safetensors") as partial:
+        with store.replacing(self.folder / store.CHECKPOINT) as partial:
             save_file(tensors, partial, metadata)
             store.flush(partial)
 
@@ -259,7 +258,7 @@ class Trainee:
 
         One of another split knows images that this member may not see.
         """
-        path = self.folder / "checkpoint.safetensors"
+        path = self.folder / store.CHECKPOINT
         if not path.exists():
             return
         kept = _read_checkpoint(path)
@@ -389,13 +388,13 @@ def train_member(
     plan: Plan,
     accelerator: Accelerator,
     stopping: "Stopping",
-) -> bool:
+) -> str | None:
     """Train one member to its end, from its checkpoint if it has one.
 
     A member that was trained on another split gives way once the new one is done.
 
     Returns:
-        True if it is trained now; False if another process is at it.
+        What has become of it, for people; None if another process is at it.
 
     Raises:
         Interrupted: If asked to stop; the checkpoint is written.
@@ -403,12 +402,14 @@ def train_member(
     """
     folder = run.trained(member)
     folder.parent.mkdir(exist_ok=True)
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    with contextlib.suppress(filelock.Timeout), lock:
+    with locks.alone_now(folder) as free:
+        if not free:
+            return None
         sources = trains_on(plan.codes, member, plan.removed)
         digest = CodeBook(sources[:, None]).split_digest(0)
         if _trained_on(folder) == digest:
-            return True
+            store.sweep(folder)
+            return "was trained already"
         split = np.flatnonzero(sources[plan.source_of])
         trainee = Trainee(run, member, plan.data, split, accelerator)
         # A process may end after a member is finished, before its folder has its name.
@@ -418,8 +419,9 @@ def train_member(
             _train(trainee, stopping, _writer(run, member))
             _finish(trainee, int(sources.sum()), digest)
         store.publish(trainee.folder, folder)
-        return True
-    return False
+        # Not before: whoever is killed on the way goes on from the checkpoint.
+        store.sweep(folder)
+        return "trained"
 
 
 def _trained_on(folder: Path) -> str | None:
@@ -430,6 +432,7 @@ def _trained_on(folder: Path) -> str | None:
 
 def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
     settings, progress = trainee.settings, trainee.progress
+    _cut_back(trainee.folder / "log.jsonl", len(progress.losses))
     bar = tqdm(
         total=settings.steps * settings.batch_size,
         initial=progress.step * settings.batch_size,
@@ -456,6 +459,13 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
                 trainee.save_checkpoint()
 
 
+def _cut_back(log: Path, n_lines: int) -> None:
+    """Take lines off a log whose steps will be done again, or that were cut short."""
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        store.write_text(log, "".join(lines[:n_lines]))
+
+
 def _report(
     progress: Progress, settings: TrainingConfig, bar: tqdm, log: Any, writer: Any
 ) -> None:
@@ -479,7 +489,6 @@ def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
     folder, progress = trainee.folder, trainee.progress
     trainee.finished().save_pretrained(folder)
     store.write_array(folder / "exposure.npy", progress.exposure)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     weights = store.sha256(folder / "diffusion_pytorch_model.safetensors")
     facts = {
         "member": trainee.member,
@@ -546,14 +555,16 @@ def train_members(
         Interrupted: If asked to stop; the checkpoint is written.
     """
     accelerator = prepared(run.config.training)
+    # Whoever starts late may find more done: what is dealt out is the first one's list.
+    (members,) = broadcast_object_list([list(members)])
     failed = {}
     for member in members[accelerator.process_index :: accelerator.num_processes]:
         try:
-            trained = train_member(run, member, plan, accelerator, stopping)
+            state = train_member(run, member, plan, accelerator, stopping)
         except Diverged as error:
             failed[member] = str(error)
             continue
-        state = "trained" if trained else "left to the process that is training it"
+        state = state or f"left to {locks.holder(run.trained(member))}"
         tqdm.write(f"{called(member)}: {state}")
     if not launching.is_launched():
         stopping.waiting = True

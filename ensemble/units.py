@@ -3,7 +3,7 @@
 Before: plan.py (sources and codes). After: placebo.py, influence.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,11 @@ def each_source(plan: Plan) -> Units:
     Raises:
         BadInput: If every member saw some source, so that it cannot be ablated.
     """
+    silenced = plan.codes.bits
+    for source in np.flatnonzero(silenced.all(axis=1)).tolist():
+        raise _none_left(plan.codes, plan.source_names[source], [source])
     sources = [[source] for source in range(plan.codes.n_sources)]
-    return _units(plan.codes, sources, plan.source_names, "sources")
+    return Units(silenced, sources, plan.source_names, "sources")
 
 
 def one_set(plan: Plan, sources: Sequence[int]) -> Units:
@@ -94,11 +97,15 @@ def _units(
     silenced = np.stack([codes.bits[chosen].any(axis=0) for chosen in sources])
     for name, chosen, row in zip(names, sources, silenced, strict=True):
         if row.all():
-            raise BadInput(
-                f"Without {name} none of the {codes.n_members} members is left to "
-                f"vote: {_who_saw(codes, chosen)}. {_would_have_left(codes, chosen)}"
-            )
+            raise _none_left(codes, name, chosen)
     return Units(silenced, sources, names, kind)
+
+
+def _none_left(codes: CodeBook, name: str, chosen: list[int]) -> BadInput:
+    return BadInput(
+        f"Without {name} none of the {codes.n_members} members is left to "
+        f"vote: {_who_saw(codes, chosen)}. {_would_have_left(codes, chosen)}"
+    )
 
 
 def _who_saw(codes: CodeBook, chosen: list[int], n_shown: int = 8) -> str:
@@ -133,6 +140,14 @@ def votes_without(
     """Equal votes of the members that each row leaves; every row must leave some."""
     survives = ~silenced
     return survives / survives.sum(axis=1, keepdims=True)
+
+
+def votes_in_blocks(
+    silenced: Bool[np.ndarray, "rows members"], block: int = 2**16
+) -> Iterator[Float64[np.ndarray, "some members"]]:
+    """The same so many rows at a time: votes take 64 times the room of bits."""
+    for first in range(0, len(silenced), block):
+        yield votes_without(silenced[first : first + block])
 
 
 def survivors(units: Units) -> list[str]:

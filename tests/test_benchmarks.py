@@ -1,11 +1,15 @@
 """Benchmarks run at the smallest size, and their numbers make sense."""
 
 import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import designs, lds, mnist, scale, shards
+from benchmarks import designs, faults, lds, mnist, scale, shards
 from splits.errors import BadInput
 
 
@@ -46,6 +50,25 @@ def test_missing_pictures_name_the_package_that_has_them(tmp_path, monkeypatch):
 def test_pictures_that_are_there_are_not_written_again(tmp_path):
     mnist.write(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_path):
+    n_kills = len(faults.KINDS)
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults", tmp_path, str(n_kills), "--smoke"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+    assert set(found["kinds"]) == set(faults.KINDS)
+    for row in found["kinds"].values():
+        assert row["instant"] + row["file operation"] == 1
+        assert row["files_compared"] > 3
+    assert found["broken"] == found["different"] == 0
 
 
 @pytest.mark.parametrize("setting", lds.SETTINGS)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from ensemble import queries, store
+from ensemble import locks, queries, store
 from ensemble.influence import quadratic_influence
 from ensemble.measurement import denoising_loss_form
 from ensemble.model import noise_schedule
@@ -85,9 +85,17 @@ def ablate(
         The folder of the table; if it was there already, nothing is computed.
     """
     folder = run.influence(name)
-    if folder.exists():
-        store.check_sealed(folder, "info.json")
-        return folder
+    with locks.alone(folder):
+        if folder.exists():
+            store.check_sealed(folder, "info.json")
+        else:
+            _ablate(run, pipe, plan, name, n_draws)
+    return folder
+
+
+def _ablate(
+    run: Run, pipe: EnsemblePipeline, plan: Plan, name: str, n_draws: int
+) -> None:
     asked = queries.load(run, name)
     form = denoising_loss_form(
         pipe.members,
@@ -98,8 +106,7 @@ def ablate(
     )
     votes = votes_without(each_source(plan).silenced)
     table = quadratic_influence(form.numpy(), votes).astype(np.float32)
-    with store.folder_in_the_making(folder) as to:
+    with store.folder_in_the_making(run.influence(name)) as to:
         store.write_array(to / "influence_denoising_loss.npy", table)
         facts = {"method": METHOD, "units": "sources", "held_out": True}
         store.seal(to, "info.json", {**facts, "n_draws": n_draws})
-    return folder

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 import train as script
-from ensemble import launching, pipeline, plan, store, training
+from ensemble import launching, locks, pipeline, plan, store, training
 from ensemble.config import Config, SplitsConfig
 from ensemble.plan import Plan
 from ensemble.store import Run
@@ -69,13 +69,19 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
     included = included.copy()
     included[of.removed] = False
     ready = dataclasses.replace(of, codes=CodeBook(included), members=[])
+    with locks.alone(run.path / "models"):
+        _train(run, ready)
+    return run
+
+
+def _train(run: Run, ready: Plan) -> None:
     _keep(run, ready)
     members = range(ready.codes.n_members)
     todo = [member for member in members if not run.member(member).exists()]
-    settings = wanted.training
+    settings = run.config.training
     processes = launching.n_processes(settings.processes, len(todo))
     # Other processes would read the removed images again.
-    if processes > 1 and not of.removed:
+    if processes > 1 and not ready.removed:
         command = [script.__file__, str(run.path / "config.yaml")]
         if launching.launch(command, processes, settings.threads) == 75:
             raise KeyboardInterrupt
@@ -88,9 +94,7 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
             "trained. The same command tries again; if they diverge, train the "
             "ensemble with a lower training.learning_rate."
         )
-    if not (run.path / "README.md").exists():
-        pipeline.complete(run)
-    return run
+    pipeline.complete(run)
 
 
 def _keep(run: Run, ready: Plan) -> None:

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import filelock
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, UInt32
 from torch import nn
 from tqdm.auto import tqdm
 
-from ensemble import store
+from ensemble import locks, store
 from ensemble.scorers import disk
 from ensemble.scorers.setting import Setting, Work
 
@@ -62,7 +61,7 @@ def filled(
     """
     setting.folder.mkdir(parents=True, exist_ok=True)
     path = setting.folder / f"scores-{name}.npy"
-    with filelock.FileLock(path.with_suffix(".lock")):
+    with locks.alone(path):
         table = disk.opened(path, shape, np.float32, np.nan)
         costs = disk.opened(path.with_suffix(".costs.npy"), (shape[-2], 3), np.float32)
         sums = disk.opened(path.with_suffix(".sums.npy"), shape[-2:-1], np.uint32)

@@ -50,12 +50,7 @@ def opened(
             f"{what} of {' x '.join(map(str, shape))} take {needed / 2**20:.0f} MB, but "
             f"{path.parent} has {free / 2**20:.0f} MB left. Make room, or {advice}."
         )
-    with store.replacing(path) as partial:
-        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-        # A new file reads as zeros.
-        if empty != 0:
-            array[:] = empty
-        array.flush()
+    store.make_array(path, shape, dtype, empty)
     return np.lib.format.open_memmap(path, "r+")
 
 

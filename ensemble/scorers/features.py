@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import filelock
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from ensemble import store
+from ensemble import locks, store
 from ensemble.scorers import disk, gradients, memory
 from ensemble.scorers.gradients import OUTPUTS, Draws, States
 from ensemble.scorers.kernel import Kernel, decompose, require_positive
@@ -268,7 +267,7 @@ def kept(
     path = setting.folder / f"{name}.npy"
     dtype = examples.examples.images[:0].cpu().numpy().dtype
     setting.folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_suffix(".lock")):
+    with locks.alone(path):
         advice = "project to fewer dimensions"
         rows = disk.opened(path, shape, dtype, what="Features", advice=advice)
         # What each row took; zero: it is not there yet, or not what was written.

@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import filelock
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble import luck, store
+from ensemble import locks, luck, store
 from ensemble.scorers import disk
 from ensemble.scorers.curvature import Curvature, Fitted, Sample, Spectrum
 from ensemble.scorers.layers import Layers
@@ -55,7 +54,7 @@ def path(
     )
     folder = scored.setting.folder / f"curvature-{name}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    with locks.alone(folder):
         if folder.exists():
             kept = store.read_json(folder / "info.json")
             scored.setting.work.seconds_before += kept["seconds"]

@@ -127,6 +127,17 @@ def test_other_votes_do_not_continue_old_blocks(tmp_path):
     assert tiny.different(one.displacement, other.displacement)
 
 
+def test_other_queries_do_not_continue_old_blocks(tmp_path):
+    pipe = tiny.ensemble()
+    queries, others = queries_of(pipe, 2), queries_of(pipe, 3)
+    others = Queries(others.seeds[1:], None, others.images[1:])
+    work = tmp_path / "work"
+    one = ablation.landscape(pipe, queries, np.eye(4), {}, work)
+    other = ablation.landscape(pipe, others, np.eye(4), {}, work)
+    assert np.array_equal(other.displacement[0], one.displacement[1])
+    assert tiny.different(other.displacement[1], one.displacement[1])
+
+
 def test_less_memory_means_smaller_blocks_and_the_same_result(tmp_path):
     pipe = tiny.ensemble(codes=tiny.codes())
     activations, state = ablation.picture_bytes(pipe)

@@ -191,6 +191,6 @@ def test_the_command_meets_bad_input_with_exit_code_2_and_one_message(tmp_path):
     done = run(path, tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("data.path")
+    assert done.stderr.startswith("error: data.path")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
-"""Scripts end with the right code and one clear line, alone or as several processes."""
+"""Several processes are told their places, stopped together, and end in one code."""
 
-import errno
 import os
 import signal
 import threading
@@ -9,7 +8,6 @@ import time
 import pytest
 
 from ensemble import launching
-from splits.errors import BadInput
 
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 
@@ -18,58 +16,6 @@ PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREAD
 def _alone(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "ENSEMBLE_PARENT"):
         monkeypatch.delenv(name, raising=False)
-
-
-def raising(error):
-    def main(_):
-        raise error
-
-    return main
-
-
-@pytest.mark.parametrize("code", [0, 1, 75])
-def test_main_decides_the_exit_code_and_gets_its_arguments(code, capsys):
-    assert launching.guarded(lambda arguments: int(arguments[0]), [str(code)]) == code
-    assert capsys.readouterr().err == ""
-
-
-def test_bad_input_is_one_message_and_code_2(capsys):
-    assert launching.guarded(raising(BadInput("Use less.")), []) == 2
-    assert capsys.readouterr() == ("", "error: Use less.\n")
-
-
-@pytest.mark.parametrize(
-    "number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS]
-)
-def test_a_disk_that_takes_nothing_is_named_and_code_2(number, capsys):
-    error = OSError(number, os.strerror(number), "runs/a/codes.npy")
-    assert launching.guarded(raising(error), []) == 2
-    assert capsys.readouterr().err == (
-        f"error: cannot read or write runs/a/codes.npy: {os.strerror(number)}. Make room "
-        "or permit access, or choose another folder; what is done is kept.\n"
-    )
-
-
-def test_a_full_disk_needs_no_file_name(capsys):
-    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert launching.guarded(raising(error), []) == 2
-    assert "cannot read or write: No space left" in capsys.readouterr().err
-
-
-def test_an_interruption_is_code_75_and_says_how_to_go_on(capsys):
-    assert launching.guarded(raising(KeyboardInterrupt()), []) == 75
-    assert "the same command goes on from here" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ValueError("a defect"), OSError(errno.EIO, "a defect"), OSError("a defect")],
-    ids=["ValueError", "EIO", "without a number"],
-)
-def test_anything_else_keeps_its_traceback(error):
-    with pytest.raises(type(error), match="a defect") as caught:
-        launching.guarded(raising(error), [])
-    assert caught.value is error
 
 
 @pytest.mark.parametrize(
@@ -193,11 +139,3 @@ def test_a_launched_process_may_not_launch(monkeypatch):
         RuntimeError, match="A process that was launched may not launch"
     ):
         launching.launch(["-c", ""], 2, threads=1)
-
-
-def test_a_message_never_steers_the_terminal(capsys):
-    def main(_):
-        raise BadInput("a\x1b[2Jb\nc")
-
-    assert launching.guarded(main, []) == 2
-    assert capsys.readouterr().err == "error: a\\x1b[2Jb\nc\n"

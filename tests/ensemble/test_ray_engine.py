@@ -169,7 +169,7 @@ def test_a_node_that_is_killed_while_it_trains_changes_nothing(cluster, tmp_path
     seen = []
 
     def kill():
-        while len(list(members.glob("*.part/checkpoint.safetensors"))) < 2:
+        while len(list(members.glob(f"*.part/{store.CHECKPOINT}"))) < 2:
             time.sleep(0.02)
         (node,) = cluster.worker_nodes
         cluster.remove_node(node, allow_graceful=False)

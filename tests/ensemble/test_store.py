@@ -2,9 +2,11 @@
 
 import errno
 import os
+import platform
 import re
 import shutil
 import string
+import subprocess
 import time
 from pathlib import Path
 
@@ -133,6 +135,34 @@ def test_a_write_makes_the_folder_and_leaves_one_file(tmp_path, write):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    path = tmp_path / "a[1].json"
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    node = platform.node()
+    stale = tmp_path / f".a[1].json.{node}.{gone.pid}.part"
+    others = [
+        tmp_path / f".a[1].json.{node}.{os.getppid()}.part",
+        tmp_path / f".a[1].json.elsewhere.{gone.pid}.part",
+        tmp_path / f".b.json.{node}.{gone.pid}.part",
+    ]
+    for partial in (stale, *others):
+        partial.touch()
+    store.write_json(path, {})
+    assert set(tmp_path.iterdir()) == {path, *others}
+
+
+def test_an_array_is_made_with_one_value_everywhere(tmp_path):
+    path = tmp_path / "a.npy"
+    store.make_array(path, (700, 500), np.float32, np.nan)
+    made = np.load(path, mmap_mode="r+")
+    assert made.shape == (700, 500)
+    assert made.dtype == np.float32
+    assert np.isnan(made).all()
+    store.make_array(path, (3,), np.int64)
+    assert np.load(path).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_run_folder_that_cannot_be_made_is_refused(config, monkeypatch, number):
     monkeypatch.setattr(os, "mkdir", refuse(number))
@@ -147,7 +177,7 @@ def test_a_full_disk_is_said_when_the_run_folder_is_made(config, monkeypatch):
         BadInput, match="No space left on device. Choose another folder"
     ):
         store.create(config)
-    assert not list(Path(config.run).iterdir())
+    assert not list(Path(config.run).glob("[!.]*"))
 
 
 def test_a_file_where_the_run_folder_should_be_is_refused(config):

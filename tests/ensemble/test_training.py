@@ -1,6 +1,7 @@
 """Training is keyed: stopping, sharing and sources change what they should, no more."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -223,13 +224,51 @@ def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
     ready = plan.prepare(run)
     with pytest.raises(training.Interrupted):
         training.train_members(run, [0], ready, StopsAfter(3))
-    path = run.member(0).with_suffix(".part") / "checkpoint.safetensors"
+    path = run.member(0).with_suffix(".part") / store.CHECKPOINT
     content = bytearray(path.read_bytes())
     at = -5 if damaged == "weights" else content.index(b'step\\": ') + 8
     content[at] ^= 1
     path.write_bytes(bytes(content))
     training.train_members(run, [0], ready, Stopping())
     assert equal(weights_of(run), weights_of(whole))
+
+
+@pytest.mark.parametrize("stage", ["seal", "publish"])
+def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
+    undisturbed, tmp_path, monkeypatch, stage
+):
+    whole, _ = undisturbed
+    run = store.create(tiny.config(tmp_path / "run"))
+    ready = plan.prepare(run)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, stage, killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train_members(run, [0], ready, Stopping())
+    part = run.member(0).with_suffix(".part")
+    assert (part / store.CHECKPOINT).exists()
+    training.train_members(run, [0], ready, Stopping())
+    assert equal(weights_of(run), weights_of(whole))
+    # Nothing is said twice, though two steps were done twice.
+    lines = (run.member(0) / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+    assert not list(run.member(0).glob(".*"))
+
+
+def test_a_log_line_that_was_cut_short_is_written_again(undisturbed, tmp_path):
+    run = store.create(tiny.config(tmp_path / "run"))
+    ready = plan.prepare(run)
+    with pytest.raises(training.Interrupted):
+        training.train_members(run, [0], ready, StopsAfter(2))
+    log = run.member(0).with_suffix(".part") / "log.jsonl"
+    with log.open("a") as file:
+        file.write('{"step": 4, "lo')
+    training.train_members(run, [0], ready, Stopping())
+    lines = (run.member(0) / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
 
 
 def test_finished_members_are_left_alone(undisturbed):
@@ -314,6 +353,44 @@ def test_a_loss_that_is_not_finite_stops_only_that_member(tmp_path):
     assert "Member 000: the loss is" in failed[0]
     assert "at step" in failed[0]
     assert not run.member(0).exists()
+
+
+def test_one_member_whose_loss_is_not_a_number_is_named_and_the_others_finish(
+    undisturbed, tmp_path, monkeypatch
+):
+    whole, _ = undisturbed
+    real = training.Trainee._noise
+
+    def spoilt(trainee, n_images, step):
+        timestep, noise = real(trainee, n_images, step)
+        wrong = trainee.member == 1 and step == 3
+        return timestep, noise * float("nan") if wrong else noise
+
+    monkeypatch.setattr(training.Trainee, "_noise", spoilt)
+    run = store.create(tiny.config(tmp_path / "run"))
+    failed = training.train_members(run, range(4), plan.prepare(run), Stopping())
+    assert list(failed) == [1]
+    assert failed[1].startswith("Member 001: the loss is nan at step 3.")
+    assert not run.member(1).exists()
+    for member in (0, 2, 3):
+        assert equal(weights_of(run, member), weights_of(whole, member))
+
+
+def test_a_folder_deleted_while_it_is_filled_costs_no_bits(
+    undisturbed, tmp_path, monkeypatch
+):
+    whole, _ = undisturbed
+    real = training.Trainee.step
+
+    def losing(trainee):
+        if trainee.progress.step == 3:
+            shutil.rmtree(trainee.folder)
+        return real(trainee)
+
+    monkeypatch.setattr(training.Trainee, "step", losing)
+    run = store.create(tiny.config(tmp_path / "run"))
+    training.train_members(run, [0], plan.prepare(run), Stopping())
+    assert equal(weights_of(run), weights_of(whole))
 
 
 def test_one_class_only_is_refused(tmp_path):
