@@ -396,7 +396,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise BadInput(f"{path} holds no options. Write `run: runs/NAME` at least.")
     for override in overrides:
         _apply(tree, override)
-    return from_dict(tree)
+    try:
+        return from_dict(tree)
+    except BadInput as error:
+        raise BadInput(f"In the config {path}: {error}") from None
 
 
 def from_dict(tree: dict[str, Any]) -> Config:

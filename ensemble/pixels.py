@@ -7,7 +7,6 @@ animation the first picture counts. Sizes change only when the config asks for i
 Before: config.py (which size and channels). After: data_folder.py, data_shards.py.
 """
 
-import struct
 from collections.abc import Iterable
 from io import BytesIO
 
@@ -22,15 +21,8 @@ from splits.errors import BadInput
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+# More pixels take a second, and a gigabyte: as they are, and where they are scaled down.
+MOST_PIXELS, MOST_TO_SCALE = 2**24, 2**26
 
 
 def decode(
@@ -47,13 +39,17 @@ def decode(
         config: Wanted size and channels.
 
     Raises:
-        BadInput: If it is damaged, of another format, or beyond Pillow's size limit.
+        BadInput: If it is damaged, of another format, or has too many pixels.
     """
     try:
         with Image.open(BytesIO(content), formats=tuple(FORMATS.values())) as image:
-            _refuse_bomb(image)
-            picture = _plain(ImageOps.exif_transpose(image), config.channels)
-    except _UNREADABLE as error:
+            _refuse_large(image, name, config)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _plain(image, config.channels)
+    except BadInput:
+        raise
+    # At foreign bytes Pillow's parsers fail in any of Python's ways.
+    except Exception as error:
         raise BadInput(
             f"{name} cannot be read as a PNG, JPEG or WebP image ({error}). Replace or "
             "remove it."
@@ -183,16 +179,6 @@ def from_u8(u8: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     return u8.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    # Pillow itself only warns up to twice its limit. To make its warning an error is
-    # not safe here: images are decoded in threads, which share the list of filters.
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError(
-            f"{image.width}x{image.height} exceeds limit of {limit} pixels"
-        )
-
-
 def _plain(image: Image.Image, channels: int | None) -> Image.Image:
     """8 bits, opaque, and grey or RGB."""
     grey = image.mode in _GREY
@@ -203,6 +189,15 @@ def _plain(image: Image.Image, channels: int | None) -> Image.Image:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque)
     return image.convert({None: "L" if grey else "RGB", 1: "L", 3: "RGB"}[channels])
+
+
+def _refuse_large(image: Image.Image, name: str, config: DataConfig) -> None:
+    allowed = MOST_PIXELS if config.size is None else MOST_TO_SCALE
+    if image.width * image.height > allowed:
+        raise BadInput(
+            f"{name} is {image.width}x{image.height}; allowed: {allowed:,} pixels, with "
+            f"data.size {MOST_TO_SCALE:,}. Scale it down, or set data.size."
+        )
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:

@@ -165,6 +165,9 @@ def prepare(run: Run) -> Plan:
         with locks.alone(run.path / "plan"):
             # Somebody else may have been first.
             if not run.manifest.exists():
+                if run.members.exists():
+                    # What it said of removals cannot be guessed.
+                    raise store.missing(run.manifest)
                 return _written(run)
     return without(checked(run), silence.removed(run.path))
 

@@ -195,8 +195,8 @@ def open_run(path: str | Path) -> Run:
     kept = path / "config.yaml"
     if not kept.exists():
         raise BadInput(
-            f"{path} is not a run folder: it has no config.yaml. Make one with "
-            "`python train.py CONFIG`."
+            f"{path} is not a run folder: {kept} is missing. Make one with `python "
+            "train.py CONFIG`, or restore the file."
         )
     if (path / "manifest.json").exists():
         # Before it is read: what damage did to it may look like a wrong option.
@@ -348,7 +348,7 @@ def make_array(
         "fortran_order": False,
         "shape": shape,
     }
-    n_all, block = math.prod(shape), np.full(2**18, value, dtype)
+    n_all, block = math.prod(shape), np.full(2**15, value, dtype)
     with replacing(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, head)
         for first in range(0, n_all, len(block)):

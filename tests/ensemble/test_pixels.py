@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ensemble import pixels
 from ensemble.config import DataConfig
@@ -269,5 +269,21 @@ def test_a_header_that_asks_for_more_than_there_is_is_refused(shape):
 def test_a_picture_that_unpacks_to_far_more_is_refused():
     bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(bomb) < 2**17
-    with pytest.raises(BadInput, match="exceeds limit"):
+    with pytest.raises(BadInput, match="bomb"):
         decode(bomb)
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_unpacked(size):
+    side = 4097 if size is None else 8193
+    with pytest.raises(BadInput, match=f"x.png is {side}x{side}; allowed: .*data.size"):
+        decode(encoded(Image.new("1", (side, side)), "PNG"), size=size)
+
+
+def test_whatever_a_parser_stumbles_over_is_refused_by_name(monkeypatch):
+    def stumble(*_, **__):
+        raise IndexError("index out of range")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", stumble)
+    with pytest.raises(BadInput, match=r"x\.png cannot be read .*index out of range"):
+        decode(png(GREY))

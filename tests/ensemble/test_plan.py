@@ -10,6 +10,7 @@ from ensemble import store, units
 from ensemble.store import Run
 from splits.errors import BadInput
 from splits.streams import named_codes
+from tests import tiny
 
 
 def config(folder, **data):
@@ -201,3 +202,11 @@ def test_near_duplicates_are_one_source_and_the_borderline_is_pictured(tmp_path)
     assert plan.source_names == ["00.png", "01.png", "02.png", "03.png", "04.png"]
     with Image.open(run.path / "near_duplicates.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_a_run_that_lost_its_manifest_is_not_begun_again(tmp_path):
+    run, _ = tiny.trained(tmp_path / "run")
+    run.manifest.unlink()
+    with pytest.raises(BadInput, match=r"manifest\.json is missing"):
+        plans.prepare(run)
+    assert not run.manifest.exists()

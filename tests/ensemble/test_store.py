@@ -516,7 +516,7 @@ def test_a_run_folder_may_move(run, tmp_path):
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):
     with pytest.raises(
-        BadInput, match="is not a run folder: it has no config.yaml. Mak"
+        BadInput, match="is not a run folder: .*config.yaml is missing. Mak"
     ):
         store.open_run(tmp_path)
 
