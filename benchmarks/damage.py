@@ -53,6 +53,7 @@ SETTINGS = {
         "warmup_steps": 1,
         "log_every_steps": 2,
         "checkpoint_every_steps": 2,
+        "slices": 2,
         "processes": 1,
     },
     "sampling": {"n_steps": 2},

@@ -1,4 +1,4 @@
-"""Batches of training images: out of memory, or read ahead from files.
+"""Batches of training images: which ones, out of memory or read ahead from files.
 
 The order of a member's images is known beforehand, so batches from files are read and
 decoded in threads while the member trains on the ones before. They hold the same
@@ -7,6 +7,7 @@ numbers as batches out of memory, whoever reads them and whenever.
 Before: data.py, on_disk.py (the images). After: training.py.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,14 +16,57 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
+from ensemble import luck, store
 from ensemble.data import Images
 from ensemble.on_disk import ImagesOnDisk
+from ensemble.store import REFERENCE, Trainable
 
 # Decoding runs beside the interpreter for the most part; on two cores the second one
 # is idle while a member trains on the first.
 THREADS = 2
 # Batches on their way, so that one slow read does not stop the training.
 AHEAD = 4
+
+
+def key_of(member: Trainable) -> list[int]:
+    """What keys its draws; without a number, the reference has no member's luck."""
+    return [] if member == REFERENCE else [member]
+
+
+class Split:
+    """A member's training images, in the order in which it sees them.
+
+    Every epoch shows each image of the split exactly once, in an order of its own.
+
+    Args:
+        images: Indices of the member's training images, ascending.
+        seed: The training seed.
+        member: Whose split it is.
+
+    Attributes:
+        digests: Of all that is shown up to each kind of checkpoint, by its name.
+        ends: Checkpoints that are kept for good, by their steps: none.
+    """
+
+    def __init__(
+        self, images: Int[np.ndarray, " split"], seed: int, member: Trainable
+    ) -> None:
+        self.images = images
+        self.digests = {store.CHECKPOINT: store.array_digest(images)}
+        self.ends: dict[int, str] = {}
+        key = key_of(member)
+        self.epoch = functools.lru_cache(maxsize=2)(
+            lambda epoch: luck.rng(seed, "order", *key, epoch).permutation(images)
+        )
+
+    def batch(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
+        """The images of one step; a batch may reach into the next epochs."""
+        n_images = len(self.images)
+        begin, end = step * batch_size, (step + 1) * batch_size
+        epochs = range(begin // n_images, (end - 1) // n_images + 1)
+        shown = np.concatenate([self.epoch(epoch) for epoch in epochs])
+        offset = begin - epochs[0] * n_images
+        return shown[offset : offset + batch_size]
 
 
 class Held:

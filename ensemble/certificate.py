@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ensemble import plan as plans
-from ensemble import silence, store
+from ensemble import silence, slices, store
 from ensemble.pipeline import EnsemblePipeline, check_pipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -75,6 +75,7 @@ def statement(run: Run) -> str:
             "(a) every member was shown exactly the images that its code says; weights "
             "and counts are those that training wrote; no byte-identical image sits in "
             "two sources with different codes",
+            *_slices(run),
             "(b) images are mapped to [-1, 1] by a fixed rule; nothing is fitted",
             "(c) the code book follows from its design, its seed or salt, and the names "
             "or the number of sources",
@@ -86,6 +87,17 @@ def statement(run: Run) -> str:
             *_near_duplicates(run, plan),
         ]
     )
+
+
+def _slices(run: Run) -> Iterator[str]:
+    """What has been established of checkpoints of slices."""
+    n_slices = run.config.training.slices
+    if n_slices:
+        yield (
+            f"(a) in each of {n_slices} phases every member was shown images of the "
+            "slices that had joined, evenly, and no others; so say the checkpoints that "
+            "repairs go on from"
+        )
 
 
 def _of_pipeline(run: Run, manifest: dict[str, Any]) -> Iterator[str]:
@@ -126,13 +138,26 @@ def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
             f"says: {record['split_digest']}, expected "
             f"{plan.codes.split_digest(member)}"
         )
-    yield from _exposure(member, exposure, record["images_seen"], plan)
+    found = [*_exposure(member, exposure, plan)]
+    yield from found
+    if found:
+        # Phase by phase the same would be said again.
+        return
+    slice_of = slices.of_images(run.config, plan)
+    if slice_of is None:
+        yield from _evenness(member, exposure, record["images_seen"], plan)
+        return
+    settings = run.config.training
+    images = np.flatnonzero(plan.codes.bits[plan.source_of, member])
+    phases = slices.Phases(images, slice_of[images], settings, member)
+    for one in slices.violations(folder, phases, exposure, settings.batch_size):
+        yield f"(a) member {member}: {one}"
 
 
 def _exposure(
-    member: int, exposure: UInt32[np.ndarray, " images"], images_seen: int, plan: Plan
+    member: int, exposure: UInt32[np.ndarray, " images"], plan: Plan
 ) -> Iterator[str]:
-    """Was each image of the split shown equally often, and no other at all?"""
+    """Was no image outside the split shown?"""
     allowed = plan.codes.bits[plan.source_of, member]
     if len(exposure) != len(allowed):
         yield (
@@ -145,7 +170,13 @@ def _exposure(
             f"(a) member {member} was shown image {image} of source "
             f"{plan.source_of[image]} {exposure[image]} times, against its code"
         )
-    shown = exposure[allowed]
+
+
+def _evenness(
+    member: int, exposure: UInt32[np.ndarray, " images"], images_seen: int, plan: Plan
+) -> Iterator[str]:
+    """Was each image of the split shown equally often?"""
+    shown = exposure[plan.codes.bits[plan.source_of, member]]
     if shown.max() - shown.min() > 1 or shown.sum() != images_seen:
         yield (
             f"(a) member {member}: the images of its split were shown {shown.min()} to "

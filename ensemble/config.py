@@ -219,6 +219,9 @@ class TrainingConfig:
         threads: Threads of each process on a CPU. The last bits of the weights depend
             on it; members of this size gain nothing from more than one.
         checkpoint_every_steps: Steps between two checkpoints.
+        slices: Let the sources join a member's training in so many slices, one after
+            the other, and keep a checkpoint from before each, from which a repair goes
+            on; null: all at once, and a repair starts again.
         log_every_steps: Steps between two points of the loss curve.
         tensorboard: Also write TensorBoard logs (needs the extra `tensorboard`).
     """
@@ -239,6 +242,7 @@ class TrainingConfig:
     processes: int | None = None
     threads: int = 1
     checkpoint_every_steps: int = 500
+    slices: int | None = None
     log_every_steps: int = 20
     tensorboard: bool = False
 
@@ -252,6 +256,13 @@ class TrainingConfig:
             "log_every_steps",
         ):
             _at_least(f"training.{name}", getattr(self, name), 1)
+        _at_least("training.slices", self.slices, 2)
+        if self.slices and self.slices > self.steps:
+            raise BadInput(
+                f"training.slices is {self.slices}, but there are only {self.steps} "
+                "training.steps, and each slice takes one at least. Use fewer slices, "
+                "or more steps."
+            )
         _at_least("training.warmup_steps", self.warmup_steps, 0)
         _at_least("training.seed", self.seed, 0)
         _at_least("training.weight_decay", self.weight_decay, 0.0)

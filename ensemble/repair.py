@@ -1,11 +1,12 @@
 """Repair: train members again that saw removed sources, without them.
 
-A repaired member starts from nothing, with the same keys as before, so it has the bits
-that it would have, had the sources never been in its split. It takes the old one's
-place by being renamed: whoever loads the ensemble finds the old one, which is silenced,
-or the new one, which votes.
+A repaired member starts from nothing, or from the last checkpoint of slices that knows
+nothing of the sources, with the same keys as before; so it has the bits that it would
+have, had the sources never been in its split. It takes the old one's place by being
+renamed: whoever loads the ensemble finds the old one, which is silenced, or the new
+one, which votes.
 
-Before: removal.py, training.py. After: certificate.py.
+Before: removal.py, training.py, slices.py (checkpoints). After: certificate.py.
 """
 
 import shutil
@@ -37,10 +38,23 @@ def finish(run: Run) -> str:
         What it came to, for people.
     """
     for member in silence.retired(run.path):
-        shutil.rmtree(run.member(member), ignore_errors=True)
+        for folder in (run.member(member), run.member(member).with_suffix(".part")):
+            shutil.rmtree(folder, ignore_errors=True)
     for outdated in [*run.members.glob("*.old"), *run.path.glob("*.old")]:
         shutil.rmtree(outdated)
     members = [member for member in affected(run) if member != REFERENCE]
+    n_steps = run.config.training.steps * len(members)
+    n_repeated = n_steps - sum(_steps_kept(run, member) for member in members)
     with store.stage(run, f"repair {len(silence.requests(run.path))}") as facts:
-        facts["members"] = members
-    return f"Members {members} of {run.path} know nothing of what was removed."
+        facts |= {"members": members, "steps": n_steps, "steps_repeated": n_repeated}
+    return (
+        f"Members {members} of {run.path} know nothing of what was removed. Of their "
+        f"{n_steps:,} steps of training, {n_repeated:,} were done again."
+    )
+
+
+def _steps_kept(run: Run, member: int) -> int:
+    """Steps that a repaired member has from before its repair."""
+    record = run.member(member) / "member.json"
+    # Another process may still be at it.
+    return store.read_json(record).get("steps_kept", 0) if record.exists() else 0

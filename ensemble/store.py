@@ -41,6 +41,8 @@ PACKAGES = ("torch", "diffusers", "accelerate", "webdataset", "numpy", "scikit-l
 REFERENCE: Literal["reference"] = "reference"
 # How far a member has come; hidden, so that it is no part of the finished member.
 CHECKPOINT = ".checkpoint.safetensors"
+# How far it had come when its training so far knew only some slices; part of it.
+SLICE = "slice_{}.safetensors"
 # Whoever is trained: a member by its number, or the reference.
 Trainable = int | Literal["reference"]
 # What makes a run folder a pipeline; the model card is written last.

@@ -12,8 +12,6 @@ Before: data.py (images), splits/codes.py (splits). After: pipeline.py (loads me
 """
 
 import datetime
-import functools
-import hashlib
 import json
 import math
 import os
@@ -30,13 +28,11 @@ from accelerate.utils import broadcast_object_list
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble import launching, locks, luck, store
-from ensemble.batches import batches
+from ensemble import checkpoints, launching, locks, luck, slices, store
+from ensemble.batches import batches, key_of
 from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
 from ensemble.model import build_member, noise_schedule, predict
@@ -75,37 +71,6 @@ class Progress:
     seconds: float = 0.0
 
 
-class Split:
-    """A member's training images, in the order in which it sees them.
-
-    Every epoch shows each image of the split exactly once, in an order of its own.
-
-    Args:
-        images: Indices of the member's training images, ascending.
-        seed: The training seed.
-        member: Whose split it is.
-    """
-
-    def __init__(
-        self, images: Int[np.ndarray, " split"], seed: int, member: Trainable
-    ) -> None:
-        self.images = images
-        self.digest = store.array_digest(images)
-        key = key_of(member)
-        self.epoch = functools.lru_cache(maxsize=2)(
-            lambda epoch: luck.rng(seed, "order", *key, epoch).permutation(images)
-        )
-
-    def batch(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
-        """The images of one step; a batch may reach into the next epochs."""
-        n_images = len(self.images)
-        begin, end = step * batch_size, (step + 1) * batch_size
-        epochs = range(begin // n_images, (end - 1) // n_images + 1)
-        shown = np.concatenate([self.epoch(epoch) for epoch in epochs])
-        offset = begin - epochs[0] * n_images
-        return shown[offset : offset + batch_size]
-
-
 class Trainee:
     """One member while it is trained: weights, optimiser, average and progress.
 
@@ -115,6 +80,7 @@ class Trainee:
         data: All training images; the member sees only its split of them.
         split: Indices of the images that it trains on.
         accelerator: Decides device and precision.
+        slice_of: The slice of each training image, if they join one after the other.
     """
 
     def __init__(
@@ -124,12 +90,13 @@ class Trainee:
         data: TrainingImages,
         split: Int[np.ndarray, " split"],
         accelerator: Accelerator,
+        slice_of: Int[np.ndarray, " images"] | None = None,
     ) -> None:
         self.settings = run.config.training
         self.member: Trainable = member
         self.folder = run.trained(member).with_suffix(".part")
         self.accelerator = accelerator
-        self.split = Split(split, self.settings.seed, member)
+        self.split = slices.order(split, slice_of, self.settings, member)
         self.shape = data.images.shape[1:]
         self.batches = batches(
             data.images,
@@ -233,12 +200,12 @@ class Trainee:
             progress.losses.append(float(np.mean(progress.running)))
             progress.running = []
 
-    def save_checkpoint(self) -> None:
+    def save_checkpoint(self, name: str = store.CHECKPOINT) -> None:
         """Replace the checkpoint with one of now."""
         tensors = self._tensors()
         scaler = self.accelerator.scaler
         facts = {
-            "split": self.split.digest,
+            "split": self.split.digests[name],
             "step": self.progress.step,
             "loss_steps": self.progress.loss_steps,
             "losses": self.progress.losses,
@@ -247,27 +214,24 @@ class Trainee:
             "average_steps": self.average.optimization_step if self.average else 0,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        text = json.dumps(facts)
-        metadata = {"facts": text, "digest": _digest(tensors, text)}
-        with store.replacing(self.folder / store.CHECKPOINT) as partial:
-            save_file(tensors, partial, metadata)
-            store.flush(partial)
+        checkpoints.write(self.folder / name, tensors, facts)
 
     def load_checkpoint(self) -> None:
-        """Go on from the checkpoint, if there is a whole one; else from the start.
+        """Go on from the last checkpoint that is whole; without one, from the start.
 
         One of another split knows images that this member may not see.
         """
-        path = self.folder / store.CHECKPOINT
-        if not path.exists():
-            return
-        kept = _read_checkpoint(path)
-        if kept is None or kept[1].get("split") != self.split.digest:
+        for name in reversed(self.split.digests):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            kept = checkpoints.read(path)
+            if kept and slices.leads_on(self.folder, self.split, name, kept[1]):
+                self._restore(*kept)
+                return
             why = "damaged" if kept is None else "of another split"
-            tqdm.write(f"{path} is {why}; {called(self.member)} starts again.")
+            tqdm.write(f"{path} is {why}; {called(self.member)} goes back.")
             path.unlink()
-        else:
-            self._restore(*kept)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
@@ -354,11 +318,6 @@ def called(member: Trainable) -> str:
     return "the reference" if member == REFERENCE else f"member {member:03d}"
 
 
-def key_of(member: Trainable) -> list[int]:
-    """What keys its draws; without a number, the reference has no member's luck."""
-    return [] if member == REFERENCE else [member]
-
-
 def trains_on(
     codes: CodeBook, member: Trainable, removed: Sequence[int] = ()
 ) -> Bool[np.ndarray, " sources"]:
@@ -411,10 +370,12 @@ def train_member(
             store.sweep(folder)
             return "was trained already"
         split = np.flatnonzero(sources[plan.source_of])
-        trainee = Trainee(run, member, plan.data, split, accelerator)
+        slice_of = slices.of_images(run.config, plan)
+        trainee = Trainee(run, member, plan.data, split, accelerator, slice_of)
         # A process may end after a member is finished, before its folder has its name.
         if _trained_on(trainee.folder) != digest:
             trainee.folder.mkdir(exist_ok=True)
+            slices.inherit(folder, trainee.folder, trainee.split.digests)
             trainee.load_checkpoint()
             _train(trainee, stopping, _writer(run, member))
             _finish(trainee, int(sources.sum()), digest)
@@ -449,6 +410,8 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
             trainee.step()
             progress.seconds = before + time.perf_counter() - began
             bar.update(settings.batch_size)
+            if progress.step in trainee.split.ends:
+                trainee.save_checkpoint(trainee.split.ends[progress.step])
             if len(progress.losses) > n_points:
                 _report(progress, settings, bar, log, writer)
             if stopping.asked or launching.orphaned():
@@ -495,6 +458,7 @@ def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
         "n_sources": n_sources,
         "n_images": len(trainee.split.images),
         "images_seen": int(progress.exposure.sum()),
+        "steps_kept": slices.steps_kept(folder.with_suffix(""), trainee.split.ends),
         "split_digest": split_digest,
         "weights_sha256": weights,
         "weights_seed": trainee.seed,
@@ -595,6 +559,7 @@ def describe(config: Config, plan: Plan) -> str:
             f"disk          {n_members * 4 * n_weights / 2**20:.1f} MB of weights",
             f"checkpoints   {settings.processes or 1} x "
             f"{16 * n_weights / 2**20:.1f} MB while training",
+            *slices.describe(settings, n_members, n_weights),
         ]
     )
 
@@ -611,24 +576,3 @@ def _writer(run: Run, member: Trainable) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(run.path / "tensorboard" / run.trained(member).name)
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts of a checkpoint; None if it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata["digest"] != _digest(tensors, metadata["facts"]):
-            return None
-        return tensors, json.loads(metadata["facts"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _digest(tensors: dict[str, Tensor], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(store.array_digest(tensors[name].numpy()).encode())
-    return digest.hexdigest()

@@ -47,7 +47,11 @@ def config(
         steps: Optimiser steps; None: as many as the members'.
     """
     settings = run.config.training
-    settings = dataclasses.replace(settings, seed=seed, steps=steps or settings.steps)
+    steps = steps or settings.steps
+    if settings.slices and settings.slices > steps:
+        # So short a training has no room for them.
+        settings = dataclasses.replace(settings, slices=None)
+    settings = dataclasses.replace(settings, seed=seed, steps=steps)
     return dataclasses.replace(
         run.config, run=str(folder), splits=splits, training=settings
     )

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from ensemble import coded_shards, data, plan, store, training
 from ensemble import config as configs
+from ensemble.batches import Split
 from ensemble.on_disk import ImagesOnDisk
 from ensemble.store import REFERENCE
-from ensemble.training import Split, Stopping, learning_rate, member_images
+from ensemble.training import Stopping, learning_rate, member_images
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
