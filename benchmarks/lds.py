@@ -2,7 +2,7 @@
 
     python -m benchmarks.lds FOLDER [--setting digits|mnist] [--smoke]
 
-An ensemble and a reference are trained on a few hundred digits, each a source of its
+An ensemble and a reference are trained on 128 digits, each a source of its
 own; 64 pictures are generated, and 64 digits that no source holds are kept as queries
 beside them. Methods score both with the reference and with the ensemble, ablation
 measures both, and models of 64 halves of the sources, with two or three seeds each, say
@@ -64,9 +64,9 @@ class Sizes:
         budgets: Numbers of members that the posterior asks.
     """
 
-    n_images: int = 256
+    n_images: int = 128
     n_members: int = 64
-    steps: int = 600
+    steps: int = 200
     batch_size: int = 32
     n_queries: int = 64
     n_subsets: int = 64

@@ -1,0 +1,104 @@
+"""How much of a subset model's loss is luck: reliability by images and by steps.
+
+    python -m benchmarks.reliability FOLDER [--images 64,256] [--steps 150,300,600]
+
+For each number of training images (each a source) and of optimiser steps: models of 12
+halves of the images, with two training seeds each, their losses at 64 digits that no
+half holds and at 64 that half of the halves hold, and the rank correlation of the
+losses between the two seeds, over halves, mean over digits, with its bootstrap
+interval. Kept in FOLDER; started again, it goes on where it was.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import record
+from benchmarks.lds import Sizes
+from ensemble import config as configs
+from ensemble import data as datasets
+from ensemble import pipeline, plan, queries, store, training
+from ensemble.config import DataConfig
+from ensemble.evaluation import correlation, held_out, intervals, truth
+from ensemble.evaluation.options import Options
+from ensemble.pipeline import EnsemblePipeline
+
+N_SUBSETS, N_SEEDS, N_QUERIES = 12, 2, 64
+N_RESAMPLES = 1000
+
+
+def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Any, Any]:
+    """An ensemble of two hardly trained members; only its data and options count."""
+    run = store.create(
+        configs.from_dict(
+            {
+                "run": str(folder),
+                "data": {"n_images": n_images},
+                "splits": {"n_members": 2, "design": "partition"},
+                "model": {"prediction_type": "v_prediction", "schedule": "cosine"},
+                "training": {"steps": 1, "batch_size": Sizes().batch_size},
+            }
+        )
+    )
+    ready = plan.prepare(run)
+    training.train_members(run, range(2), ready, training.Stopping())
+    pipeline.complete(run)
+    return EnsemblePipeline.from_pretrained(run.path), run, ready
+
+
+def seen(run: Any, images: np.ndarray) -> None:
+    """Training images as queries; `held_out.write` refuses them, rightly."""
+    folder = run.queries("seen")
+    if folder.exists():
+        return
+    with store.folder_in_the_making(folder) as to:
+        seeds = np.arange(len(images)) + held_out.FIRST_SEED
+        store.write_array(to / "seeds.npy", seeds)
+        store.write_array(to / "images.npy", images)
+        store.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
+
+
+def measured(folder: Path, n_images: int, steps: int) -> dict[str, Any]:
+    """Reliability at digits that were held out, and at digits that half of them saw."""
+    pipe, run, ready = untrained(folder / f"{n_images}-{steps}", n_images)
+    new = datasets.load(DataConfig(n_images=n_images + N_QUERIES)).images[n_images:]
+    held_out.write(run, ready, "held_out", new.copy())
+    seen(run, np.asarray(ready.data.images[:N_QUERIES]))
+    found = {}
+    for name in ("held_out", "seen"):
+        options = Options(name, n_subsets=N_SUBSETS, n_seeds=N_SEEDS, steps=steps)
+        losses = truth.find(run, pipe, ready, options).losses
+        n_queries = len(queries.load(run, name).images)
+        once = correlation.as_they_are(N_SUBSETS, n_queries)
+        drawn = correlation.resamples(
+            N_SUBSETS, n_queries, N_RESAMPLES, np.random.default_rng(0)
+        )
+        value = float(correlation.reliability(losses, once)[0])
+        found[name] = intervals.described(
+            value, correlation.reliability(losses, drawn)
+        ) | {"mean_loss": round(float(losses.mean()), 4)}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", default="64,256")
+    parser.add_argument("--steps", default="150,300,600")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {}
+    for n_images in map(int, arguments.images.split(",")):
+        for steps in map(int, arguments.steps.split(",")):
+            found = measured(arguments.folder, n_images, steps)
+            results[f"{n_images} images, {steps} steps"] = found
+            print(n_images, steps, found, flush=True)
+    facts = {"n_subsets": N_SUBSETS, "n_seeds": N_SEEDS, "n_queries": N_QUERIES}
+    record.write("reliability", [0, 1, 2], {**facts, **results})
+
+
+if __name__ == "__main__":
+    main()
