@@ -4,7 +4,8 @@ CONFIG is a file in configs/, or RUN/config.yaml to resume or replay a run. Star
 again after an interruption, it goes on where it was; what is done is left alone. With
 --reference, one more model is trained on everything, for scorers to look at. With
 --repair, members that saw sources which `attribute.py RUN remove` removed since are
-trained again without them, and vote again.
+trained again without them, and vote again. With extends=EARLIER_RUN, its members take
+in the images that `data` names now, or others join them.
 
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import exits, launching, plan, repair, silence, store
+from ensemble import exits, extension, launching, plan, repair, silence, store
 from ensemble.config import Config
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -208,11 +209,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.plan:
         from ensemble import training
 
-        print(training.describe(config, plan.draw(config)))
+        drawn = plan.draw(config)
+        print(training.describe(config, drawn))
+        print(extension.described(config, drawn.codes))
         return 0
     run = store.create(config)
     ready = plan.prepare(run)
     todo = repair.affected(run) if options.repair else missing(run, ready, options)
+    extension.require_clean(run, todo)
     if options.repair and not todo:
         print(f"Nothing was removed from {run.path} that a member could do without.")
         return 0

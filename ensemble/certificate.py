@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt32
 
+from ensemble import extension, silence, slices, store
 from ensemble import plan as plans
-from ensemble import silence, slices, store
 from ensemble.pipeline import EnsemblePipeline, check_pipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -46,6 +46,7 @@ def violations(run: Run, sources: Sequence[int] = ()) -> list[str]:
         # Against a wrong plan everything else would look wrong too.
         return found
     found += _of_pipeline(run, store.read_json(run.manifest))
+    found += _of_earlier(run, plan)
     plan = plans.without(plan, silence.removed(run.path))
     for member in silence.voting(run.path, plan.codes.n_members):
         found += _of_member(run, member, plan)
@@ -81,7 +82,7 @@ def statement(run: Run) -> str:
             "or the number of sources",
             *_clusters(run, plan),
             "(d) initial weights, order, timesteps and noise follow from keys alone",
-            "(e) every member has weights of its own, trained from random ones",
+            *_weights(run),
             *apart,
             *_removals(run),
             *_near_duplicates(run, plan),
@@ -105,6 +106,45 @@ def _of_pipeline(run: Run, manifest: dict[str, Any]) -> Iterator[str]:
         check_pipeline(run.path, manifest)
     except BadInput as error:
         yield f"(d) {error}"
+
+
+def _weights(run: Run) -> Iterator[str]:
+    """Where the members' weights come from."""
+    yield "(e) every member has weights of its own, trained from random ones"
+    before = extension.earlier(run.config)
+    if before is not None:
+        yield (
+            f"Extends {before.path}, whose certificate holds too: its sources kept "
+            "their codes, and its members began from their own weights and no others"
+        )
+
+
+def _of_earlier(run: Run, plan: Plan) -> Iterator[str]:
+    """What an extended run took over, and whether that is still as it was."""
+    before = extension.earlier(run.config)
+    if before is None:
+        return
+    yield from (f"{before.path}: {found}" for found in violations(before))
+    kept = extension.codes_kept(run)
+    if not np.array_equal(plan.codes.bits[: len(kept), : kept.shape[1]], kept):
+        yield f"(c) the codes of {before.path} were changed in {run.codes}"
+    for member in range(kept.shape[1]):
+        yield from _of_start(run, member, len(plan.source_of))
+
+
+def _of_start(run: Run, member: int, n_images: int) -> Iterator[str]:
+    try:
+        start = extension.start_of(run, member, n_images)
+        record = store.read_json(run.member(member) / "member.json")
+    except BadInput as error:
+        yield f"(e) member {member}: {error}"
+        return
+    began = record.get("went_on_from", record["weights_sha256"])
+    if start is not None and began != start.weights_sha256:
+        yield (
+            f"(e) member {member} began from weights {began}, not from those of "
+            f"{start.folder}, {start.weights_sha256}"
+        )
 
 
 def _removals(run: Run) -> Iterator[str]:
@@ -145,7 +185,15 @@ def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
         return
     slice_of = slices.of_images(run.config, plan)
     if slice_of is None:
-        yield from _evenness(member, exposure, record["images_seen"], plan)
+        before = np.zeros_like(exposure)
+        if "went_on_from" in record:
+            try:
+                start = extension.start_of(run, member, len(plan.source_of))
+            except BadInput:
+                # Said of the earlier run already.
+                return
+            before = before if start is None else start.exposure
+        yield from _evenness(member, exposure, before, record["images_seen"], plan)
         return
     settings = run.config.training
     images = np.flatnonzero(plan.codes.bits[plan.source_of, member])
@@ -173,10 +221,19 @@ def _exposure(
 
 
 def _evenness(
-    member: int, exposure: UInt32[np.ndarray, " images"], images_seen: int, plan: Plan
+    member: int,
+    exposure: UInt32[np.ndarray, " images"],
+    before: UInt32[np.ndarray, " images"],
+    images_seen: int,
+    plan: Plan,
 ) -> Iterator[str]:
-    """Was each image of the split shown equally often?"""
-    shown = exposure[plan.codes.bits[plan.source_of, member]]
+    """Was each image of the split shown equally often?
+
+    What an earlier run had shown to the member does not count.
+    """
+    images_seen -= int(before.sum())
+    added = exposure.astype(np.int64) - before
+    shown = added[plan.codes.bits[plan.source_of, member]]
     if shown.max() - shown.min() > 1 or shown.sum() != images_seen:
         yield (
             f"(a) member {member}: the images of its split were shown {shown.min()} to "

@@ -306,7 +306,10 @@ class Config:
 
     Attributes:
         run: The run folder.
-        data: Where the training images come from.
+        extends: The run folder of an ensemble that this one takes over, and adds data
+            to; null: it starts from nothing.
+        data: Where the training images come from; those that are added, if it extends
+            another run.
         splits: Who trains on what.
         model: One member.
         training: How every member is trained.
@@ -314,11 +317,34 @@ class Config:
     """
 
     run: str
+    extends: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        if self.extends is None:
+            return
+        if self.extends == self.run:
+            raise BadInput(
+                f"{self.run} cannot extend itself: `run` must be another folder than "
+                "`extends`."
+            )
+        unfit = {
+            "data.stream": self.data.stream,
+            "data.separator": self.data.separator,
+            "data.owner": self.data.owner,
+            "data.source near_duplicates": self.data.source == NEAR_DUPLICATES,
+            "training.slices": self.training.slices,
+        }
+        for option, given in unfit.items():
+            if given:
+                raise BadInput(
+                    f"A run that extends another cannot have {option} yet. Leave it "
+                    "out, or train a new run on all data."
+                )
 
 
 class _Loader(yaml.SafeLoader):

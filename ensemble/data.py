@@ -84,8 +84,27 @@ def load(config: DataConfig) -> TrainingImages:
         BadInput: If they cannot be read as the config says, or `config.label` is not
             one of their columns.
     """
-    images, columns, names = DATA_SETS[config.kind](config)
-    labels, label_names = _labels(columns, names, config.label)
+    return labelled(*DATA_SETS[config.kind](config), config.label)
+
+
+def labelled(
+    images: Images,
+    columns: dict[str, tuple[str, ...]],
+    names: tuple[str, ...],
+    label: str | None,
+) -> TrainingImages:
+    """Training images with the classes that a column says.
+
+    Args:
+        images: In [-1, 1].
+        columns: Metadata as text, one entry per image.
+        names: One per image.
+        label: The column; None: `label`, if there is one.
+
+    Raises:
+        BadInput: If there is no such column, or it has gaps.
+    """
+    labels, label_names = _labels(columns, names, label)
     return TrainingImages(images, labels, label_names, columns, names)
 
 

@@ -9,16 +9,17 @@ Before: data.py, splits/designs.py. After: training.py, ablation.py.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
-from ensemble import blanks, borderline, locks, silence, store
+from ensemble import blanks, borderline, extension, locks, silence, store
 from ensemble import data as datasets
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.store import Run
-from splits import designs, duplicates, guarantees, owners, sources
+from splits import designs, duplicates, growth, guarantees, owners, sources
 from splits.codes import CodeBook
 from splits.owners import OwnerSets
 
@@ -85,6 +86,8 @@ def draw(config: Config) -> Plan:
     Raises:
         BadInput: If data, sources or design contradict each other.
     """
+    if config.extends is not None:
+        return _extended(config)
     return drawn_for(config, datasets.load(config.data))
 
 
@@ -124,24 +127,71 @@ def _clustered(config: DataConfig, data: TrainingImages) -> Grouping:
 
 
 def _drawn(config: Config, data: TrainingImages, grouping: Grouping) -> Plan:
-    splits, sets = config.splits, grouping.sets
+    sets = grouping.sets
     names = sets.owner_names if sets else grouping.names
-    codes = designs.draw(
-        splits.design,
-        grouping.n_coded,
-        splits.n_members,
-        splits.weight,
-        splits.seed,
-        splits.removable,
-        splits.survivors,
-        splits.salt,
+    codes = _codes(
+        config,
         data.names if config.data.source == sources.IMAGE else names,
+        config.splits.n_members,
         _owner_of(config.data, data, grouping.source_of),
     )
     if sets is None:
         return Plan(data, grouping.source_of, grouping.names, codes)
     codes = owners.intersected(codes, sets.owned)
     return Plan(data, grouping.source_of, grouping.names, codes, sets.sources_of())
+
+
+def _codes(
+    config: Config,
+    names: Sequence[str],
+    n_members: int,
+    owner_of: Int[np.ndarray, " sources"] | None = None,
+) -> CodeBook:
+    """A code for each name, by the config's design."""
+    splits = config.splits
+    return designs.draw(
+        splits.design,
+        len(names),
+        n_members,
+        splits.weight,
+        splits.seed,
+        splits.removable,
+        splits.survivors,
+        splits.salt,
+        names,
+        owner_of,
+    )
+
+
+def _extended(config: Config) -> Plan:
+    """The earlier run's sources, then new ones; codes as they were, then fresh ones."""
+    run = store.open_run(config.extends or "")
+    extension.require_extensible(run, config)
+    before, gone = checked(run), silence.removed(run.path)
+    data = extension.images(config, list(extension.removed(run).values()))
+    kept = np.delete(np.arange(len(before.source_names)), gone)
+    old = [before.source_names[source] for source in kept]
+    places = np.searchsorted(kept, before.source_of)
+    stays = ~np.isin(before.source_of, gone)
+    grouping = grouped(config.data, data)
+    source_of, names = extension.numbered(
+        config.data.source,
+        old,
+        places[stays],
+        grouping.names,
+        grouping.source_of,
+    )
+    if config.splits.n_members > before.codes.n_members:
+        extension.require_new(source_of[stays.sum() :], names, len(old))
+    called = data.names if config.data.source == sources.IMAGE else names
+    codes = growth.extended(
+        before.codes.bits[kept],
+        called[: len(old)],
+        called[len(old) :],
+        config.splits.n_members,
+        lambda some, n_members: _codes(config, some, n_members),
+    )
+    return Plan(data, source_of, names, codes)
 
 
 def _owner_of(
@@ -174,16 +224,18 @@ def prepare(run: Run) -> Plan:
 
 def _written(run: Run) -> Plan:
     """Draw the plan and write it to the run folder; the manifest comes last."""
-    data = datasets.load(run.config.data)
-    grouping = grouped(run.config.data, data)
-    plan = _drawn(run.config, data, grouping)
+    named: dict[str, Any] = {}
+    if run.config.extends is None:
+        data = datasets.load(run.config.data)
+        grouping = grouped(run.config.data, data)
+        plan = _drawn(run.config, data, grouping)
+        _picture_borderline(run, data, grouping)
+    else:
+        plan, named = _extended(run.config), extension.facts(run.config)
+    named |= {"names": plan.source_names, "owners": plan.owners}
     store.write_array(run.codes, plan.codes.bits)
     store.write_array(run.source_of, plan.source_of)
-    store.write_json(
-        run.path / "sources.json",
-        {"names": plan.source_names, "owners": plan.owners},
-    )
-    _picture_borderline(run, data, grouping)
+    store.write_json(run.path / "sources.json", named)
     store.start_manifest(
         run, {**facts(plan), "promises": guarantees.promises(plan.codes)}
     )
@@ -254,7 +306,7 @@ def read(run: Run) -> Plan:
         BadInput: If a file is missing or unreadable.
     """
     named = store.read_json(run.path / "sources.json")
-    data = datasets.load(run.config.data)
+    data = extension.images(run.config, extension.left_out(run))
     source_of = store.read_array(run.source_of)
     for request in silence.requests(run.path)[-1:]:
         gone = {int(image): name for image, name in request.images.items()}

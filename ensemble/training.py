@@ -11,6 +11,7 @@ scorers may look at it, the ensemble never does.
 Before: data.py (images), splits/codes.py (splits). After: pipeline.py (loads members).
 """
 
+import dataclasses
 import datetime
 import json
 import math
@@ -28,13 +29,15 @@ from accelerate.utils import broadcast_object_list
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_model
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble import checkpoints, launching, locks, luck, slices, store
+from ensemble import checkpoints, extension, launching, locks, luck, slices, store
 from ensemble.batches import batches, key_of
 from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
+from ensemble.extension import Start
 from ensemble.model import build_member, noise_schedule, predict
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -81,6 +84,7 @@ class Trainee:
         split: Indices of the images that it trains on.
         accelerator: Decides device and precision.
         slice_of: The slice of each training image, if they join one after the other.
+        start: A member of an earlier run that it goes on from; None: from nothing.
     """
 
     def __init__(
@@ -91,8 +95,10 @@ class Trainee:
         split: Int[np.ndarray, " split"],
         accelerator: Accelerator,
         slice_of: Int[np.ndarray, " images"] | None = None,
+        start: Start | None = None,
     ) -> None:
-        self.settings = run.config.training
+        self.start = start
+        self.settings = _settings(run.config, start)
         self.member: Trainable = member
         self.folder = run.trained(member).with_suffix(".part")
         self.accelerator = accelerator
@@ -111,6 +117,8 @@ class Trainee:
             self.labels = torch.tensor(data.labels, device=accelerator.device)
         self.seed = luck.seed_of(self.settings.seed, "weights", *self._whose())
         network = build_member(run.config.model, self.shape, n_classes, self.seed)
+        if start is not None:
+            load_model(network, start.weights)
         self.no_label = n_classes or 0
         self.network = network.to(accelerator.device).train()
         self.schedule = noise_schedule(run.config.model)
@@ -123,7 +131,8 @@ class Trainee:
         )
         self.scaled = accelerator.prepare_optimizer(self.optimizer)
         self.average = _average(self.network, self.settings)
-        self.progress = Progress(np.zeros(len(data.images), dtype=np.uint32))
+        shown = np.zeros(len(data.images), dtype=np.uint32)
+        self.progress = Progress(start.exposure.copy() if start else shown)
 
     def step(self) -> float:
         """One optimiser step; returns its loss.
@@ -371,15 +380,22 @@ def train_member(
             return "was trained already"
         split = np.flatnonzero(sources[plan.source_of])
         slice_of = slices.of_images(run.config, plan)
-        trainee = Trainee(run, member, plan.data, split, accelerator, slice_of)
+        partial = folder.with_suffix(".part")
         # A process may end after a member is finished, before its folder has its name.
-        if _trained_on(trainee.folder) != digest:
-            trainee.folder.mkdir(exist_ok=True)
-            slices.inherit(folder, trainee.folder, trainee.split.digests)
-            trainee.load_checkpoint()
-            _train(trainee, stopping, _writer(run, member))
-            _finish(trainee, int(sources.sum()), digest)
-        store.publish(trainee.folder, folder)
+        if _trained_on(partial) != digest:
+            partial.mkdir(exist_ok=True)
+            start = extension.start_of(run, member, len(plan.source_of))
+            if start is not None and not start.goes_on:
+                extension.take_over(start, partial, digest)
+            else:
+                trainee = Trainee(
+                    run, member, plan.data, split, accelerator, slice_of, start
+                )
+                slices.inherit(folder, trainee.folder, trainee.split.digests)
+                trainee.load_checkpoint()
+                _train(trainee, stopping, _writer(run, member))
+                _finish(trainee, int(sources.sum()), digest)
+        store.publish(partial, folder)
         # Not before: whoever is killed on the way goes on from the checkpoint.
         store.sweep(folder)
         return "trained"
@@ -469,6 +485,8 @@ def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
         "device": str(trainee.accelerator.device),
         "finished": store.now(),
     }
+    if trainee.start is not None:
+        facts["went_on_from"] = trainee.start.weights_sha256
     store.seal(folder, "member.json", facts)
 
 
@@ -549,12 +567,13 @@ def describe(config: Config, plan: Plan) -> str:
     n_weights = weights_of_a_member(config, plan.data)
     shown = settings.steps * settings.batch_size
     n_members = plan.codes.n_members
+    n_trained = extension.n_trained(config, plan.codes)
     return "\n".join(
         [
             guarantees.describe(guarantees.promises(plan.codes)),
             "",
-            f"work          {n_members} members x {settings.steps} steps x "
-            f"{settings.batch_size} images = {n_members * shown:,} images",
+            f"work          {n_trained} members x {settings.steps} steps x "
+            f"{settings.batch_size} images = {n_trained * shown:,} images",
             f"weights       {n_weights:,} a member",
             f"disk          {n_members * 4 * n_weights / 2**20:.1f} MB of weights",
             f"checkpoints   {settings.processes or 1} x "
@@ -562,6 +581,15 @@ def describe(config: Config, plan: Plan) -> str:
             *slices.describe(settings, n_members, n_weights),
         ]
     )
+
+
+def _settings(config: Config, start: Start | None) -> TrainingConfig:
+    """Who goes on from an earlier run draws other numbers than those drawn there."""
+    if start is None:
+        return config.training
+    depth = extension.depth(config)
+    seed = luck.seed_of(config.training.seed, "extended", depth)
+    return dataclasses.replace(config.training, seed=seed)
 
 
 def _average(network: UNet2DModel, settings: TrainingConfig) -> EMAModel | None:

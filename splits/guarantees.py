@@ -9,6 +9,7 @@ After: ensemble/plan.py (writes the promises down), train.py --plan (prints them
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,18 @@ def promises(codes: CodeBook) -> dict[str, Any]:
 
 def describe(promised: dict[str, Any]) -> str:
     """The promises as a table: what, how many, and whether that is exact or sampled."""
+    return _table(_rows(promised))
+
+
+def compared(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The promises of two books as a table: what, before, now, exact or sampled."""
+    rows = [("", "before", "now", "")]
+    for (label, old, _), (_, new, how) in zip(_rows(before), _rows(now), strict=True):
+        rows.append((label, old, new, how))
+    return _table(rows)
+
+
+def _rows(promised: dict[str, Any]) -> list[tuple[str, str, str]]:
     capacity = promised["capacity"]
     about_sources = [
         ("sources", f"{promised['n_sources']:,}"),
@@ -87,13 +100,12 @@ def describe(promised: dict[str, Any]) -> str:
     ]
     counted = f"{promised['pairs']}, {promised['n_pairs']:,} pairs"
     rows = [(*row, "exact") for row in about_sources]
-    rows += [(*row, counted) for row in about_pairs]
-    label_width = max(len(label) for label, _, _ in rows)
-    value_width = max(len(value) for _, value, _ in rows)
-    return "\n".join(
-        f"{label:<{label_width}}  {value:<{value_width}}  {how}"
-        for label, value, how in rows
-    )
+    return rows + [(*row, counted) for row in about_pairs]
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _weights(weights: Int64[np.ndarray, " sources"], n_members: int) -> dict[str, Any]:

@@ -45,7 +45,16 @@ def config(
         splits: Who trains on what.
         seed: Draws weights, order and noise.
         steps: Optimiser steps; None: as many as the members'.
+
+    Raises:
+        BadInput: If the run extends another: its members were not trained at once.
     """
+    if run.config.extends is not None:
+        raise BadInput(
+            f"{run.path} extends {run.config.extends}: to train models of other sources "
+            "like its members, each would have to be extended too. Train a run on all "
+            "data, and evaluate that."
+        )
     settings = run.config.training
     steps = steps or settings.steps
     if settings.slices and settings.slices > steps:
