@@ -178,7 +178,7 @@ def steps_kept(old: Path, ends: Mapping[int, str]) -> int:
     same = [
         step
         for step, name in ends.items()
-        if store.sha256(new / name) == files.get(name)
+        if (new / name).exists() and store.sha256(new / name) == files.get(name)
     ]
     return max(same, default=0)
 

@@ -143,6 +143,8 @@ class Trainee:
         settings, step = self.settings, self.progress.step
         shown = self.split.batch(step, settings.batch_size)
         clean, label = self._inputs(shown, step)
+        # Dropout can only draw from torch's own generator.
+        torch.manual_seed(luck.seed_of(settings.seed, "dropout", *self._whose(), step))
         loss = denoising_loss(
             self.network,
             self.schedule,

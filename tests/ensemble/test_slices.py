@@ -1,5 +1,6 @@
 """Slices join one after the other, and a repair from a checkpoint has the same bits."""
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -34,6 +35,7 @@ CHANGES = {
     "data": {"n_images": 12},
     "splits": {"design": "partition", "n_members": 2},
     "training": {"slices": N_SLICES, "ema_decay": 0.9, "flip": True},
+    "model": {"dropout": 0.1},
 }
 SETTINGS = tiny.config("none", **CHANGES).training
 IMAGES = np.array([2, 3, 5, 7, 11, 13])
@@ -306,6 +308,37 @@ def test_two_removals_one_after_the_other_have_the_bits_of_neither(run, tmp_path
         repaired(run)
     assert certificate.violations(run) == []
     assert contents(run.member(0)) == contents(never_had(run, gone, tmp_path / "n"))
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+def test_killed_at_each_of_its_writes_a_repair_still_has_the_same_bits(
+    run, never, monkeypatch
+):
+    """Each attempt comes one file further than the one before."""
+    source = source_in(run, 2)
+    removal.request(run, [source], "asked", force=True)
+    path, replace, written = type(run.path), type(run.path).replace, []
+
+    def dying(partial, final):
+        if len(written) == n_files:
+            raise Killed
+        written.append(final.name)
+        return replace(partial, final)
+
+    for n_files in range(4):
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(path, "replace", dying)
+            with contextlib.suppress(Killed):
+                training.train_members(run, [0], plans.prepare(run), Stopping())
+        assert run.member(0).with_suffix(".part").exists() == (n_files < 3)
+    assert written == ["log.jsonl", "exposure.npy", "member.json"]
+    repair.finish(run)
+    assert contents(run.member(0)) == contents(never(source))
+    assert certificate.violations(run) == []
 
 
 def test_the_reference_is_repaired_from_a_slice_too(run, tmp_path):

@@ -70,10 +70,11 @@ def test_interrupted_anywhere_and_continued_gives_the_same_bits(
         assert store.sha256(one) == store.sha256(other)
 
 
-def test_interrupted_with_average_and_flips_gives_the_same_bits(tmp_path):
+def test_interrupted_with_average_flips_and_dropout_gives_the_same_bits(tmp_path):
     options = {"ema_decay": 0.9, "flip": True, "mixed_precision": "bf16"}
+    model = {"dropout": 0.5}
     runs = [
-        store.create(tiny.config(tmp_path / name, training=options))
+        store.create(tiny.config(tmp_path / name, training=options, model=model))
         for name in ("whole", "parts")
     ]
     ready = [plan.prepare(run) for run in runs]
