@@ -74,7 +74,8 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensit
         nonlocal n_passes
         del condition
         mean = at_query.mean(dim=1, keepdim=True)
-        copies = scaled[:, :1].expand_as(scaled[:, 1:]).flatten(0, 1)
+        # For a single query these would be one place in memory.
+        copies = scaled[:, :1].expand_as(scaled[:, 1:]).flatten(0, 1).contiguous()
         directions = (scaled[:, 1:] - scaled[:, :1]).flatten(0, 1)
         carried = torch.zeros_like(directions)
         for network in model.networks:
