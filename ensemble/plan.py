@@ -21,6 +21,7 @@ from ensemble.data import TrainingImages
 from ensemble.store import Run
 from splits import designs, duplicates, growth, guarantees, owners, sources
 from splits.codes import CodeBook
+from splits.errors import BadInput
 from splits.owners import OwnerSets
 
 
@@ -308,6 +309,12 @@ def read(run: Run) -> Plan:
     named = store.read_json(run.path / "sources.json")
     data = extension.images(run.config, extension.left_out(run))
     source_of = store.read_array(run.source_of)
+    if source_of.dtype.kind != "i" or source_of.ndim != 1:
+        raise BadInput(
+            f"{run.source_of} is damaged: it holds {source_of.dtype}, {source_of.ndim} "
+            "dimensions, not the number of each image's source. Restore it from a copy, "
+            "or start another run."
+        )
     for request in silence.requests(run.path)[-1:]:
         gone = {int(image): name for image, name in request.images.items()}
         n_images = store.read_json(run.manifest)["n_images"]

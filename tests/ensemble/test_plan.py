@@ -210,3 +210,10 @@ def test_a_run_that_lost_its_manifest_is_not_begun_again(tmp_path):
     with pytest.raises(BadInput, match=r"manifest\.json is missing"):
         plans.prepare(run)
     assert not run.manifest.exists()
+
+
+def test_sources_of_images_that_are_no_whole_numbers_are_refused(run):
+    plans.prepare(run)
+    np.save(run.source_of, np.zeros(8))
+    with pytest.raises(BadInput, match=r"source_of\.npy is damaged: it holds float64"):
+        plans.load(run)

@@ -126,7 +126,7 @@ STREAMED = {
 
 @pytest.mark.parametrize("method", STREAMED)
 def test_four_times_the_sources_take_no_more_memory(setting, method):
-    few, many = (peaks(STREAMED[method], setting, n) for n in (600, 2400))
+    few, many = (peaks(STREAMED[method], setting, n) for n in (300, 1200))
     # Numbers of the images, eight bytes each, are held whole; features are not.
     assert many[0] <= 1.1 * few[0]
     assert many[1] <= 1.5 * few[1]
