@@ -206,8 +206,9 @@ def log_odds(
     def reading(images: Images) -> Values:
         flat = images.clamp(-1, 1).flatten(1)
         values = flat @ weights.to(images).T + offsets.to(images)
-        others = torch.arange(len(offsets), device=images.device) != label
-        return values[:, label] - values[:, others].logsumexp(dim=1)
+        own = torch.arange(len(offsets), device=images.device) == label
+        others = values.masked_fill(own, -torch.inf)
+        return values[:, label] - others.logsumexp(dim=1)
 
     return reading
 

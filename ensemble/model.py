@@ -342,7 +342,9 @@ def load_member(folder: Path) -> UNet2DModel:
     return network.eval()
 
 
-def _at(timestep: Timestep, states: Int[Tensor, " chosen"]) -> Timestep:
+def _at(
+    timestep: Timestep, states: Int[Tensor, " chosen"]
+) -> Int[Tensor, ""] | Int[Tensor, " chosen"] | Float[Tensor, ""] | int:
     """The timesteps of some states; one timestep for all stays as it is."""
     if isinstance(timestep, int) or timestep.ndim == 0:
         return timestep

@@ -146,8 +146,9 @@ def noised(
     flat, drawn = clean.flatten(0, 1), noise.flatten(0, 1)
     noisy = schedule.add_noise(flat, drawn, each)  # type: ignore[arg-type]
     wanted = drawn
-    at = timesteps.to(schedule.betas.device)
-    beta, kept = schedule.betas[at], schedule.alphas_cumprod[at]
+    # Adding noise has moved one of the two to the images' device.
+    beta = schedule.betas.to(clean.device)[each[: len(timesteps)]]
+    kept = schedule.alphas_cumprod.to(clean.device)[each[: len(timesteps)]]
     weights = beta / (2 * (1 - beta) * (1 - kept))
     if schedule.config["prediction_type"] == "v_prediction":
         wanted = schedule.get_velocity(flat, drawn, each)  # type: ignore[arg-type]

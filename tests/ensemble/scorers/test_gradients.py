@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 from ensemble.scorers import gradients
 from ensemble.scorers.gradients import LAYERS, OUTPUTS, Draws, States
 from ensemble.scorers.projection import Projection
+from ensemble.scorers.setting import Examples
 from ensemble.training import denoising_loss
 from splits.errors import BadInput
 from tests import tiny
@@ -37,6 +38,18 @@ def states_of(n_images=3, n_draws=2, n_classes=None, prediction_type="epsilon"):
         tiny_setting.examples(n_images, 5, n_classes),
         Draws(n_timesteps=n_draws),
     )
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_states_are_made_where_the_images_are(prediction_type):
+    """A device without numbers refuses what is mixed with the processor's, as GPUs do."""
+    meta = torch.device("meta")
+    images = torch.zeros(3, 1, 8, 8, device=meta)
+    examples = Examples(images, None, torch.arange(3))
+    states = gradients.drawn_states(
+        tiny_setting.schedule(prediction_type), examples, Draws(2)
+    )
+    assert states.noisy.device == states.wanted.device == states.weights.device == meta
 
 
 def sums(network, states, output="loss", projection=WHOLE):
