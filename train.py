@@ -211,7 +211,9 @@ def main(arguments: Sequence[str]) -> int:
 
         drawn = plan.draw(config)
         print(training.describe(config, drawn))
-        print(extension.described(config, drawn.codes))
+        before = extension.earlier(config)
+        if before is not None:
+            print(extension.described(before, drawn.codes))
         return 0
     run = store.create(config)
     ready = plan.prepare(run)

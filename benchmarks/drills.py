@@ -39,7 +39,6 @@ from splits.codes import CodeBook
 SEED = 0
 N_QUERIES = 4
 DIGITS = datasets.DATA_SETS["digits"]
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 TINY = {"block_out_channels": [4, 4], "norm_num_groups": 4, "add_attention": False}
 
 
@@ -77,7 +76,7 @@ def made(config: Config) -> Run:
         with store.folder_in_the_making(pattern) as to:
             shape = plan.data.images.shape[1:]
             build_member(config.model, shape, None, SEED).save_pretrained(to)
-    weights = load_file(pattern / WEIGHTS)
+    weights = load_file(pattern / store.WEIGHTS)
     for member in range(plan.codes.n_members):
         if not run.member(member).exists():
             _make_member(run, plan, member, pattern, weights)
@@ -96,7 +95,7 @@ def _make_member(
     }
     exposure = plan.codes.bits[plan.source_of, member].astype(np.uint32)
     with store.folder_in_the_making(run.member(member)) as to:
-        save_file(moved, to / WEIGHTS)
+        save_file(moved, to / store.WEIGHTS)
         (to / "config.json").write_bytes((pattern / "config.json").read_bytes())
         store.write_array(to / "exposure.npy", exposure)
         facts = {
@@ -105,7 +104,7 @@ def _make_member(
             "n_images": int(exposure.sum()),
             "images_seen": int(exposure.sum()),
             "split_digest": plan.codes.split_digest(member),
-            "weights_sha256": store.sha256(to / WEIGHTS),
+            "weights_sha256": store.sha256(to / store.WEIGHTS),
             "seed": SEED,
             "loss_curve": {"steps": [1], "loss": [1.0]},
             "seconds": 0.0,

@@ -20,17 +20,19 @@ from benchmarks import record
 from benchmarks.lds import Sizes
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import pipeline, plan, queries, store, training
+from ensemble import pipeline, plan, store, training
 from ensemble.config import DataConfig
 from ensemble.evaluation import correlation, held_out, intervals, truth
 from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.store import Run
 
 N_SUBSETS, N_SEEDS, N_QUERIES = 12, 2, 64
 N_RESAMPLES = 1000
 
 
-def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Any, Any]:
+def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]:
     """An ensemble of two hardly trained members; only its data and options count."""
     run = store.create(
         configs.from_dict(
@@ -49,32 +51,19 @@ def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Any, Any]:
     return EnsemblePipeline.from_pretrained(run.path), run, ready
 
 
-def seen(run: Any, images: np.ndarray) -> None:
-    """Training images as queries; `held_out.write` refuses them, rightly."""
-    folder = run.queries("seen")
-    if folder.exists():
-        return
-    with store.folder_in_the_making(folder) as to:
-        seeds = np.arange(len(images)) + held_out.FIRST_SEED
-        store.write_array(to / "seeds.npy", seeds)
-        store.write_array(to / "images.npy", images)
-        store.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
-
-
 def measured(folder: Path, n_images: int, steps: int) -> dict[str, Any]:
     """Reliability at digits that were held out, and at digits that half of them saw."""
     pipe, run, ready = untrained(folder / f"{n_images}-{steps}", n_images)
     new = datasets.load(DataConfig(n_images=n_images + N_QUERIES)).images[n_images:]
     held_out.write(run, ready, "held_out", new.copy())
-    seen(run, np.asarray(ready.data.images[:N_QUERIES]))
+    held_out.keep(run, "seen", np.asarray(ready.data.images[:N_QUERIES]))
     found = {}
     for name in ("held_out", "seen"):
         options = Options(name, n_subsets=N_SUBSETS, n_seeds=N_SEEDS, steps=steps)
         losses = truth.find(run, pipe, ready, options).losses
-        n_queries = len(queries.load(run, name).images)
-        once = correlation.as_they_are(N_SUBSETS, n_queries)
+        once = correlation.as_they_are(N_SUBSETS, N_QUERIES)
         drawn = correlation.resamples(
-            N_SUBSETS, n_queries, N_RESAMPLES, np.random.default_rng(0)
+            N_SUBSETS, N_QUERIES, N_RESAMPLES, np.random.default_rng(0)
         )
         value = float(correlation.reliability(losses, once)[0])
         found[name] = intervals.described(

@@ -18,6 +18,7 @@ from jaxtyping import UInt32
 
 from ensemble import extension, silence, slices, store
 from ensemble import plan as plans
+from ensemble.extension import Start
 from ensemble.pipeline import EnsemblePipeline, check_pipeline
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -125,26 +126,28 @@ def _of_earlier(run: Run, plan: Plan) -> Iterator[str]:
     if before is None:
         return
     yield from (f"{before.path}: {found}" for found in violations(before))
-    kept = extension.codes_kept(run)
+    kept = extension.codes_kept(run, before)
     if not np.array_equal(plan.codes.bits[: len(kept), : kept.shape[1]], kept):
         yield f"(c) the codes of {before.path} were changed in {run.codes}"
-    for member in range(kept.shape[1]):
-        yield from _of_start(run, member, len(plan.source_of))
+    # Of those who vote it is asked with everything else about them.
+    for member in silence.silenced(run.path):
+        yield from _begun(run, member, len(plan.source_of))[1]
 
 
-def _of_start(run: Run, member: int, n_images: int) -> Iterator[str]:
+def _begun(run: Run, member: int, n_images: int) -> tuple[Start | None, list[str]]:
+    """Where a member began, and what contradicts that it did."""
     try:
         start = extension.start_of(run, member, n_images)
         record = store.read_json(run.member(member) / "member.json")
     except BadInput as error:
-        yield f"(e) member {member}: {error}"
-        return
+        return None, [f"(e) member {member}: {error}"]
     began = record.get("went_on_from", record["weights_sha256"])
-    if start is not None and began != start.weights_sha256:
-        yield (
-            f"(e) member {member} began from weights {began}, not from those of "
-            f"{start.folder}, {start.weights_sha256}"
-        )
+    if start is None or began == start.weights_sha256:
+        return start, []
+    return start, [
+        f"(e) member {member} began from weights {began}, not from those of "
+        f"{start.folder}, {start.weights_sha256}"
+    ]
 
 
 def _removals(run: Run) -> Iterator[str]:
@@ -178,21 +181,18 @@ def _of_member(run: Run, member: int, plan: Plan) -> Iterator[str]:
             f"says: {record['split_digest']}, expected "
             f"{plan.codes.split_digest(member)}"
         )
+    start, otherwise = _begun(run, member, len(plan.source_of))
+    yield from otherwise
     found = [*_exposure(member, exposure, plan)]
     yield from found
-    if found:
-        # Phase by phase the same would be said again.
+    if found or (otherwise and start is None):
+        # Phase by phase, or without what was shown before, it would be said again.
         return
     slice_of = slices.of_images(run.config, plan)
     if slice_of is None:
         before = np.zeros_like(exposure)
-        if "went_on_from" in record:
-            try:
-                start = extension.start_of(run, member, len(plan.source_of))
-            except BadInput:
-                # Said of the earlier run already.
-                return
-            before = before if start is None else start.exposure
+        if start is not None and start.goes_on:
+            before = start.exposure
         yield from _evenness(member, exposure, before, record["images_seen"], plan)
         return
     settings = run.config.training
@@ -245,7 +245,7 @@ def _evenness(
 def _shared_weights(run: Run, n_members: int) -> Iterator[str]:
     owner: dict[str, Trainable] = {}
     for member in (REFERENCE, *range(n_members)):
-        path = run.trained(member) / "diffusion_pytorch_model.safetensors"
+        path = run.trained(member) / store.WEIGHTS
         if not path.exists():
             continue
         first = owner.setdefault(store.sha256(path), member)

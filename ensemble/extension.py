@@ -30,7 +30,6 @@ from splits.codes import CodeBook
 from splits.errors import BadInput
 from splits.sources import IMAGE
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Codes are drawn as before where members go on training.
 _SAME = ("design", "weight", "seed", "removable", "survivors", "salt")
 
@@ -90,18 +89,32 @@ def images(config: Config, without: Sequence[str]) -> TrainingImages:
     before = earlier(config)
     if before is None:
         return datasets.load(config.data)
-    held = dataclasses.replace(before.config.data, stream=False)
-    old = images(dataclasses.replace(before.config, data=held), left_out(before))
+    return joined(config, images(before.config, left_out(before)), without)
+
+
+def joined(
+    config: Config, old: TrainingImages, without: Sequence[str]
+) -> TrainingImages:
+    """The images of an earlier run, then those that the config names.
+
+    Args:
+        config: Of the run that extends it.
+        old: All images of the earlier run.
+        without: Names of those that are left out.
+
+    Raises:
+        BadInput: If the new ones cannot be read, or do not go together with the old.
+    """
     there = [name not in without for name in old.names]
-    new = datasets.load(dataclasses.replace(config.data, label=None))
-    joined = _joined(_chosen(old, there), new, config.data.label)
-    if config.model.class_conditional and joined.label_names != old.label_names:
+    new = datasets.load(config.data)
+    together = _joined(_chosen(old, there), new, config.data.label)
+    if config.model.class_conditional and together.label_names != old.label_names:
         raise BadInput(
-            f"The new images have classes that {before.path} does not know: "
-            f"{sorted({*joined.label_names} - {*old.label_names})}. Conditional members "
+            f"The new images have classes that {config.extends} does not know: "
+            f"{sorted({*together.label_names} - {*old.label_names})}. Conditional members "
             "cannot learn others later: train a new run."
         )
-    return joined
+    return together
 
 
 def _chosen(data: TrainingImages, there: Sequence[bool]) -> TrainingImages:
@@ -110,8 +123,8 @@ def _chosen(data: TrainingImages, there: Sequence[bool]) -> TrainingImages:
 
     return dataclasses.replace(
         data,
-        images=data.images[np.array(there)],
-        labels=None if data.labels is None else data.labels[np.array(there)],
+        images=np.asarray(data.images)[there],
+        labels=None,
         columns={name: kept(texts) for name, texts in data.columns.items()},
         names=kept(data.names),
     )
@@ -137,7 +150,7 @@ def _joined(
             f"{sorted(old.columns)}. Give them the same."
         )
     columns = {name: (*old.columns[name], *new.columns[name]) for name in old.columns}
-    pixels = np.concatenate([np.asarray(old.images), np.asarray(new.images)])
+    pixels = np.concatenate([old.images, new.images])
     return datasets.labelled(pixels, columns, (*old.names, *new.names), label)
 
 
@@ -150,11 +163,8 @@ def _without(run: Run) -> dict[str, str]:
     return store.read_json(run.path / "sources.json")["without"]
 
 
-def described(config: Config, codes: CodeBook) -> str:
-    """What the extension does to the promises of the earlier run; empty without one."""
-    before = earlier(config)
-    if before is None:
-        return ""
+def described(before: Run, codes: CodeBook) -> str:
+    """What an extension does to the promises of the earlier run, as text."""
     old = store.read_json(before.manifest)
     n_joined = codes.n_members - old["n_members"]
     everyone = f"The {old['n_members']} members of {before.path}"
@@ -176,13 +186,8 @@ def n_trained(config: Config, codes: CodeBook) -> int:
     return n_joined or codes.n_members
 
 
-def facts(config: Config) -> dict[str, Any]:
-    """What is kept of the earlier run: what is left out, and how many sources stay.
-
-    Raises:
-        BadInput: If there is no such run.
-    """
-    before = store.open_run(config.extends or "")
+def facts(before: Run) -> dict[str, Any]:
+    """What is noted of the earlier run: what is left out, and how many sources stay."""
     n_sources = store.codes_of(before.path).n_sources
     n_before = n_sources - len(silence.removed(before.path))
     return {"without": removed(before), "n_before": n_before}
@@ -194,13 +199,8 @@ def removed(run: Run) -> dict[str, str]:
     return asked[-1].images if asked else {}
 
 
-def codes_kept(run: Run) -> Bool[np.ndarray, "sources members"]:
-    """Codes of the earlier run that an extended run must still have.
-
-    Raises:
-        BadInput: If the earlier run is missing.
-    """
-    before = store.open_run(run.config.extends or "")
+def codes_kept(run: Run, before: Run) -> Bool[np.ndarray, "sources members"]:
+    """Codes of the earlier run that an extended run must still have."""
     gone = [int(image) for image in _without(run)]
     rows = np.unique(np.delete(store.read_array(before.source_of), gone))
     return store.codes_of(before.path).bits[rows.astype(np.int64)]
@@ -272,7 +272,7 @@ class Start:
     @property
     def weights(self) -> Path:
         """The file of its weights."""
-        return self.folder / WEIGHTS
+        return self.folder / store.WEIGHTS
 
     @property
     def weights_sha256(self) -> str:
@@ -341,9 +341,10 @@ def require_clean(run: Run, members: Sequence[Trainable]) -> None:
     Raises:
         BadInput: If one of the members would begin so.
     """
-    before, gone = earlier(run.config), silence.removed(run.path)
+    before = earlier(run.config)
     if before is None:
         return
+    gone = silence.removed(run.path)
     n_sources = store.read_json(run.path / "sources.json")["n_before"]
     n_members = store.codes_of(before.path).n_members
     old = [source for source in gone if source < n_sources]

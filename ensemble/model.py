@@ -44,7 +44,6 @@ SCHEDULERS = {
     "euler": EulerDiscreteScheduler,
 }
 Result = TypeVar("Result")
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def build_member(

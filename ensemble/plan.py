@@ -87,8 +87,9 @@ def draw(config: Config) -> Plan:
     Raises:
         BadInput: If data, sources or design contradict each other.
     """
-    if config.extends is not None:
-        return _extended(config)
+    before = extension.earlier(config)
+    if before is not None:
+        return _extended(config, before)
     return drawn_for(config, datasets.load(config.data))
 
 
@@ -164,12 +165,12 @@ def _codes(
     )
 
 
-def _extended(config: Config) -> Plan:
+def _extended(config: Config, run: Run) -> Plan:
     """The earlier run's sources, then new ones; codes as they were, then fresh ones."""
-    run = store.open_run(config.extends or "")
     extension.require_extensible(run, config)
     before, gone = checked(run), silence.removed(run.path)
-    data = extension.images(config, list(extension.removed(run).values()))
+    without = list(extension.removed(run).values())
+    data = extension.joined(config, before.data, without)
     kept = np.delete(np.arange(len(before.source_names)), gone)
     old = [before.source_names[source] for source in kept]
     places = np.searchsorted(kept, before.source_of)
@@ -226,13 +227,14 @@ def prepare(run: Run) -> Plan:
 def _written(run: Run) -> Plan:
     """Draw the plan and write it to the run folder; the manifest comes last."""
     named: dict[str, Any] = {}
-    if run.config.extends is None:
+    before = extension.earlier(run.config)
+    if before is None:
         data = datasets.load(run.config.data)
         grouping = grouped(run.config.data, data)
         plan = _drawn(run.config, data, grouping)
         _picture_borderline(run, data, grouping)
     else:
-        plan, named = _extended(run.config), extension.facts(run.config)
+        plan, named = _extended(run.config, before), extension.facts(before)
     named |= {"names": plan.source_names, "owners": plan.owners}
     store.write_array(run.codes, plan.codes.bits)
     store.write_array(run.source_of, plan.source_of)

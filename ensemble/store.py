@@ -43,6 +43,8 @@ REFERENCE: Literal["reference"] = "reference"
 CHECKPOINT = ".checkpoint.safetensors"
 # How far it had come when its training so far knew only some slices; part of it.
 SLICE = "slice_{}.safetensors"
+# A finished member's weights, as diffusers calls them.
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Whoever is trained: a member by its number, or the reference.
 Trainable = int | Literal["reference"]
 # What makes a run folder a pipeline; the model card is written last.

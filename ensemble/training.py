@@ -470,7 +470,7 @@ def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
     folder, progress = trainee.folder, trainee.progress
     trainee.finished().save_pretrained(folder)
     store.write_array(folder / "exposure.npy", progress.exposure)
-    weights = store.sha256(folder / "diffusion_pytorch_model.safetensors")
+    weights = store.sha256(folder / store.WEIGHTS)
     facts = {
         "member": trainee.member,
         "n_sources": n_sources,

@@ -56,6 +56,26 @@ def write(
             f"Image {inside[0]} is a training image, so it is not held out. Give images "
             "that no source holds."
         )
+    return keep(run, name, images, labels)
+
+
+def keep(
+    run: Run,
+    name: str,
+    images: Float32[np.ndarray, "queries channels height width"],
+    labels: Int64[np.ndarray, " queries"] | None = None,
+) -> Queries:
+    """Keep any images as queries under a name, also training images.
+
+    Args:
+        run: The run folder.
+        name: What the queries are called.
+        images: In [-1, 1], as large as the training images.
+        labels: One each, for conditional members.
+
+    Raises:
+        BadInput: If other queries have that name.
+    """
     folder = run.queries(name)
     digest = store.array_digest(images)
     if folder.exists():
