@@ -84,21 +84,39 @@ def _unranked(
     digits, last, first_of = _tables(n_members, weight)
     rest, left = ranks.copy(), np.full(len(ranks), weight)
     word = np.zeros(len(ranks), dtype=np.int64)
+    # All work is done in these two, for making new arrays takes as long as filling them.
+    found, entry = np.empty_like(word), np.empty_like(word)
     for digit in digits:
-        leading = rest >> digit.shift.take(left)
-        leading += left << _GUIDE_BITS
-        entry = digit.guide.take(leading)
-        low = np.flatnonzero(rest >= digit.end.take(entry))
+        _look_up(digit.shift, left, found)
+        np.right_shift(rest, found, out=found)
+        found += left << _GUIDE_BITS
+        _look_up(digit.guide, found, entry)
+        _look_up(digit.end, entry, found)
+        low = np.flatnonzero(rest >= found)
         while low.size:
             entry[low] += 1
             low = low[rest[low] >= digit.end.take(entry[low])]
-        rest -= digit.start.take(entry)
-        left = digit.left_after.take(entry)
+        _look_up(digit.start, entry, found)
+        rest -= found
+        _look_up(digit.left_after, entry, left)
         word <<= digit.n_members
-        word |= entry & ((1 << digit.n_members) - 1)
+        entry &= (1 << digit.n_members) - 1
+        word |= entry
     word <<= min(n_members, _LAST_MEMBERS)
-    word |= last.take(first_of.take(left) + rest)
+    _look_up(first_of, left, entry)
+    entry += rest
+    _look_up(last, entry, found)
+    word |= found
     return word.view(np.uint64)
+
+
+def _look_up(
+    table: Int64[np.ndarray, " entries"],
+    entry: Int64[np.ndarray, " codes"],
+    out: Int64[np.ndarray, " codes"],
+) -> None:
+    # No entry lies outside of a table; "clip" only spares the check.
+    np.take(table, entry, out=out, mode="clip")
 
 
 @functools.lru_cache(maxsize=16)
