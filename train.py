@@ -143,11 +143,15 @@ def train_here(
 ) -> int:
     """Train members by processes of this machine; returns the exit code."""
     settings = run.config.training
-    processes = launching.n_processes(settings.processes, len(todo))
+    per_member = settings.processes_per_member
+    processes = launching.n_processes(settings.processes, len(todo), per_member)
     if processes == 1 or launching.is_worker():
         return train(run, ready, todo)
+    if not todo:
+        return 0
     print(f"Training {described(todo)} in {processes} processes.", flush=True)
-    return launching.launch([__file__, *arguments], processes, settings.threads)
+    command = [__file__, *arguments]
+    return launching.launch(command, processes, settings.threads, per_member)
 
 
 def train_on_cluster(
@@ -215,6 +219,12 @@ def main(arguments: Sequence[str]) -> int:
         if before is not None:
             print(extension.described(before, drawn.codes))
         return 0
+    per_member = config.training.processes_per_member
+    if options.engine == "ray" and per_member > 1:
+        raise BadInput(
+            f"training.processes_per_member is {per_member}, but --engine ray trains "
+            "each member in one task. Set it to 1, or leave --engine ray out."
+        )
     run = store.create(config)
     ready = plan.prepare(run)
     todo = repair.affected(run) if options.repair else missing(run, ready, options)

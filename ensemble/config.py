@@ -214,8 +214,10 @@ class TrainingConfig:
         flip: Mirror half of the images left to right.
         label_dropout: Share of labels hidden from conditional members, for guidance.
         seed: Draws initial weights, order, timesteps, noise and augmentation.
-        processes: Processes that train members side by side; null: one per device,
-            without devices one per core.
+        processes: Processes to start; null: one per device, without devices one per
+            core. Never more than the members need, and whole teams.
+        processes_per_member: Processes that train each member together, each on its
+            part of every batch; for members that are too slow on one device.
         threads: Threads of each process on a CPU. The last bits of the weights depend
             on it; members of this size gain nothing from more than one.
         checkpoint_every_steps: Steps between two checkpoints.
@@ -240,6 +242,7 @@ class TrainingConfig:
     label_dropout: float = 0.1
     seed: int = 0
     processes: int | None = None
+    processes_per_member: int = 1
     threads: int = 1
     checkpoint_every_steps: int = 500
     slices: int | None = None
@@ -251,6 +254,7 @@ class TrainingConfig:
             "steps",
             "batch_size",
             "processes",
+            "processes_per_member",
             "threads",
             "checkpoint_every_steps",
             "log_every_steps",
@@ -273,6 +277,12 @@ class TrainingConfig:
         _one_of(
             "training.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16")
         )
+        if self.batch_size % self.processes_per_member:
+            raise BadInput(
+                f"A batch of {self.batch_size} images cannot be shared equally by "
+                f"{self.processes_per_member} processes: make training.batch_size a "
+                "multiple of training.processes_per_member."
+            )
         _one_of("training.lr_schedule", self.lr_schedule, ("cosine", "constant"))
 
 

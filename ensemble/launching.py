@@ -14,8 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
+
+# Between two looks at whether a process has ended.
+POLLING_SECONDS = 0.1
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -58,16 +62,22 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0" and not is_launched()
 
 
-def n_processes(asked: int | None, n_members: int) -> int:
-    """Processes to start: as asked; else one per device; else one per core."""
-    return min(asked or _n_devices() or os.cpu_count() or 1, max(1, n_members))
+def n_processes(asked: int | None, n_members: int, per_member: int = 1) -> int:
+    """Processes to start: as asked; else one per device; else one per core.
+
+    Never more than the members need, always whole teams, and at least one of them.
+    """
+    wanted = asked or _n_devices() or os.cpu_count() or 1
+    return max(1, min(wanted // per_member, n_members)) * per_member
 
 
-def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
+def launch(
+    arguments: Sequence[str], processes: int, threads: int, per_member: int = 1
+) -> int:
     """Run a script in several processes, to their end.
 
     A request to stop is passed on, so that every process writes its checkpoint. A
-    process that fails does not stop the others.
+    process that fails stops those that train its member with it, and no others.
 
     Returns:
         The exit code; 75 if the processes were asked to stop.
@@ -107,7 +117,7 @@ def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
         if asked:
             # Whoever was being started then has not been told.
             pass_on()
-        codes = [child.wait() for child in children]
+        codes = _ended(children, per_member)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -120,6 +130,23 @@ def orphaned() -> bool:
     return parent is not None and os.getppid() != int(parent)
 
 
+def _ended(children: Sequence[subprocess.Popen], per_member: int) -> list[int]:
+    """The exit codes of processes, once all have ended."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(children):
+        time.sleep(POLLING_SECONDS)
+        for rank, child in enumerate(children):
+            if rank in codes or child.poll() is None:
+                continue
+            codes[rank] = child.returncode
+            if child.returncode:
+                # They would wait for it; on a GPU, for as long as half an hour.
+                first = rank - rank % per_member
+                for mate in children[first : first + per_member]:
+                    mate.send_signal(signal.SIGTERM)
+    return [codes[rank] for rank in range(len(children))]
+
+
 def _joint(codes: Sequence[int]) -> int:
     """One exit code for several processes: the worst of them."""
     for rank, code in enumerate(codes):
@@ -129,7 +156,9 @@ def _joint(codes: Sequence[int]) -> int:
                 "is kept. The same command goes on from there.",
                 file=sys.stderr,
             )
-    return next((code if code > 0 else 1 for code in codes if code), 0)
+    # Whoever was asked to stop because another failed is not the reason.
+    failed = [code for code in codes if code not in (0, 75)] or list(codes)
+    return next((code if code > 0 else 1 for code in failed if code), 0)
 
 
 def _n_devices() -> int:

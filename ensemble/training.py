@@ -11,6 +11,7 @@ scorers may look at it, the ensemble never does.
 Before: data.py (images), splits/codes.py (splits). After: pipeline.py (loads members).
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -41,6 +42,7 @@ from ensemble.extension import Start
 from ensemble.model import build_member, noise_schedule, predict
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
+from ensemble.team import ALONE, Deserted, Team, formed
 from splits import guarantees
 from splits.codes import CodeBook
 
@@ -85,6 +87,7 @@ class Trainee:
         accelerator: Decides device and precision.
         slice_of: The slice of each training image, if they join one after the other.
         start: A member of an earlier run that it goes on from; None: from nothing.
+        team: The processes that train it together.
     """
 
     def __init__(
@@ -96,8 +99,9 @@ class Trainee:
         accelerator: Accelerator,
         slice_of: Int[np.ndarray, " images"] | None = None,
         start: Start | None = None,
+        team: Team = ALONE,
     ) -> None:
-        self.start = start
+        self.start, self.team = start, team
         self.settings = _settings(run.config, start)
         self.member: Trainable = member
         self.folder = run.trained(member).with_suffix(".part")
@@ -107,7 +111,7 @@ class Trainee:
         self.batches = batches(
             data.images,
             accelerator.device,
-            lambda step: self.split.batch(step, self.settings.batch_size),
+            lambda step: team.part(self.split.batch(step, self.settings.batch_size)),
             self.settings.steps,
         )
         self.labels = None
@@ -143,8 +147,9 @@ class Trainee:
         settings, step = self.settings, self.progress.step
         shown = self.split.batch(step, settings.batch_size)
         clean, label = self._inputs(shown, step)
-        # Dropout can only draw from torch's own generator.
-        torch.manual_seed(luck.seed_of(settings.seed, "dropout", *self._whose(), step))
+        # Dropout can only draw from torch's own generator; every process drops its own.
+        key = luck.seed_of(settings.seed, "dropout", *self._whose(), step)
+        torch.manual_seed(key + self.team.rank)
         loss = denoising_loss(
             self.network,
             self.schedule,
@@ -153,7 +158,7 @@ class Trainee:
             label,
             self.accelerator,
         )
-        value = loss.item()
+        value = self.team.mean(loss.item())
         if not math.isfinite(value):
             raise Diverged(
                 f"{called(self.member).capitalize()}: the loss is {value} at step {step}. Lower "
@@ -162,6 +167,10 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
         self.accelerator.backward(loss)
+        weights = self.network.parameters()
+        self.team.average(
+            [weight.grad for weight in weights if weight.grad is not None]
+        )
         self.accelerator.clip_grad_norm_(
             self.network.parameters(), settings.max_grad_norm
         )
@@ -177,28 +186,31 @@ class Trainee:
         return [] if self.settings.shared_noise else key_of(self.member)
 
     def _inputs(self, shown: np.ndarray, step: int) -> tuple[Tensor, Tensor | None]:
-        """Images and labels of a batch, augmented."""
-        clean = self.batches.at(step, shown)
+        """Images and labels of this process's part of a batch, augmented."""
+        part = self.team.part
+        clean = self.batches.at(step, part(shown))
         if self.settings.flip:
             rng = luck.rng(self.settings.seed, "flip", *self._whose(), step)
-            mirrored = torch.from_numpy(rng.random(len(shown)) < 0.5)
+            mirrored = torch.from_numpy(part(rng.random(len(shown))) < 0.5)
             clean = torch.where(
                 mirrored[:, None, None, None].to(clean.device), clean.flip(-1), clean
             )
         if self.labels is None:
             return clean, None
         rng = luck.rng(self.settings.seed, "label", *self._whose(), step)
-        hidden = torch.from_numpy(rng.random(len(shown)) < self.settings.label_dropout)
-        label = self.labels[torch.from_numpy(shown).to(self.labels.device)]
-        return clean, label.masked_fill(hidden.to(label.device), self.no_label)
+        hidden = part(rng.random(len(shown))) < self.settings.label_dropout
+        label = self.labels[torch.from_numpy(part(shown)).to(self.labels.device)]
+        hidden = torch.from_numpy(hidden).to(label.device)
+        return clean, label.masked_fill(hidden, self.no_label)
 
     def _noise(self, n_images: int, step: int) -> tuple[Tensor, Tensor]:
-        """Timesteps and noise of a batch; they depend on no image."""
+        """Timesteps and noise of this process's part; they depend on no image."""
         keyed = luck.generator(self.settings.seed, "noise", *self._whose(), step)
         n_timesteps = self.schedule.config["num_train_timesteps"]
         timestep = torch.randint(n_timesteps, (n_images,), generator=keyed)
         noise = torch.randn((n_images, *self.shape), generator=keyed)
-        return timestep.to(self.accelerator.device), noise.to(self.accelerator.device)
+        device, part = self.accelerator.device, self.team.part
+        return part(timestep).to(device), part(noise).to(device)
 
     def _advance(self, shown: np.ndarray, loss: float) -> None:
         progress = self.progress
@@ -212,7 +224,9 @@ class Trainee:
             progress.running = []
 
     def save_checkpoint(self, name: str = store.CHECKPOINT) -> None:
-        """Replace the checkpoint with one of now."""
+        """Replace the checkpoint with one of now; of a team, the first process does."""
+        if not self.team.first:
+            return
         tensors = self._tensors()
         scaler = self.accelerator.scaler
         facts = {
@@ -231,7 +245,16 @@ class Trainee:
         """Go on from the last checkpoint that is whole; without one, from the start.
 
         One of another split knows images that this member may not see.
+
+        Raises:
+            BadInput: If the team does not find the same.
         """
+        self._go_on()
+        progress = self.progress
+        begin = f"{progress.step} steps in {progress.seconds} s"
+        self.team.require_same(begin, f"how far {called(self.member)} is")
+
+    def _go_on(self) -> None:
         for name in reversed(self.split.digests):
             path = self.folder / name
             if not path.exists():
@@ -242,7 +265,7 @@ class Trainee:
                 return
             why = "damaged" if kept is None else "of another split"
             tqdm.write(f"{path} is {why}; {called(self.member)} goes back.")
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
@@ -358,6 +381,7 @@ def train_member(
     plan: Plan,
     accelerator: Accelerator,
     stopping: "Stopping",
+    team: Team = ALONE,
 ) -> str | None:
     """Train one member to its end, from its checkpoint if it has one.
 
@@ -369,37 +393,45 @@ def train_member(
     Raises:
         Interrupted: If asked to stop; the checkpoint is written.
         Diverged: If the loss is no longer finite.
+        Deserted: If another process of the team is gone.
+        BadInput: If the team does not mean the same sources, or start at the same step.
     """
     folder = run.trained(member)
     folder.parent.mkdir(exist_ok=True)
-    with locks.alone_now(folder) as free:
-        if not free:
+    with contextlib.ExitStack() as held:
+        free = team.first and held.enter_context(locks.alone_now(folder))
+        if not team.told(free):
             return None
         sources = trains_on(plan.codes, member, plan.removed)
         digest = CodeBook(sources[:, None]).split_digest(0)
-        if _trained_on(folder) == digest:
-            store.sweep(folder)
+        # Gradients of another split would be traces of sources it may not see.
+        team.require_same(digest, f"the sources that {called(member)} trains on")
+        if team.told(_trained_on(folder) == digest):
+            if team.first:
+                store.sweep(folder)
             return "was trained already"
         split = np.flatnonzero(sources[plan.source_of])
         slice_of = slices.of_images(run.config, plan)
         partial = folder.with_suffix(".part")
         # A process may end after a member is finished, before its folder has its name.
-        if _trained_on(partial) != digest:
+        if not team.told(_trained_on(partial) == digest):
             partial.mkdir(exist_ok=True)
             start = extension.start_of(run, member, len(plan.source_of))
             if start is not None and not start.goes_on:
                 extension.take_over(start, partial, digest)
             else:
                 trainee = Trainee(
-                    run, member, plan.data, split, accelerator, slice_of, start
+                    run, member, plan.data, split, accelerator, slice_of, start, team
                 )
                 slices.inherit(folder, trainee.folder, trainee.split.digests)
                 trainee.load_checkpoint()
-                _train(trainee, stopping, _writer(run, member))
-                _finish(trainee, int(sources.sum()), digest)
-        store.publish(partial, folder)
-        # Not before: whoever is killed on the way goes on from the checkpoint.
-        store.sweep(folder)
+                _train(trainee, stopping, _writer(run, member) if team.first else None)
+                if team.first:
+                    _finish(trainee, int(sources.sum()), digest)
+        if team.first:
+            store.publish(partial, folder)
+            # Not before: whoever is killed on the way goes on from the checkpoint.
+            store.sweep(folder)
         return "trained"
 
 
@@ -410,8 +442,10 @@ def _trained_on(folder: Path) -> str | None:
 
 
 def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
-    settings, progress = trainee.settings, trainee.progress
-    _cut_back(trainee.folder / "log.jsonl", len(progress.losses))
+    settings, progress, team = trainee.settings, trainee.progress, trainee.team
+    log_file = trainee.folder / "log.jsonl" if team.first else Path(os.devnull)
+    if team.first:
+        _cut_back(log_file, len(progress.losses))
     bar = tqdm(
         total=settings.steps * settings.batch_size,
         initial=progress.step * settings.batch_size,
@@ -419,9 +453,9 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
         unit=" images",
         position=trainee.accelerator.local_process_index,
         leave=False,
-        disable=None,
+        disable=None if team.first else True,
     )
-    with bar, (trainee.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+    with bar, log_file.open("a", encoding="utf-8") as log:
         began, before = time.perf_counter(), progress.seconds
         while progress.step < settings.steps:
             n_points = len(progress.losses)
@@ -432,7 +466,7 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
                 trainee.save_checkpoint(trainee.split.ends[progress.step])
             if len(progress.losses) > n_points:
                 _report(progress, settings, bar, log, writer)
-            if stopping.asked or launching.orphaned():
+            if team.any(stopping.asked or launching.orphaned()):
                 trainee.save_checkpoint()
                 raise Interrupted
             unfinished = progress.step < settings.steps
@@ -529,24 +563,32 @@ def train_members(
 ) -> dict[Trainable, str]:
     """Train this process's share of the members, one after another.
 
-    Of n processes each takes every n-th member. Under `accelerate launch` they wait for
-    each other at the end.
+    Of n processes, or teams of them, each takes every n-th member. Under `accelerate
+    launch` they wait for each other at the end.
 
     Returns:
-        For each member that failed, why.
+        For each member that failed, why; of a team, the first process says so.
 
     Raises:
         Interrupted: If asked to stop; the checkpoint is written.
+        BadInput: If the processes do not form whole teams, or one does not agree.
     """
     accelerator = prepared(run.config.training)
+    team = formed(accelerator, run.config.training.processes_per_member)
     # Whoever starts late may find more done: what is dealt out is the first one's list.
     (members,) = broadcast_object_list([list(members)])
     failed = {}
-    for member in members[accelerator.process_index :: accelerator.num_processes]:
+    for member in members[team.number :: team.n_teams]:
         try:
-            state = train_member(run, member, plan, accelerator, stopping)
+            state = train_member(run, member, plan, accelerator, stopping, team)
         except Diverged as error:
-            failed[member] = str(error)
+            if team.first:
+                failed[member] = str(error)
+            continue
+        except Deserted as error:
+            # Without its team, this process can train no other member either.
+            return {**failed, member: f"{called(member).capitalize()}: {error}"}
+        if not team.first:
             continue
         state = state or f"left to {locks.holder(run.trained(member))}"
         tqdm.write(f"{called(member)}: {state}")
@@ -570,6 +612,7 @@ def describe(config: Config, plan: Plan) -> str:
     shown = settings.steps * settings.batch_size
     n_members = plan.codes.n_members
     n_trained = extension.n_trained(config, plan.codes)
+    n_teams = max(1, (settings.processes or 1) // settings.processes_per_member)
     return "\n".join(
         [
             guarantees.describe(guarantees.promises(plan.codes)),
@@ -578,8 +621,7 @@ def describe(config: Config, plan: Plan) -> str:
             f"{settings.batch_size} images = {n_trained * shown:,} images",
             f"weights       {n_weights:,} a member",
             f"disk          {n_members * 4 * n_weights / 2**20:.1f} MB of weights",
-            f"checkpoints   {settings.processes or 1} x "
-            f"{16 * n_weights / 2**20:.1f} MB while training",
+            f"checkpoints   {n_teams} x {16 * n_weights / 2**20:.1f} MB while training",
             *slices.describe(settings, n_members, n_weights),
         ]
     )

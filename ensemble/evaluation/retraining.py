@@ -78,6 +78,10 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
         BadInput: If the folder holds something else, or a model cannot be trained.
         KeyboardInterrupt: If asked to stop; what is done is kept.
     """
+    if of.removed:
+        # No other process would know which images were removed.
+        single = dataclasses.replace(wanted.training, processes_per_member=1)
+        wanted = dataclasses.replace(wanted, training=single)
     run = store.create(wanted)
     included = included.copy()
     included[of.removed] = False
@@ -92,11 +96,12 @@ def _train(run: Run, ready: Plan) -> None:
     members = range(ready.codes.n_members)
     todo = [member for member in members if not run.member(member).exists()]
     settings = run.config.training
-    processes = launching.n_processes(settings.processes, len(todo))
+    per_member = settings.processes_per_member
+    processes = launching.n_processes(settings.processes, len(todo), per_member)
     # Other processes would read the removed images again.
     if processes > 1 and not ready.removed:
         command = [script.__file__, str(run.path / "config.yaml")]
-        if launching.launch(command, processes, settings.threads) == 75:
+        if launching.launch(command, processes, settings.threads, per_member) == 75:
             raise KeyboardInterrupt
     elif todo:
         training.train_members(run, todo, ready, training.Stopping())

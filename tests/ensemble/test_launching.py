@@ -39,6 +39,16 @@ def test_one_process_a_device_or_core_but_no_more_than_members(
 
 
 @pytest.mark.parametrize(
+    ("asked", "n_members", "per_member", "expected"),
+    [(8, 16, 2, 8), (8, 3, 2, 6), (7, 16, 2, 6), (1, 16, 4, 4), (4, 0, 2, 2)],
+)
+def test_whole_teams_of_processes_and_enough_for_one(
+    asked, n_members, per_member, expected
+):
+    assert launching.n_processes(asked, n_members, per_member) == expected
+
+
+@pytest.mark.parametrize(
     ("environment", "worker", "launched", "first"),
     [
         ({}, False, False, True),
@@ -95,6 +105,28 @@ def test_one_that_was_killed_is_named_and_code_1(capfd):
     script = "import os; os.environ['RANK'] == '1' and os.kill(os.getpid(), 9)"
     assert launching.launch(["-c", script], 2, threads=1) == 1
     assert "Process 1 was killed by signal 9" in capfd.readouterr().err
+
+
+def test_one_that_was_killed_stops_its_team_and_no_other(tmp_path, capfd):
+    script = (
+        "import os, pathlib, sys, time;"
+        "rank = os.environ['RANK'];"
+        "rank == '3' and os.kill(os.getpid(), 9);"
+        "time.sleep(60 if rank == '2' else 0.5);"
+        "pathlib.Path(sys.argv[1], rank).touch()"
+    )
+    arguments = ["-c", script, str(tmp_path)]
+    assert launching.launch(arguments, 4, threads=1, per_member=2) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+    assert "Process 3 was killed by signal 9" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("codes", "joint"),
+    [([0, 0], 0), ([75, 2], 2), ([75, -9], 1), ([75, 75], 75), ([0, 75], 75)],
+)
+def test_whoever_failed_decides_the_code_before_those_that_were_stopped(codes, joint):
+    assert launching._joint(codes) == joint
 
 
 WAITING = """

@@ -85,6 +85,22 @@ def test_interrupted_with_average_flips_and_dropout_gives_the_same_bits(tmp_path
     assert equal(weights_of(runs[0], 1), weights_of(runs[1], 1))
 
 
+def test_interrupted_with_dropout_gives_the_same_bits_whatever_was_drawn_before(
+    tmp_path,
+):
+    runs = [
+        store.create(tiny.config(tmp_path / name, model={"dropout": 0.5}))
+        for name in ("whole", "parts")
+    ]
+    ready = [plan.prepare(run) for run in runs]
+    training.train_members(runs[0], [1], ready[0], Stopping())
+    with pytest.raises(training.Interrupted):
+        training.train_members(runs[1], [1], ready[1], StopsAfter(2))
+    torch.rand(1)
+    training.train_members(runs[1], [1], ready[1], Stopping())
+    assert equal(weights_of(runs[0], 1), weights_of(runs[1], 1))
+
+
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_images_read_from_files_train_the_same_bits(tmp_path, kind):
     digits = data.load(configs.DataConfig(n_images=8))
