@@ -123,7 +123,7 @@ def adjoint(
         n_passes += len(members) * len(pictures)
     by_vote = by_vote - by_vote.mean(dim=1, keepdim=True)
     forwards = model.n_forwards - before
-    return Derivative(by_vote.double().cpu().numpy(), forwards, n_passes)
+    return Derivative(by_vote.cpu().double().numpy(), forwards, n_passes)
 
 
 def sketch(

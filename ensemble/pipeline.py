@@ -62,13 +62,17 @@ def query_generators(seeds: Sequence[int] | np.ndarray) -> list[torch.Generator]
 def initial_noise(
     model: EnsembleModel, generator: Generators, n_images: int
 ) -> Float[Tensor, "images channels height width"]:
-    """Standard normal noise, drawn from the images' generators."""
-    return randn_tensor(
+    """Standard normal noise, drawn from the images' generators.
+
+    Members of half precision start from that of whole ones, rounded.
+    """
+    drawn = randn_tensor(
         (n_images, *model.image_shape),
         generator=generator,
         device=model.device,
-        dtype=model.dtype,
+        dtype=torch.promote_types(model.dtype, torch.float32),
     )
+    return drawn.to(model.dtype)
 
 
 def guided(

@@ -320,7 +320,7 @@ def designed(
     before = pipe.members.n_forwards
     votes = design(pipe.members.n_members, road.paired, seed)
     pictures, ablated = ablated_beside(pipe, queries, votes, road.n_feedback, seed)
-    moved = (ablated - pictures[:, None]).flatten(2).double().cpu().numpy()
+    moved = (ablated - pictures[:, None]).flatten(2).cpu().double().numpy()
     inverse = np.linalg.pinv(votes - 1 / votes.shape[1])
     return Sensitivity(
         jacobian=np.einsum("mv,qvp->qpm", inverse, moved, optimize=True),
@@ -356,7 +356,7 @@ def tangents(pipe: EnsemblePipeline, queries: Queries) -> Sensitivity:
         return mean + (at_query - mean) + carried / model.n_members
 
     pictures, moved = stepped_beside(pipe, queries, model.n_members, beside)
-    moved = (moved - pictures[:, None]).flatten(2).double().cpu().numpy()
+    moved = (moved - pictures[:, None]).flatten(2).cpu().double().numpy()
     return Sensitivity(
         jacobian=moved.transpose(0, 2, 1),
         member_forwards=model.n_forwards - before,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import designs, faults, lds, mnist, scale, shards
+from benchmarks import designs, faults, lds, mnist, scale, shards, teams
 from splits.errors import BadInput
 
 
@@ -69,6 +69,15 @@ def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_
         assert row["instant"] + row["file operation"] == 1
         assert row["files_compared"] > 3
     assert found["broken"] == found["different"] == 0
+
+
+@pytest.mark.slow
+def test_two_processes_together_train_what_one_trains(tmp_path):
+    found = teams.compared(tmp_path, teams.SMOKE)
+    assert found["steps"] == 6
+    assert 0 <= found["largest_difference_of_a_loss"] < 1e-5
+    assert 0 <= found["largest_difference_of_a_weight"] < 1e-3
+    assert found["ratio_median"] > 0
 
 
 @pytest.mark.parametrize("setting", lds.SETTINGS)

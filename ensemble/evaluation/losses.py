@@ -36,7 +36,7 @@ def examples_of(pipe: EnsemblePipeline, asked: Queries) -> Examples:
     return Examples(
         images=on_device(pipe, asked.images.copy()),
         condition=asked.condition(pipe),
-        keys=torch.from_numpy(asked.seeds.copy()),
+        keys=torch.from_numpy(asked.seeds.copy()).to(pipe.members.device),
     )
 
 
@@ -76,10 +76,11 @@ def measure(
 def _mean_loss(folder: Path, states: States) -> Float64[np.ndarray, " pictures"]:
     network = nn.Module.to(load_member(folder), states.noisy.device, states.noisy.dtype)
     n_pictures = len(states.noisy)
-    total = torch.zeros(n_pictures, dtype=torch.float64, device=states.noisy.device)
+    # Not every device knows float64.
+    total = torch.zeros(n_pictures, dtype=torch.float64)
     size = max(1, MOST_AT_ONCE // n_pictures)
     for first in range(0, states.n_draws, size):
         some = states.at(slice(first, first + size))
         losses = gradients.values(network, some, "loss")
-        total += losses.sum(dim=1, dtype=torch.float64)
-    return (total / states.n_draws).cpu().numpy()
+        total += losses.cpu().sum(dim=1, dtype=torch.float64)
+    return (total / states.n_draws).numpy()

@@ -253,7 +253,8 @@ def _examples(pipe: EnsemblePipeline, plan: Plan, chosen: np.ndarray) -> Example
         labels = torch.from_numpy(plan.data.labels[chosen])
         condition = labels.to(pipe.members.device)
     images = queries.on_device(pipe, plan.data.images[chosen])
-    return Examples(images, condition, torch.from_numpy(chosen))
+    keys = torch.from_numpy(chosen).to(images.device)
+    return Examples(images, condition, keys)
 
 
 def _flat(pictures: Pictures) -> np.ndarray:
