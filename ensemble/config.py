@@ -277,6 +277,12 @@ class TrainingConfig:
         _one_of(
             "training.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16")
         )
+        if self.slices and self.processes_per_member > 1:
+            raise BadInput(
+                f"training.slices is {self.slices}, but members that are trained in "
+                "slices are trained by one process each. Set "
+                "training.processes_per_member to 1, or leave slices out."
+            )
         if self.batch_size % self.processes_per_member:
             raise BadInput(
                 f"A batch of {self.batch_size} images cannot be shared equally by "
@@ -348,6 +354,8 @@ class Config:
             "data.owner": self.data.owner,
             "data.source near_duplicates": self.data.source == NEAR_DUPLICATES,
             "training.slices": self.training.slices,
+            "training.processes_per_member above 1": self.training.processes_per_member
+            > 1,
         }
         for option, given in unfit.items():
             if given:

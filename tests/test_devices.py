@@ -226,14 +226,15 @@ def test_members_side_by_side_on_a_device_are_those_of_the_cpu(
 def test_half_precision_starts_from_the_same_noise_and_makes_nearly_the_same(
     device, digits
 ):
-    """bfloat16 has eight bits: a step of 1/128 at pixels near 1, at every step."""
+    """bfloat16 has eight bits, so each of four steps rounds by up to 1/256."""
     run, _, asked = digits
     half = ensemble_on(device, run).to(torch.bfloat16)
     noise = initial_noise(half.members, query_generators(asked.seeds), len(asked.seeds))
     assert torch.equal(noise.cpu(), asked.noise(ensemble_on("cpu", run)).bfloat16())
     images = half.pictures(asked.seeds)
     assert images.dtype == torch.bfloat16
-    assert np.abs(images.float().cpu().numpy() - asked.images).max() < 0.1
+    apart = np.abs(images.float().cpu().numpy() - asked.images).max()
+    assert apart < 0.05 * np.abs(asked.images).max()
 
 
 def moved(setting: Setting, device: torch.device) -> Setting:
@@ -264,5 +265,5 @@ def test_every_scorer_runs_where_its_networks_are(method, device, tmp_path):
         scores.append(quick(method).score(setting))
     assert np.isfinite(scores[1]).all()
     # What divides by small curvatures magnifies what is rounded away.
-    agreement = np.corrcoef(scores[0].ravel(), scores[1].ravel())[0, 1]
-    assert agreement > 0.98 or np.ptp(scores[0]) == 0
+    if np.ptp(scores[0]) > 0:
+        assert np.corrcoef(scores[0].ravel(), scores[1].ravel())[0, 1] > 0.98

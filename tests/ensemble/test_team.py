@@ -113,6 +113,17 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(tmp_path):
         tiny.config(tmp_path, training=uneven)
 
 
+def test_slices_are_refused_for_teams(tmp_path):
+    with pytest.raises(BadInput, match="slices are trained by one process each"):
+        tiny.config(tmp_path, training={**TOGETHER, "slices": 2})
+
+
+def test_a_run_that_extends_another_is_refused_for_teams(tmp_path):
+    tree = configs.to_dict(tiny.config(tmp_path, training=TOGETHER))
+    with pytest.raises(BadInput, match="cannot have training.processes_per_member"):
+        configs.from_dict({**tree, "extends": "runs/another"})
+
+
 def test_ray_is_refused_for_teams(tmp_path):
     config = written(tmp_path / "run", TOGETHER)
     with pytest.raises(BadInput, match="processes_per_member is 2, but --engine ray"):
