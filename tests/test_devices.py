@@ -24,6 +24,7 @@ from ensemble.scorers.gradients import Draws
 from ensemble.scorers.projection import Projection
 from ensemble.scorers.setting import Examples, Setting
 from ensemble.training import denoising_loss
+from splits.codes import ablated_votes
 from tests import tiny
 from tests.ensemble.scorers import tiny_setting
 from tests.ensemble.scorers.test_all_scorers import quick
@@ -186,9 +187,7 @@ def test_queries_start_from_the_same_noise_on_every_device(device, digits):
 
 def test_ablations_on_a_device_are_those_of_the_cpu(device, digits):
     run, ready, asked = digits
-    votes = np.stack(
-        [ablation.ablated_votes(ready.codes, [source]) for source in (0, 5)]
-    )
+    votes = np.stack([ablated_votes(ready.codes, [source]) for source in (0, 5)])
     made = [
         ablation.ablated_pictures(ensemble_on(one, run), asked, np.array([1, 0]), votes)
         for one in ("cpu", device)
