@@ -131,18 +131,19 @@ class Forked:
     ) -> None:
         # It stays in its parent's group, which is killed as one.
         del start_new_session
-        self.code: int | None = None
+        self.returncode: int | None = None
         self.process = os.fork()
         if self.process == 0:
             os.environ.update(env)
             finish("train", command[2:])
 
-    def wait(self) -> int:
-        """Its exit code; negative if a signal ended it."""
-        if self.code is None:
-            _, status = os.waitpid(self.process, 0)
-            self.code = os.waitstatus_to_exitcode(status)
-        return self.code
+    def poll(self) -> int | None:
+        """Its exit code, negative if a signal ended it; None while it runs."""
+        if self.returncode is None:
+            process, status = os.waitpid(self.process, os.WNOHANG)
+            if process:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Pass a signal on."""
