@@ -358,7 +358,9 @@ def evaluate(run: Run, options: argparse.Namespace) -> None:
     work = evaluation.work(run, ready, chosen)
     if work:
         print(f"To do: {work}.", flush=True)
-    path = evaluation.evaluate(run, ensemble_of(run), ready, chosen)
+    path = evaluation.on_record(run, ready, chosen)
+    if path is None:
+        path = evaluation.evaluate(run, ensemble_of(run), ready, chosen)
     rows = store.read_json(path)["rows"]
     # Like the plots, it carries no digest: it is made again from what does.
     store.write_text(path.with_suffix(".csv"), tables.as_csv(rows))

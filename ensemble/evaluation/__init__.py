@@ -25,14 +25,17 @@ class Evaluation:
     Attributes:
         work: What is still to be trained, in a line; empty if nothing is.
         evaluate: Does it, and returns the table's file.
+        on_record: The same where the run's records suffice and its members need not be
+            there; else None.
     """
 
     work: Callable[[Run, Plan, Options], str]
     evaluate: Callable[[Run, EnsemblePipeline, Plan, Options], Path]
+    on_record: Callable[[Run, Plan, Options], Path | None] = lambda *_: None
 
 
 EVALUATIONS = {
-    "lds": Evaluation(lds.work, lds.evaluate),
+    "lds": Evaluation(lds.work, lds.evaluate, lds.on_record),
     "deletion": Evaluation(deletion.work, deletion.evaluate),
     "far": Evaluation(false_attribution.work, false_attribution.evaluate),
     "quality": Evaluation(quality.work, quality.evaluate),

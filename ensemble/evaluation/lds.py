@@ -244,9 +244,21 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     predictors.score_again(
         run, pipe, plan, options.name, options.methods, options.dampings
     )
+    # Before hours of training: what is asked for must be there.
     methods = predictors.find(run, options.name, options.methods)
-    found = truth.find(run, pipe, plan, options)
-    path = tables.file(run, "lds", options.name)
+    return _tabled(run, options.name, methods, truth.find(run, pipe, plan, options))
+
+
+def on_record(run: Run, plan: Plan, options: Options) -> Path | None:
+    """The same where no model is needed for it, not even the members; else None."""
+    if options.dampings or truth.work(run, options):
+        return None
+    methods = predictors.find(run, options.name, options.methods)
+    return _tabled(run, options.name, methods, truth.read(run, plan, options))
+
+
+def _tabled(run: Run, name: str, methods: Sequence[Predictor], found: Truth) -> Path:
+    path = tables.file(run, "lds", name)
     identity = {
         "truth": found.identity,
         "methods": {method.method: method.digest for method in methods},

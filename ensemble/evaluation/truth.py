@@ -25,6 +25,7 @@ from ensemble.plan import Plan
 from ensemble.queries import Queries
 from ensemble.store import Run
 from splits import designs
+from splits.codes import CodeBook
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,39 +56,39 @@ def find(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Trut
         BadInput: If what is there was made with other options, or for other queries.
     """
     asked = queries.load(run, options.name)
-    splits = _splits(run, options)
-    n_sources, n_subsets = plan.codes.n_sources, options.n_subsets
-    book = designs.draw(splits.design, n_sources, n_subsets, seed=splits.seed)
-    identity = {
-        "n_subsets": options.n_subsets,
-        "steps": options.steps or run.config.training.steps,
-        "n_draws": options.n_draws,
-        "queries_digest": store.array_digest(asked.images),
-        "code_book_digest": book.digest(),
-    }
-    seeds = retraining.seeds(run, options.n_seeds)
-    files = [_file(run, options.name, seed) for seed in seeds]
-    rows = []
-    for seed, file in zip(seeds, files, strict=True):
-        if not file.with_suffix(".json").exists():
+    book, identity = _wanted(run, plan, options)
+    for seed, file in _files(run, options).items():
+        if not _is_measured(file):
             wanted = retraining.config(
                 run,
                 run.evaluation / "subsets" / f"seed-{seed}",
-                splits,
+                splits_of(run, options),
                 seed,
                 options.steps,
             )
             models = retraining.train(plan, book.bits, wanted)
             _measure(models, pipe, asked, options.n_draws, file, identity)
-        rows.append(_read(file, identity))
-    return Truth(book.bits, np.stack(rows), {**identity, "seeds": seeds})
+        # What fits is found before hours are spent on the next seed.
+        _read(file, identity)
+    return read(run, plan, options)
+
+
+def read(run: Run, plan: Plan, options: Options) -> Truth:
+    """Read the truth; all of it must have been measured.
+
+    Raises:
+        BadInput: If it was not, or with other options, or for other queries.
+    """
+    book, identity = _wanted(run, plan, options)
+    files = _files(run, options)
+    rows = [_read(file, identity) for file in files.values()]
+    return Truth(book.bits, np.stack(rows), {**identity, "seeds": list(files)})
 
 
 def work(run: Run, options: Options) -> str:
     """What is still to be trained, in a line; empty if nothing is."""
-    seeds = retraining.seeds(run, options.n_seeds)
-    files = [_file(run, options.name, seed) for seed in seeds]
-    missing = [file for file in files if not file.with_suffix(".json").exists()]
+    files = _files(run, options).values()
+    missing = [file for file in files if not _is_measured(file)]
     steps = options.steps or run.config.training.steps
     shown = len(missing) * options.n_subsets * steps
     if not missing:
@@ -98,14 +99,36 @@ def work(run: Run, options: Options) -> str:
     )
 
 
-def _splits(run: Run, options: Options) -> SplitsConfig:
+def splits_of(run: Run, options: Options) -> SplitsConfig:
+    """How the subsets are drawn."""
     # Another seed than the run's: its members must not have seen these very subsets.
     seed = run.config.splits.seed + 1
     return SplitsConfig("random_subsets", options.n_subsets, seed=seed)
 
 
-def _file(run: Run, name: str, seed: int) -> Path:
-    return run.evaluation / "truth" / name / f"seed-{seed}.npy"
+def _wanted(run: Run, plan: Plan, options: Options) -> tuple[CodeBook, dict[str, Any]]:
+    """The subsets, and what must be on record of each seed's losses."""
+    splits, n_sources = splits_of(run, options), plan.codes.n_sources
+    book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
+    asked = queries.load(run, options.name)
+    return book, {
+        "n_subsets": options.n_subsets,
+        "steps": options.steps or run.config.training.steps,
+        "n_draws": options.n_draws,
+        "queries_digest": store.array_digest(asked.images),
+        "code_book_digest": book.digest(),
+    }
+
+
+def _files(run: Run, options: Options) -> dict[int, Path]:
+    """Where the losses of each seed are."""
+    folder = run.evaluation / "truth" / options.name
+    seeds = retraining.seeds(run, options.n_seeds)
+    return {seed: folder / f"seed-{seed}.npy" for seed in seeds}
+
+
+def _is_measured(file: Path) -> bool:
+    return file.with_suffix(".json").exists()
 
 
 def _measure(

@@ -1,0 +1,123 @@
+"""What is shipped of a benchmark is enough to make its table, and a cell, again."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import attribute
+from benchmarks import ground_truth
+from ensemble import influence, plan, queries, scoring, store, units
+from ensemble.evaluation import EVALUATIONS, truth
+from ensemble.evaluation.options import Options
+from ensemble.influence import Asked
+from ensemble.measurement import MEASUREMENTS
+from ensemble.pipeline import EnsemblePipeline
+from splits.errors import BadInput
+from tests import tiny
+
+OPTIONS = Options("two", n_subsets=8, n_seeds=2, n_draws=4)
+EVALUATE = ["evaluate", "--what", "lds", "--name", "two", "--subsets", "8"]
+EVALUATE += ["--seeds", "2", "--draws", "4"]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """A run with everything that a table needs, and the table."""
+    run, ready = tiny.trained(
+        tmp_path_factory.mktemp("truth") / "run",
+        data={"n_images": 6},
+        splits={"design": "balanced", "n_members": 4, "weight": 2},
+    )
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    queries.generate(run, pipe, "two", [0, 1])
+    for method in ("pixel_dot", "trak"):
+        scoring.score(run, pipe, ready, "two", method)
+    loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
+    each = units.each_source(ready)
+    influence.measure_exactly(Asked(run, pipe, ready, "two", each, loss), 2)
+    return run, EVALUATIONS["lds"].evaluate(run, pipe, ready, OPTIONS)
+
+
+@pytest.fixture
+def packed(origin, tmp_path):
+    return ground_truth.pack(origin[0], tmp_path / "packed", None)
+
+
+def test_the_table_is_made_again_without_a_member(origin, packed, monkeypatch):
+    monkeypatch.setattr(attribute, "ensemble_of", None)
+    assert attribute.main([str(packed.path), *EVALUATE]) == 0
+    again = store.read_json(packed.path / "evaluation" / "lds-two.json")
+    table = store.read_json(origin[1])
+    for fact in ("identity", "rows", "reliability", "ceiling"):
+        assert again[fact] == table[fact]
+
+
+def test_neither_weights_nor_what_scorers_keep_for_themselves_are_shipped(packed):
+    names = {file.name for file in packed.path.rglob("*") if file.is_file()}
+    assert "seed-1.npy" in names
+    assert "influence_denoising_loss.npy" in names
+    assert not {"diffusion_pytorch_model.safetensors", "placebo.npy"} & names
+    assert not list(packed.path.glob("scores/*/.features"))
+
+
+def test_a_cell_that_is_trained_again_has_the_same_bits(packed, tmp_path):
+    found = ground_truth.cell(packed, OPTIONS, 3, 2, tmp_path / "again")
+    assert found["same_bits"]
+    assert found["largest_relative_difference"] == 0
+    kept = truth.read(packed, plan.load(packed), OPTIONS).losses
+    assert found["mean_loss"] == pytest.approx(kept[1, :, 3].mean())
+
+
+def test_a_cell_that_was_tampered_with_differs(packed, tmp_path):
+    file = packed.path / "evaluation" / "truth" / "two" / "seed-1.npy"
+    losses = np.load(file)
+    losses[0, 5] *= 1.5
+    facts = store.read_json(file.with_suffix(".json"))
+    digest = store.write_array(file, losses)
+    store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
+    found = ground_truth.cell(packed, OPTIONS, 5, 1, tmp_path / "again")
+    assert not found["same_bits"]
+    assert found["largest_relative_difference"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("subset", "seed"), [(8, 1), (-1, 1), (0, 3)])
+def test_a_cell_that_is_not_there_is_refused(packed, tmp_path, subset, seed):
+    with pytest.raises(BadInput, match="no cell of subset .* 0 to 7, seeds 1, 2"):
+        ground_truth.cell(packed, OPTIONS, subset, seed, tmp_path / "again")
+
+
+def test_a_folder_of_other_codes_is_refused(origin, tmp_path):
+    run, _ = origin
+    splits = dataclasses.replace(run.config.splits, seed=1)
+    other = dataclasses.replace(run.config, run=str(tmp_path / "packed"))
+    plan.prepare(store.create(dataclasses.replace(other, splits=splits)))
+    with pytest.raises(BadInput, match="belongs to a run with another config"):
+        ground_truth.pack(run, tmp_path / "packed", None)
+
+
+def test_more_than_is_on_record_needs_the_members(packed):
+    with pytest.raises(BadInput, match="not trained yet: 0 of 4 members"):
+        attribute.main([str(packed.path), *EVALUATE, "--seeds", "3"])
+
+
+def test_without_losses_there_is_no_table(packed):
+    shutil.rmtree(packed.path / "evaluation")
+    with pytest.raises(BadInput, match="is missing"):
+        truth.read(packed, plan.load(packed), OPTIONS)
+
+
+def test_the_command_prints_the_cell(packed, monkeypatch, capsys):
+    monkeypatch.setattr(ground_truth, "FOLDER", packed.path.parent)
+    monkeypatch.setattr(ground_truth, "PICTURES", {"packed": None})
+    monkeypatch.setattr(ground_truth, "Options", lambda name, n_seeds: OPTIONS)
+    arguments = ["ground_truth", "cell", "packed", "--subset", "2", "--name", "two"]
+    monkeypatch.setattr("sys.argv", arguments)
+    ground_truth.main()
+    said = capsys.readouterr().out
+    found = json.loads(said[said.index("{") :])
+    assert found["subset"] == 2
+    assert found["same_bits"]
