@@ -110,9 +110,9 @@ def joined(
     together = _joined(_chosen(old, there), new, config.data.label)
     if config.model.class_conditional and together.label_names != old.label_names:
         raise BadInput(
-            f"The new images have classes that {config.extends} does not know: "
-            f"{sorted({*together.label_names} - {*old.label_names})}. Conditional members "
-            "cannot learn others later: train a new run."
+            f"Conditional members keep the classes that they began with: those of "
+            f"{config.extends} know {', '.join(old.label_names)}, and the images now are "
+            f"of {', '.join(together.label_names)}. Train a new run."
         )
     return together
 

@@ -304,15 +304,22 @@ def test_an_old_source_cannot_bring_more_to_members_that_stay_as_they_are(artist
         plans.draw(configs.from_dict({**wanted, "extends": str(first.path)}))
 
 
-def test_conditional_members_learn_no_new_classes(artists):
+def test_conditional_members_keep_their_classes(artists):
     root, first, new = artists
     config = dataclasses.asdict(first.config)
     config |= {"run": str(root / "classes")}
     config["model"]["class_conditional"] = True
     conditional = made(config)
     config |= {"run": str(root / "x"), "extends": str(conditional.path), "data": new}
-    with pytest.raises(BadInput, match=r"does not know: \['Abel'\]"):
+    with pytest.raises(BadInput, match="know Adam, Eve, and .* of Abel, Adam, Eve"):
         plans.draw(configs.from_dict(config))
+    old = plans.checked(conditional).data
+    artist_of = dict(zip(old.names, old.columns["artist"], strict=True))
+    eves = [name for name, artist in artist_of.items() if artist == "Eve"]
+    adams = write(root / "adams", range(6, 8), lambda _: "Adam")
+    config["data"] = {**adams, "source": "artist", "label": "artist"}
+    with pytest.raises(BadInput, match="know Adam, Eve, and .* of Adam. Train a new"):
+        extension.joined(configs.from_dict(config), old, eves)
 
 
 def test_a_run_with_slices_cannot_be_extended(folders, tmp_path):
