@@ -36,6 +36,8 @@ from ensemble.measurement import MEASUREMENTS
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped
+from ensemble.scorers.feldman2020influence import EmpiricalInfluence
+from ensemble.scorers.ilyas2022datamodels import Datamodel
 from ensemble.scorers.posterior import Posterior
 from ensemble.store import REFERENCE, Run
 
@@ -44,6 +46,11 @@ from ensemble.store import REFERENCE, Run
 DEAR = ("das", "das_vector", "ekfac", "ekfac_elbo", "ekfac_norm", "kfac")
 # And these look at no model, so that one of both is enough.
 BLIND = ("random", "constant", "pixel_dot", "pixel_cosine", "component_cosine")
+# What learns from the members' losses alone, so that their number matters.
+OF_MEMBERS = {
+    "empirical_influence": EmpiricalInfluence(),
+    "ridge_datamodel": Datamodel(),
+}
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -202,6 +209,19 @@ def combined(
         print(f"{name}: {method}", flush=True)
 
 
+def fewer(
+    run: Run, pipe: EnsemblePipeline, ready: Plan, name: str, sizes: Sizes
+) -> None:
+    """What smaller ensembles would have said, of the first members alone."""
+    for n_members in sizes.budgets:
+        if n_members == sizes.n_members:
+            continue
+        held_out.ablate(run, pipe, ready, name, n_members=n_members)
+        for method, scorer in OF_MEMBERS.items():
+            some = replace(scorer, n_members=n_members)
+            scoring.score(run, pipe, ready, name, f"{method}_{n_members}", scorer=some)
+
+
 def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan) -> None:
     """Ablate every source: differentially, and exactly where nothing is sampled."""
     loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
@@ -237,6 +257,7 @@ def main() -> None:
     for name in names:
         options = Options(name, n_subsets=sizes.n_subsets, n_seeds=sizes.n_seeds)
         scored(run, pipe, ready, name, sizes)
+        fewer(run, pipe, ready, name, sizes)
         combined(run, pipe, ready, name, sizes)
         path = lds.evaluate(run, pipe, ready, options)
         plots.draw(path)

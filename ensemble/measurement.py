@@ -92,6 +92,7 @@ def denoising_loss_form(
     images: Images,
     condition: Int[Tensor, " images"] | None,
     n_draws: int = 32,
+    n_members: int | None = None,
 ) -> Float[Tensor, "images members members"]:
     """The ensemble's denoising loss at a picture, as a quadratic form of the votes.
 
@@ -108,10 +109,12 @@ def denoising_loss_form(
         images: The pictures to measure at.
         condition: Their labels, for conditional members.
         n_draws: (timestep, noise) pairs.
+        n_members: Only the first so many members; None: all.
     """
+    n_members = n_members or model.n_members
     n_timesteps = schedule.config["num_train_timesteps"]
     levels = (torch.arange(n_draws) + 0.5) * n_timesteps / n_draws
-    form = torch.zeros(len(images), model.n_members, model.n_members)
+    form = torch.zeros(len(images), n_members, n_members)
     for draw, level in enumerate(levels.long()):
         keyed = luck.generator(0, "denoising loss", draw)
         noise = torch.randn(images.shape[1:], generator=keyed).to(images)
@@ -125,7 +128,7 @@ def denoising_loss_form(
             residual = torch.stack(
                 [
                     model.predict_by(member, noisy, timestep, condition) - wanted
-                    for member in range(model.n_members)
+                    for member in range(n_members)
                 ],
                 dim=1,
             ).flatten(2)

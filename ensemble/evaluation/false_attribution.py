@@ -26,7 +26,7 @@ from ensemble import encoders, luck, queries, scoring, store, units
 from ensemble.ablation import ablated_pictures
 from ensemble.evaluation import intervals, predictors, tables
 from ensemble.evaluation.options import Options
-from ensemble.evaluation.predictors import ABLATIONS, Predictor
+from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
@@ -225,10 +225,7 @@ def _scores(run: Run, options: Options) -> list[Predictor]:
 def _influences(run: Run, name: str) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
     """Displacement, placebos and digest of every table of displacement."""
     found = {}
-    for suffix, method in ABLATIONS.items():
-        folder = run.influence(name + suffix)
-        if not folder.exists():
-            continue
+    for folder, method in predictors.ablations(run, name):
         files = store.read_json(folder / "info.json")["files"]
         if "displacement.npy" in files:
             displacement, placebo = (

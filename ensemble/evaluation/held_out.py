@@ -97,25 +97,55 @@ def keep(
 
 
 def ablate(
-    run: Run, pipe: EnsemblePipeline, plan: Plan, name: str, n_draws: int = 128
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    name: str,
+    n_draws: int = 128,
+    n_members: int | None = None,
 ) -> Path:
-    """Influence of every source on the loss at held-out images, exactly.
+    """Influence of every source on the ensemble's loss at a query's image, exactly.
+
+    Args:
+        run: The run folder.
+        pipe: The ensemble.
+        plan: Its sources and codes.
+        name: The queries, held out or generated.
+        n_draws: (timestep, noise) pairs at which the loss is measured.
+        n_members: As if the ensemble had only its first so many members, in a folder
+            of its own; None: all.
 
     Returns:
         The folder of the table; if it was there already, nothing is computed.
+
+    Raises:
+        BadInput: If all of the first members saw a source.
     """
-    folder = run.influence(name)
+    folder = run.influence(name if n_members is None else f"{name}-first-{n_members}")
     with locks.alone(folder):
         if folder.exists():
             store.check_sealed(folder, "info.json")
         else:
-            _ablate(run, pipe, plan, name, n_draws)
+            _ablate(run, pipe, plan, name, n_draws, n_members, folder)
     return folder
 
 
 def _ablate(
-    run: Run, pipe: EnsemblePipeline, plan: Plan, name: str, n_draws: int
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    name: str,
+    n_draws: int,
+    n_members: int | None,
+    folder: Path,
 ) -> None:
+    silenced = each_source(plan).silenced[:, :n_members]
+    if silenced.all(axis=1).any():
+        source = int(silenced.all(axis=1).argmax())
+        raise BadInput(
+            f"The first {n_members} members all saw source {source}: none is left to "
+            "vote without it. Ask for more members."
+        )
     asked = queries.load(run, name)
     form = denoising_loss_form(
         pipe.members,
@@ -123,10 +153,11 @@ def _ablate(
         on_device(pipe, asked.images),
         asked.condition(pipe),
         n_draws,
+        n_members,
     )
-    votes = votes_without(each_source(plan).silenced)
+    votes = votes_without(silenced)
     table = quadratic_influence(form.numpy(), votes).astype(np.float32)
-    with store.folder_in_the_making(run.influence(name)) as to:
+    with store.folder_in_the_making(folder) as to:
         store.write_array(to / "influence_denoising_loss.npy", table)
-        facts = {"method": METHOD, "units": "sources", "held_out": True}
+        facts = {"method": METHOD, "units": "sources", "n_members": silenced.shape[1]}
         store.seal(to, "info.json", {**facts, "n_draws": n_draws})

@@ -8,8 +8,10 @@ Before: ensemble/scoring.py, ensemble/influence.py. After: lds.py, deletion.py,
 false_attribution.py.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,13 @@ from ensemble.scorers import SCORERS, Damped
 from ensemble.store import Run
 from splits.errors import BadInput
 
-# What ablation's folders are called beside NAME, and what that becomes as a method.
-ABLATIONS = {"": "ablation", "-differential": "differential_ablation"}
+# What ablation's folders are called beside NAME, and what that becomes as a method: by
+# all members, for them by sensitivity, and by the first members alone.
+ABLATIONS = {
+    r"": "ablation",
+    r"-differential": "differential_ablation",
+    r"-first-(\d+)": r"ablation_first_\1",
+}
 # Which of their tables count, and the sign that makes them scores.
 TABLES = {"displacement": 1, "influence_denoising_loss": -1}
 
@@ -132,10 +139,7 @@ def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
 
 
 def _influences(run: Run, name: str) -> Iterator[Predictor]:
-    for suffix, method in ABLATIONS.items():
-        folder = run.influence(name + suffix)
-        if not folder.exists():
-            continue
+    for folder, method in ablations(run, name):
         files = store.read_json(folder / "info.json")["files"]
         for file, sign in TABLES.items():
             if f"{file}.npy" in files:
@@ -143,3 +147,12 @@ def _influences(run: Run, name: str) -> Iterator[Predictor]:
                 called = f"{method}_{file.split('_')[-1]}"
                 digest = files[f"{file}.npy"]
                 yield Predictor(called, "influence", sign * table, digest)
+
+
+def ablations(run: Run, name: str) -> Iterator[tuple[Path, str]]:
+    """Folders of ablation's tables, each with what its method is called."""
+    for folder in sorted(run.influence(name).parent.glob("[!.]*")):
+        for suffix, method in ABLATIONS.items():
+            found = re.fullmatch(re.escape(name) + suffix, folder.name)
+            if found:
+                yield folder, found.expand(method)

@@ -36,15 +36,13 @@ def losses(
 
 
 def query_losses(
-    setting: Setting, draws: Draws, n_networks: int | None = None
+    setting: Setting, draws: Draws
 ) -> Float64[np.ndarray, "networks queries"]:
-    """Mean loss of every network, or of the first so many, at every query.
+    """Mean loss of every network at every query.
 
     They are kept on disk, so methods that ask for the same ones share them.
     """
-    return np.stack(
-        [_kept(setting, network, draws) for network in setting.networks[:n_networks]]
-    )
+    return np.stack([_kept(setting, network, draws) for network in setting.networks])
 
 
 def _kept(

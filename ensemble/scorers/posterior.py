@@ -111,15 +111,14 @@ class Posterior:
         Raises:
             BadInput: If there are too few networks, or priors cannot be had.
         """
-        n_members = self.n_members or len(setting.networks)
-        if len(setting.networks) < max(n_members, FEWEST_MEMBERS):
+        setting = setting.first(self.n_members)
+        if len(setting.networks) < FEWEST_MEMBERS:
             raise BadInput(
-                f"A posterior from {max(n_members, FEWEST_MEMBERS)} members or more is "
-                f"asked for, and there are {len(setting.networks)}. Score an ensemble "
-                "of that many."
+                f"A posterior needs at least {FEWEST_MEMBERS} members, and there are "
+                f"{len(setting.networks)}. Score an ensemble of that many."
             )
-        seen = setting.included()[:n_members].astype(np.float64)
-        losses = query_losses(setting, self.draws, n_members)
+        seen = setting.included().astype(np.float64)
+        losses = query_losses(setting, self.draws)
         expected = self._expected(setting, seen, losses)
         prior, apart, fit = self._best(setting, expected, seen, losses)
         return gaussian.posterior(prior, seen, apart, fit)

@@ -7,6 +7,7 @@ so that its removal raises it. A source's score is the sum over its images.
 Before: queries.py, plan.py (the run). After: one module a method; scoring.py.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,23 @@ class Setting:
         included = np.zeros((len(self.networks), self.n_sources), dtype=bool)
         included[:, self.source_of] = self.saw
         return included
+
+    def first(self, n_networks: int | None) -> "Setting":
+        """The same with only the first so many networks; None: with all of them.
+
+        Raises:
+            BadInput: If there are fewer.
+        """
+        if n_networks is None:
+            return self
+        if n_networks > len(self.networks):
+            raise BadInput(
+                f"The first {n_networks} members are asked for, and there are "
+                f"{len(self.networks)}. Score an ensemble of that many, or ask for fewer."
+            )
+        return dataclasses.replace(
+            self, networks=self.networks[:n_networks], saw=self.saw[:n_networks]
+        )
 
 
 @runtime_checkable

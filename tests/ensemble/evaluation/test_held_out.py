@@ -62,7 +62,32 @@ def test_ablating_a_source_changes_their_loss_exactly(trained):
     before = (folder / "info.json").stat().st_mtime_ns
     held_out.ablate(run, pipe, plan, "new", n_draws=4)
     assert (folder / "info.json").stat().st_mtime_ns == before
-    assert store.read_json(folder / "info.json")["held_out"]
+    assert store.read_json(folder / "info.json")["n_members"] == pipe.members.n_members
+
+
+def test_a_smaller_ensemble_is_the_first_members_alone(trained):
+    run, pipe, plan = trained
+    held_out.write(run, plan, "fewer", images())
+    folder = held_out.ablate(run, pipe, plan, "fewer", n_draws=4, n_members=3)
+    assert folder == run.influence("fewer-first-3")
+    (found,) = predictors.find(run, "fewer", ["ablation_first_3_loss"])
+    form = denoising_loss_form(
+        pipe.members,
+        noise_schedule(run.config.model),
+        queries.on_device(pipe, queries.load(run, "fewer").images),
+        None,
+        4,
+    ).numpy()[:, :3, :3]
+    silent = plan.codes.bits[2, :3]
+    without = form[1][np.ix_(~silent, ~silent)].mean()
+    assert found.score[1, 2] == pytest.approx(without - form[1].mean(), rel=1e-3)
+
+
+def test_first_members_that_all_saw_a_source_are_refused(trained):
+    run, pipe, plan = trained
+    held_out.write(run, plan, "alone", images())
+    with pytest.raises(BadInput, match="The first 1 members all saw source"):
+        held_out.ablate(run, pipe, plan, "alone", n_draws=4, n_members=1)
 
 
 def test_training_images_are_not_held_out(trained):
