@@ -25,8 +25,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
 - **ceiling**: raw LDS over what a perfect predictor would reach, for retraining is noisy.
 - **damping chosen**: for methods that have one, best of raw with the damping that one
   half of the subsets chooses, on the other half.
-- **seconds** for all queries, on the machine of the record, features shared with methods
-  before it included.
+- **seconds** for all queries on the machine of the record, with those of features that
+  methods before it left; of a posterior without its priors'.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
   gradients are averaged. `_16`, `_32`, `first_16`: only so many members.
 """

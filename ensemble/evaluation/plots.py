@@ -17,6 +17,8 @@ from ensemble.evaluation.correlation import ceiling
 from ensemble.evaluation.tables import Row
 
 SIZE = (6.0, 4.0)
+# Of a method's name under another, in inches.
+LINE = 0.15
 # The same figures give the same files.
 PLAIN = {"svg": {"Date": None}, "png": {"Software": None}}
 
@@ -43,6 +45,9 @@ def lds(axes: Axes, table: dict[str, Any]) -> None:
     places = np.arange(len(rows))
     _points(axes, rows, "lds", places, sideways=True)
     axes.set_yticks(places, [row["method"] for row in rows], fontsize=7)
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.set_figheight(max(SIZE[1], LINE * len(rows) + 1))
     axes.set_xlabel("LDS, raw read-out")
     axes.axvline(0, color="0.8", linewidth=0.8)
     if "ceiling" in table:

@@ -77,3 +77,18 @@ def test_a_curve_runs_over_the_training_images_of_several_runs(tmp_path):
     svg, png = plots.curve(paths, tmp_path)
     assert svg.name == "far-curve.svg"
     assert png.exists()
+
+
+def test_many_methods_make_the_picture_higher():
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    rows = [
+        {"method": str(number), "readout": "raw", "lds": interval}
+        for number in range(60)
+    ]
+    heights = []
+    for some in (rows[:3], rows):
+        figure = plots.Figure(figsize=plots.SIZE)
+        plots.lds(figure.add_subplot(), {"rows": some})
+        heights.append(figure.get_figheight())
+    assert heights[0] == plots.SIZE[1]
+    assert heights[1] >= 60 * plots.LINE
