@@ -119,8 +119,13 @@ def ablate(
         The folder of the table; if it was there already, nothing is computed.
 
     Raises:
-        BadInput: If all of the first members saw a source.
+        BadInput: If there are fewer members, or the first ones all saw a source.
     """
+    if n_members is not None and not 0 < n_members <= pipe.members.n_members:
+        raise BadInput(
+            f"The first {n_members} members cannot be asked alone: 1 to "
+            f"{pipe.members.n_members} can."
+        )
     folder = run.influence(name if n_members is None else f"{name}-first-{n_members}")
     with locks.alone(folder):
         if folder.exists():

@@ -56,7 +56,8 @@ def find(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Trut
         BadInput: If what is there was made with other options, or for other queries.
     """
     asked = queries.load(run, options.name)
-    book, identity = _wanted(run, plan, options)
+    book, identity = _wanted(run, plan, options, asked)
+    rows = {}
     for seed, file in _files(run, options).items():
         if not _is_measured(file):
             wanted = retraining.config(
@@ -69,8 +70,8 @@ def find(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Trut
             models = retraining.train(plan, book.bits, wanted)
             _measure(models, pipe, asked, options.n_draws, file, identity)
         # What fits is found before hours are spent on the next seed.
-        _read(file, identity)
-    return read(run, plan, options)
+        rows[seed] = _read(file, identity)
+    return _joined(book, rows, identity)
 
 
 def read(run: Run, plan: Plan, options: Options) -> Truth:
@@ -79,10 +80,20 @@ def read(run: Run, plan: Plan, options: Options) -> Truth:
     Raises:
         BadInput: If it was not, or with other options, or for other queries.
     """
-    book, identity = _wanted(run, plan, options)
+    asked = queries.load(run, options.name)
+    book, identity = _wanted(run, plan, options, asked)
     files = _files(run, options)
-    rows = [_read(file, identity) for file in files.values()]
-    return Truth(book.bits, np.stack(rows), {**identity, "seeds": list(files)})
+    rows = {seed: _read(file, identity) for seed, file in files.items()}
+    return _joined(book, rows, identity)
+
+
+def _joined(
+    book: CodeBook,
+    rows: dict[int, Float64[np.ndarray, "queries subsets"]],
+    identity: dict[str, Any],
+) -> Truth:
+    losses_of_seeds = np.stack(list(rows.values()))
+    return Truth(book.bits, losses_of_seeds, {**identity, "seeds": list(rows)})
 
 
 def work(run: Run, options: Options) -> str:
@@ -106,11 +117,12 @@ def splits_of(run: Run, options: Options) -> SplitsConfig:
     return SplitsConfig("random_subsets", options.n_subsets, seed=seed)
 
 
-def _wanted(run: Run, plan: Plan, options: Options) -> tuple[CodeBook, dict[str, Any]]:
+def _wanted(
+    run: Run, plan: Plan, options: Options, asked: Queries
+) -> tuple[CodeBook, dict[str, Any]]:
     """The subsets, and what must be on record of each seed's losses."""
     splits, n_sources = splits_of(run, options), plan.codes.n_sources
     book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
-    asked = queries.load(run, options.name)
     return book, {
         "n_subsets": options.n_subsets,
         "steps": options.steps or run.config.training.steps,

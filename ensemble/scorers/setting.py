@@ -161,14 +161,14 @@ class Setting:
         """The same with only the first so many networks; None: with all of them.
 
         Raises:
-            BadInput: If there are fewer.
+            BadInput: If there are fewer, or none is asked for.
         """
         if n_networks is None:
             return self
-        if n_networks > len(self.networks):
+        if not 0 < n_networks <= len(self.networks):
             raise BadInput(
                 f"The first {n_networks} members are asked for, and there are "
-                f"{len(self.networks)}. Score an ensemble of that many, or ask for fewer."
+                f"{len(self.networks)}. Ask for 1 to {len(self.networks)}."
             )
         return dataclasses.replace(
             self, networks=self.networks[:n_networks], saw=self.saw[:n_networks]

@@ -109,3 +109,12 @@ def test_conditional_members_are_told_their_labels(tmp_path):
     labels = np.array([1, 0, 1])
     asked = held_out.write(run, plan, "new", images(), labels)
     assert asked.conditions.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("n_members", [0, 5])
+def test_as_many_members_as_there_are_not_are_refused(trained, n_members):
+    run, pipe, plan = trained
+    with pytest.raises(
+        BadInput, match=f"The first {n_members} members cannot .* 1 to 4"
+    ):
+        held_out.ablate(run, pipe, plan, "none", n_draws=4, n_members=n_members)

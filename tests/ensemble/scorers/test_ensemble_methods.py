@@ -138,6 +138,8 @@ def test_the_first_members_alone_are_a_smaller_ensemble(tmp_path, scorer):
     assert not np.array_equal(found, of_sources(scorer, setting))
     with pytest.raises(BadInput, match="first 13 members are asked for, and there are"):
         dataclasses.replace(scorer, n_members=13).score(setting)
+    with pytest.raises(BadInput, match="first 0 members are asked for"):
+        dataclasses.replace(scorer, n_members=0).score(setting)
 
 
 def test_an_unknown_penalty_is_refused():
