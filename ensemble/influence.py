@@ -149,7 +149,7 @@ def _measure_exactly(
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
     votes = votes_without(np.concatenate([units.silenced, placebos]))
     began = time.perf_counter()
-    with store.stage(run, f"ablate {folder.name}"):
+    with store.stage(run, _stage(folder)):
         landscape = ablation.landscape(
             pipe,
             asked_for,
@@ -235,7 +235,7 @@ def _measure_differentially(
     asked_for = queries.load(run, asked.name)
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
     began = time.perf_counter()
-    with store.stage(run, f"ablate {folder.name}"):
+    with store.stage(run, _stage(folder)):
         before = pipe.members.n_forwards
         n_queries, n_units = len(asked_for.seeds), len(units.sources)
         audited = audit.drawn(n_units, n_queries, n_audit, seed)
@@ -355,6 +355,7 @@ def measure_adjointly(asked: Asked) -> Path:
         if folder.exists():
             made_with = store.check_sealed(folder, "info.json").get("code_book_digest")
             silence.require_current(asked.run.path, folder, made_with)
+            store.note_stage(asked.run, _stage(folder))
         else:
             _measure_adjointly(asked, folder, name, reading)
     return folder
@@ -364,7 +365,7 @@ def _measure_adjointly(
     asked: Asked, folder: Path, name: str, reading: Callable[[Images], Values]
 ) -> None:
     asked_for = queries.load(asked.run, asked.name)
-    with store.stage(asked.run, f"ablate {folder.name}"):
+    with store.stage(asked.run, _stage(folder)):
         found = adjoint.adjoint(asked.pipe, asked_for, reading)
         parts = [
             -found.by_vote @ (votes - 1 / votes.shape[1]).T
@@ -412,12 +413,18 @@ def quadratic_influence(
     return form.mean(axis=(1, 2), dtype=np.float64)[:, None] - ablated
 
 
+def _stage(folder: Path) -> str:
+    """What the manifest calls the making of these tables."""
+    return f"ablate {folder.name}"
+
+
 def _there(asked: Asked, folder: Path) -> bool:
     """Whether the tables have been made already, with all that is asked for."""
     if not folder.exists():
         return False
     info = store.check_sealed(folder, "info.json")
     silence.require_current(asked.run.path, folder, info["code_book_digest"])
+    store.note_stage(asked.run, _stage(folder))
     kept = info["measurements"]
     missing = [name for name in asked.measurements if name not in kept]
     if missing:

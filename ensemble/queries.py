@@ -85,7 +85,9 @@ def generate(
     }
     with locks.alone(run.queries(name)):
         if run.queries(name).exists():
-            return _unchanged(run, name, wanted)
+            found = _unchanged(run, name, wanted)
+            store.note_stage(run, f"generate {name}")
+            return found
         wanted["code_book_digest"] = silence.book(run.path).digest()
         _generate(run, pipe, name, wanted)
     return load(run, name)

@@ -132,6 +132,7 @@ def score(
         )
     asked = queries.load(run, name)
     path = score_file(run, name, method, which)
+    stage = f"score {name} {path.stem}"
     identity = {
         "method": method,
         "options": _options(scorer),
@@ -144,13 +145,14 @@ def score(
         per_image |= kept is not None and kept["images_sha256"] is not None
         if kept is not None and not _lacks(kept, dampings, per_image):
             _check(path, kept)
+            store.note_stage(run, stage)
             return path
         setting = dataclasses.replace(
             setting_of(run, pipe, plan, asked, which, max_memory_mb),
             scores=functools.partial(scores_of, run, pipe, plan, name, max_memory_mb),
         )
         began = time.perf_counter()
-        with store.stage(run, f"score {name} {path.stem}"):
+        with store.stage(run, stage):
             written = _write(path, scorer, setting, identity, dampings, per_image)
             seconds = time.perf_counter() - began + setting.work.seconds_before
             facts = {**_facts(scorer, setting, seconds), **written}

@@ -283,6 +283,17 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
         write_json(run.manifest, manifest)
 
 
+def note_stage(run: Run, name: str) -> None:
+    """Put on record a stage whose process was killed between its work and its record."""
+    if name in read_json(run.manifest)["stages"]:
+        return
+    with locks.alone(run.manifest):
+        manifest = read_json(run.manifest)
+        facts = {"done": now(), "commit": commit()}
+        manifest["stages"].setdefault(name, facts)
+        write_json(run.manifest, manifest)
+
+
 def is_complete(run: Run) -> bool:
     """Whether a run folder is a pipeline with its card, and on record as one."""
     there = all((run.path / file).exists() for file in (*PIPELINE, CARD))

@@ -518,7 +518,7 @@ def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
         "loss_curve": {"steps": progress.loss_steps, "loss": progress.losses},
         "seconds": round(progress.seconds, 3),
         "peak_memory_bytes": store.peak_memory_bytes(),
-        "device": str(trainee.accelerator.device),
+        "device": trainee.accelerator.device.type,
         "finished": store.now(),
     }
     if trainee.start is not None:

@@ -55,6 +55,13 @@ def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     return run, ready
 
 
+def forget_stage(run: Run, name: str) -> None:
+    """Leave the manifest as a kill does between a stage's work and its record."""
+    manifest = store.read_json(run.manifest)
+    del manifest["stages"][name]
+    store.write_json(run.manifest, manifest)
+
+
 def ensemble(
     n_members: int = 4,
     n_classes: int | None = None,

@@ -112,6 +112,32 @@ def test_a_landscape_is_not_computed_twice(ablated):
     assert pipe.members.n_forwards == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "again"),
+    [
+        ("generate two", lambda asked: queries.generate(*asked[:2], "two", [0, 1])),
+        ("ablate two", lambda asked: influence.measure_exactly(asked[2])),
+        (
+            "ablate two-adjoint.contrast",
+            lambda asked: influence.measure_adjointly(asked[2]),
+        ),
+    ],
+)
+def test_what_a_kill_kept_off_the_record_is_put_on_it(ablated, stage, again):
+    run, plan, pipe = ablated
+    chosen = {"contrast": MEASUREMENTS["contrast"]}
+    asked = (run, pipe, asked_of(run, plan, pipe, None, chosen))
+    again(asked)
+    tiny.forget_stage(run, stage)
+    before = pipe.members.n_forwards
+    again(asked)
+    assert pipe.members.n_forwards == before
+    kept = store.read_json(run.manifest)["stages"][stage]
+    assert kept["commit"] == store.commit()
+    again(asked)
+    assert store.read_json(run.manifest)["stages"][stage] == kept
+
+
 def test_sets_and_groups_are_units_of_their_own(ablated):
     run, plan, pipe = ablated
     pair = units.one_set(plan, [2, 0])

@@ -78,6 +78,16 @@ def test_scoring_twice_is_scoring_once(trained):
     assert path.stat().st_mtime_ns == before
 
 
+def test_scores_that_a_kill_kept_off_the_record_are_put_on_it(trained):
+    run, stage = trained[0], "score demo dot"
+    path = score(*trained, "demo", "dot", scorer=DOT)
+    before = path.stat().st_mtime_ns
+    tiny.forget_stage(run, stage)
+    score(*trained, "demo", "dot", scorer=DOT)
+    assert path.stat().st_mtime_ns == before
+    assert stage in store.read_json(run.manifest)["stages"]
+
+
 def test_scores_without_their_sidecar_are_made_again(trained):
     path = score(*trained, "demo", "chance", scorer=Random())
     wanted = np.load(path)
