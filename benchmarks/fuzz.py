@@ -1,14 +1,11 @@
 """Fuzzing: whatever bytes come in, a reader reads them or refuses them in one message.
 
     python -m benchmarks.fuzz [INPUTS] [--seed S]
-    python -m benchmarks.fuzz --reader config --engine atheris     # until interrupted
 
 Valid inputs of every reader are mutated: bits, bytes, spans, splices, words of the
 format; checksums are put right half of the time, so that what lies behind them is
 reached too. A reader may return or raise BadInput. Everything else is recorded with the
 input that caused it: any other exception, and more than a second of processor time.
-With the engine `atheris` (a package of that name, if it is installed) coverage guides
-the mutations.
 """
 
 import argparse
@@ -18,7 +15,6 @@ import random
 import resource
 import signal
 import struct
-import sys
 import tarfile
 import tempfile
 import time
@@ -305,21 +301,6 @@ def fuzzed(name: str, n_inputs: int, seed: int) -> dict[str, Any]:
     return {**found, "longest_seconds": round(longest, 3)}
 
 
-def guided(name: str) -> None:
-    """Let coverage guide the mutations, until something goes wrong or forever."""
-    import atheris  # type: ignore[import-not-found]
-
-    def once(content: bytes) -> None:
-        verdict, _ = judged(name, content)
-        assert verdict in ("read", "refused"), verdict
-
-    folder = Path(tempfile.mkdtemp())
-    for number, content in enumerate(READERS[name].valid()):
-        (folder / str(number)).write_bytes(content)
-    atheris.Setup([sys.argv[0], str(folder)], once)
-    atheris.Fuzz()
-
-
 def main(n_inputs: int = 1_000_000, seed: int = 0) -> None:
     readers = {}
     for number, (name, reader) in enumerate(READERS.items()):
@@ -338,12 +319,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("inputs", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--engine", default="mutations", choices=["mutations", "atheris"]
-    )
-    parser.add_argument("--reader", default="config", choices=sorted(READERS))
     options = parser.parse_args()
-    if options.engine == "atheris":
-        guided(options.reader)
-    else:
-        main(options.inputs, options.seed)
+    main(options.inputs, options.seed)
