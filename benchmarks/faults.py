@@ -210,14 +210,23 @@ def to_its_end(kind: Kind, folder: Path) -> int:
     """
     for number in range(1, MOST_RESTARTS):
         code = ended(start(kind, folder, unwatched))
-        run = folder / "run"
-        if code == 0 and (
-            kind.script != "train" or store.is_complete(store.open_run(run))
-        ):
+        if is_done(kind, folder, code):
             return number
         # Whoever outlived a killed parent may still have to notice.
         time.sleep(0.2)
     raise RuntimeError(f"{kind.arguments} does not end; see {folder}.log.")
+
+
+def is_done(kind: Kind, folder: Path, code: int) -> bool:
+    """Whether a command has come to its end, judged by its exit code and what is there."""
+    match kind.script:
+        case "train":
+            return code == 0 and store.is_complete(store.open_run(folder / "run"))
+        case "shards":
+            # Killed after its folder got its name, it is refused a second time.
+            return code == 0 or (code == 2 and (folder / "out" / shards.INDEX).exists())
+        case _:
+            return code == 0
 
 
 # Undisturbed.
