@@ -43,6 +43,7 @@ SCHEDULERS = {
     "dpmsolver++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
 }
+Of = TypeVar("Of")
 Result = TypeVar("Result")
 
 
@@ -233,21 +234,21 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         return total
 
     def each(
-        self, task: Callable[[int], Result], members: Sequence[int]
+        self, task: Callable[[Of], Result], given: Sequence[Of]
     ) -> Iterator[Result]:
-        """Run a task for each member, some side by side; results in order."""
+        """Run a task for each member, or what is given, some side by side; in order."""
         if self.side_by_side == 1:
-            yield from map(task, members)
+            yield from map(task, given)
             return
         # Whether gradients are wanted is a property of the thread that asks.
         wanted = torch.is_grad_enabled()
 
-        def inside(member: int) -> Result:
+        def inside(one: Of) -> Result:
             with torch.set_grad_enabled(wanted):
-                return task(member)
+                return task(one)
 
         with ThreadPoolExecutor(self.side_by_side) as pool:
-            yield from pool.map(inside, members)
+            yield from pool.map(inside, given)
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, **kwargs: Any

@@ -22,7 +22,8 @@ Before: pipeline.py, queries.py. After: adjoint.py, influence.py.
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,8 @@ from ensemble.pipeline import EnsemblePipeline, Sampling, guided, step_arguments
 from ensemble.queries import Queries
 
 Pictures = Float[Tensor, "queries channels height width"]
+# As many make good use of a core.
+IMAGES_OF_A_BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +130,7 @@ def ablated_beside(
     votes: Float64[np.ndarray, "vectors members"],
     n_feedback: int | None = 1,
     seed: int = 0,
+    ahead: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample each query and, beside it, its ablations by vote vectors, approximately.
 
@@ -135,28 +139,32 @@ def ablated_beside(
 
         sum of v_m ε_m(y)  ~  sum of v_m ε_m(x) + mean over k of [ ε_k(y) - ε_k(x) ]
 
-    with n_feedback members k drawn from those that vote, anew at every step. On
-    average the right side is the left, and it is the left where all are drawn; so one
-    forward pass a step follows an ablation that would have taken half of the members.
+    with n_feedback members k, so that one forward pass a step follows an ablation that
+    would have taken half of the members. Members take turns, each before any has its
+    second: what one of them feeds back too much, the others take back within few steps.
+    All ablations follow the same members, so that what is wrong is wrong for all
+    directions alike. Both sides then differ by the square of the change of votes.
 
     Args:
         pipe: The ensemble.
         queries: What is sampled.
         votes: One vector for each ablation: equal votes of the members that stay.
-        n_feedback: Members drawn; None takes all: exact ablation.
-        seed: Draws them.
+        n_feedback: Members that are followed at each step; None follows all that vote:
+            exact ablation.
+        seed: Draws the members' order.
+        ahead: How many turns ahead of the others each ablation is; None: none.
 
     Returns:
         Pictures (queries, ...) and ablated pictures (queries, vectors, ...).
     """
     model, sampling = pipe.members, pipe.sampling()
     weights = torch.from_numpy(votes).to(model.device, model.dtype)
-    rng = luck.rng(seed, "feedback")
+    shares = _turns(votes, n_feedback, luck.rng(seed, "feedback"), ahead)
 
     def beside(
         scaled: Tensor, at_query: Tensor, timestep: Tensor, condition: Condition
     ) -> Tensor:
-        share = _drawn(votes, n_feedback, rng)
+        share = next(shares)
         further = _feedback(
             model, sampling, scaled[:, 1:], at_query, timestep, condition, share
         )
@@ -203,24 +211,26 @@ def guided_member(
     )
 
 
-def _drawn(
+def _turns(
     votes: Float64[np.ndarray, "vectors members"],
     n_feedback: int | None,
     rng: np.random.Generator,
-) -> Float64[np.ndarray, "vectors members"]:
-    """How much each member's feedback counts for each ablation at one step.
-
-    Each ablation takes the first n_feedback of its voting members in an order that is
-    common to all, so that few members see many states each.
-    """
+    ahead: Sequence[int] | None,
+) -> Iterator[Float64[np.ndarray, "vectors members"]]:
+    """How much each member's feedback counts for each ablation, step by step."""
     if n_feedback is None:
-        return votes
-    order = rng.permutation(votes.shape[1])
-    voting = votes[:, order] > 0
-    taken = voting & (np.cumsum(voting, axis=1) <= n_feedback)
-    share = np.zeros(votes.shape)
-    share[:, order] = taken / taken.sum(axis=1, keepdims=True)
-    return share
+        yield from itertools.repeat(votes)
+    n_vectors, n_members = votes.shape
+    at_once = min(n_feedback or n_members, n_members)
+    place = np.zeros(n_vectors, np.int64) if ahead is None else np.asarray(ahead)
+    while True:
+        order = rng.permutation(n_members)
+        for first in range(0, n_members, at_once):
+            share = np.zeros(votes.shape)
+            for turn in range(first, first + at_once):
+                followed = order[(place + turn) % n_members]
+                share[np.arange(n_vectors), followed] = 1 / at_once
+            yield share
 
 
 def _feedback(
@@ -232,26 +242,39 @@ def _feedback(
     condition: Condition,
     share: Float64[np.ndarray, "vectors members"],
 ) -> Float[Tensor, "queries vectors channels height width"]:
-    """How much more the drawn members predict at the ablations than at the query."""
+    """How much more the followed members predict at the ablations than at the query."""
     total = torch.zeros_like(states)
     weights = torch.from_numpy(share).to(states)
 
-    def difference(member: int) -> tuple[Tensor, Tensor]:
-        vectors = torch.nonzero(weights[:, member]).flatten()
+    def difference(block: tuple[int, np.ndarray]) -> Tensor:
+        member, vectors = block
         chosen = states[:, vectors].flatten(0, 1)
         label = condition
         if condition is not None:
             label = condition.repeat_interleave(len(vectors))
         found = guided_member(model, sampling, member, chosen, timestep, label)
         found = found.unflatten(0, (len(states), len(vectors)))
-        return vectors, found - at_query[:, member, None]
+        return found - at_query[:, member, None]
 
-    members = np.flatnonzero(share.any(axis=0)).tolist()
-    for member, (vectors, found) in zip(
-        members, model.each(difference, members), strict=True
+    blocks = [
+        (member, vectors)
+        for member in np.flatnonzero(share.any(axis=0)).tolist()
+        for vectors in _blocks(np.flatnonzero(share[:, member]), len(states))
+    ]
+    for (member, vectors), found in zip(
+        blocks, model.each(difference, blocks), strict=True
     ):
         total[:, vectors] += weights[vectors, member, None, None, None] * found
     return total
+
+
+def _blocks(vectors: np.ndarray, n_queries: int) -> list[np.ndarray]:
+    """Few enough vectors at once that blocks can be run side by side.
+
+    However many are: the order of additions, and so the bits, do not depend on it.
+    """
+    n_blocks = max(1, len(vectors) * n_queries // IMAGES_OF_A_BLOCK)
+    return np.array_split(vectors, min(n_blocks, len(vectors)))
 
 
 def design(n_members: int, paired: bool, seed: int = 0) -> np.ndarray:
@@ -298,6 +321,13 @@ class Road:
         parts = ["designed", *(["paired"] if self.paired else [])]
         return ", ".join(parts + [f"{followed} followed"] * (followed != 1))
 
+    def generations(self, n_members: int) -> float:
+        """Member forwards that it takes, in generations of the query, with that one."""
+        n_vectors = len(design(n_members, self.paired))
+        half = n_members / 2
+        followed = half if self.n_feedback is None else min(self.n_feedback, n_members)
+        return 1 + n_vectors * followed / n_members
+
 
 # From cheap to exact following: about 2, 3, 5 and M generations.
 DESIGNED_ROADS = (Road(), Road(paired=True), Road(True, 2), Road(True, None))
@@ -318,8 +348,16 @@ def designed(
         seed: Draws the design and the members.
     """
     before = pipe.members.n_forwards
-    votes = design(pipe.members.n_members, road.paired, seed)
-    pictures, ablated = ablated_beside(pipe, queries, votes, road.n_feedback, seed)
+    n_members = pipe.members.n_members
+    votes = design(n_members, road.paired, seed)
+    ahead = None
+    if road.paired:
+        # Of a vector and its complement the difference counts, and so the mean of what
+        # both follow: it is of two members, if they are not the same.
+        ahead = np.repeat([0, n_members // 2], len(votes) // 2).tolist()
+    pictures, ablated = ablated_beside(
+        pipe, queries, votes, road.n_feedback, seed, ahead
+    )
     moved = (ablated - pictures[:, None]).flatten(2).cpu().double().numpy()
     inverse = np.linalg.pinv(votes - 1 / votes.shape[1])
     return Sensitivity(

@@ -10,6 +10,7 @@ from ensemble import audit, influence, queries, store, units
 from ensemble.influence import Asked, quadratic_influence
 from ensemble.measurement import MEASUREMENTS
 from ensemble.pipeline import EnsemblePipeline
+from ensemble.sensitivity import DESIGNED_ROADS
 from splits import BadInput
 from tests import tiny
 
@@ -176,7 +177,7 @@ def test_differential_ablation_fills_the_same_tables(ablated):
     [
         ([0.99], 1, "the cheapest that reaches"),
         ([0.5, 0.97], 2, "the cheapest that reaches"),
-        ([0.5, 0.6, 0.7, 0.95], 4, "the most faithful, but none reaches"),
+        ([0.5, 0.6, 0.7, 0.95], 4, "less than exact ablation; none reaches"),
     ],
 )
 def test_roads_are_tried_until_one_orders_the_sample_well(
@@ -199,6 +200,33 @@ def test_roads_are_tried_until_one_orders_the_sample_well(
     # Chosen by ten of the twenty units, judged by the other ten.
     assert info["audit"]["spearman"] == 0.9
     assert info["audit"]["n_audit"] == 10
+
+
+def test_roads_that_take_more_than_exact_ablation_are_not_tried(
+    twenty, monkeypatch, tmp_path
+):
+    run, plan, pipe = twenty
+    shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
+    moved = dataclasses.replace(run, path=tmp_path)
+    monkeypatch.setattr(audit, "rank_correlation", lambda *_: 0.5)
+    asked = asked_of(moved, plan, pipe)
+    # Each of twenty sources silences two of eight members, no two the same ones.
+    assert influence._exact_generations(asked.units) == 15
+    names = [road.name for road in DESIGNED_ROADS]
+    prices = [road.generations(8) for road in DESIGNED_ROADS]
+    assert prices == [1 + 7 / 8, 1 + 14 / 8, 1 + 28 / 8, 1 + 14 * 4 / 8]
+    monkeypatch.setattr(influence, "_exact_generations", lambda _: 5.0)
+    folder = influence.measure_differentially(asked, n_placebos=12)
+    tried = store.read_json(folder / "info.json")["roads_tried"]
+    assert [one["road"] for one in tried] == names[:3]
+    assert [one["generations"] for one in tried] == prices[:3]
+
+
+def test_units_that_silence_the_same_members_are_ablated_once(twenty):
+    _, plan, _ = twenty
+    alone = units.each_source(plan)
+    twice = dataclasses.replace(alone, silenced=alone.silenced.repeat(2, axis=0))
+    assert influence._exact_generations(twice) == 15
 
 
 def test_an_accuracy_is_a_correlation(twenty):

@@ -3,6 +3,7 @@
 Everything here is float64, so that roads may be told apart from rounding.
 """
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,20 +229,71 @@ def test_one_step_of_constant_members_is_the_schedulers_own_coefficient():
     )
 
 
-def test_linear_members_are_followed_exactly_on_average():
-    """With linear members one random member a step errs, but not on average."""
+def test_members_that_bend_alike_are_followed_exactly():
+    """Where members differ by constants, any one tells how all of them change."""
     pipe = ensemble_of(Linear)
-    queries = queries_of(pipe, 1)
+    for network in pipe.members.networks[1:]:
+        network.matrix.data = pipe.members.networks[0].matrix.data
+    queries = queries_of(pipe, 2)
     exact = pictures_at(pipe, queries, HALVES)
-    draws = torch.stack(
-        [
-            sensitivity.ablated_beside(pipe, queries, HALVES, 1, seed)[1]
-            for seed in range(60)
-        ]
-    )
-    spread = (draws - exact).flatten(1).norm(dim=1).mean()
-    # Members are drawn anew at every step, so products of steps keep the mean exact.
-    assert float((draws.mean(dim=0) - exact).norm() / spread) < 4 / np.sqrt(60)
+    for n_feedback in (1, 3):
+        found = sensitivity.ablated_beside(pipe, queries, HALVES, n_feedback)[1]
+        torch.testing.assert_close(found, exact)
+
+
+@pytest.mark.parametrize("n_feedback", [1, 2, 3, 4, 9])
+def test_every_member_has_its_turn_before_any_has_its_second(n_feedback):
+    votes, rng = np.full((5, 6), 1 / 6), np.random.default_rng(0)
+    ahead = [0, 0, 0, 3, 3]
+    shares = sensitivity._turns(votes, n_feedback, rng, ahead)
+    at_once = min(n_feedback, 6)
+    for _ in range(3):
+        taken = np.stack([next(shares) for _ in range(-(-6 // at_once))])
+        np.testing.assert_allclose(taken.sum(axis=2), 1)
+        assert ((taken > 0).sum(axis=2) == at_once).all()
+        turns = (taken > 0).sum(axis=0)
+        assert turns.min() >= 1
+        assert turns.max() <= (1 if 6 % at_once == 0 else 2)
+        # Those ahead follow others, unless everybody is followed.
+        assert (taken[:, 0] == taken[:, 2]).all()
+        assert (taken[:, 3] == taken[:, 4]).all()
+        assert (taken[0, 0] == taken[0, 3]).all() == (at_once == 6)
+
+
+def test_all_members_in_turn_are_the_mean_over_members():
+    """The naive twin: the recursion written out, with the mean over all of them."""
+    pipe = tiny.ensemble()
+    queries = queries_of(pipe)
+    found = sensitivity.ablated_beside(pipe, queries, HALVES, n_feedback=4)[1]
+    model, scheduler = pipe.members, copy.deepcopy(pipe.sampling().scheduler)
+    scheduler.set_timesteps(pipe.sampling().n_steps)
+    for query, start in enumerate(queries.noise(pipe)):
+        for vector, votes in enumerate(torch.from_numpy(HALVES)):
+            full = moved = start[None].double()
+            for timestep in scheduler.timesteps:
+                at_full, at_moved = (
+                    torch.stack(
+                        [model.predict_by(m, at, timestep, None) for m in range(4)]
+                    )
+                    for at in (full, moved)
+                )
+                mean = at_full.mean(dim=0)
+                voted = torch.einsum("m,m...->...", votes, at_full)
+                voted = voted + at_moved.mean(dim=0) - mean
+                moved = scheduler.step(voted, timestep, moved).prev_sample
+                full = scheduler.step(mean, timestep, full).prev_sample
+            torch.testing.assert_close(found[query, vector], moved[0])
+
+
+def test_blocks_side_by_side_find_the_same(monkeypatch):
+    monkeypatch.setattr(sensitivity, "IMAGES_OF_A_BLOCK", 2)
+    pipe = tiny.ensemble()
+    queries = queries_of(pipe)
+    alone = sensitivity.designed(pipe, queries, Road(paired=True))
+    pipe.members.side_by_side = 3
+    beside = sensitivity.designed(pipe, queries, Road(paired=True))
+    np.testing.assert_array_equal(beside.jacobian, alone.jacobian)
+    assert beside.member_forwards == alone.member_forwards
 
 
 def test_displacement_is_the_quadratic_form():
