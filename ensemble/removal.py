@@ -41,6 +41,7 @@ def request(
     """
     with locks.alone(run.path / "removals"):
         plan, before = plans.checked(run), silence.removed(run.path)
+        silence.note(run)
         _require_known(plan, sources)
         added = sorted(set(sources) - set(before))
         if not added:

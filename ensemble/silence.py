@@ -63,10 +63,7 @@ def requests(folder: Path) -> list[Request]:
     Raises:
         BadInput: If the log was cut, edited or damaged.
     """
-    path = folder / LOG
-    # What is no text cannot be what was written: its digest says so below.
-    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-    lines = text.split("\n")[:-1]
+    path, lines = folder / LOG, _lines(folder)
     previous = ""
     found = []
     for number, line in enumerate(lines, 1):
@@ -91,17 +88,21 @@ def append(run: store.Run, asked: dict[str, Any]) -> Request:
         run: The run folder.
         asked: Everything about it but number, time and the line before.
     """
-    path = run.path / LOG
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = text.split("\n")[:-1]
+    lines = _lines(run.path)
     number = len(lines) + 1
     previous = _digest(lines[-1]) if lines else ""
     request = Request(number=number, time=store.now(), previous=previous, **asked)
     line = json.dumps(asdict(request), ensure_ascii=False)
     with store.stage(run, STAGE.format(number)) as facts:
-        store.write_text(path, text + line + "\n")
+        store.write_text(run.path / LOG, "".join(f"{one}\n" for one in [*lines, line]))
         facts["line_sha256"] = _digest(line)
     return request
+
+
+def note(run: store.Run) -> None:
+    """Let the manifest know of a line that a killed process had just written."""
+    for number, line in enumerate(_lines(run.path), 1):
+        store.note_stage(run, STAGE.format(number), line_sha256=_digest(line))
 
 
 def removed(folder: Path) -> list[int]:
@@ -235,6 +236,14 @@ def nobody(folder: Path) -> BadInput:
 def repair(folder: Path) -> str:
     """The command that lifts the silence."""
     return f"python train.py {folder / 'config.yaml'} --repair"
+
+
+def _lines(folder: Path) -> list[str]:
+    """The log as it is, without what no line feed ends."""
+    path = folder / LOG
+    # What is no text cannot be what was written: its digest says so.
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    return text.split("\n")[:-1]
 
 
 def _known_lines(folder: Path) -> dict[int, str]:

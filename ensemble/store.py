@@ -283,13 +283,19 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
         write_json(run.manifest, manifest)
 
 
-def note_stage(run: Run, name: str) -> None:
-    """Put on record a stage whose process was killed between its work and its record."""
+def note_stage(run: Run, name: str, **known: Any) -> None:
+    """Put on record a stage whose process was killed between its work and its record.
+
+    Args:
+        run: The run folder.
+        name: The stage; what is on record already is left as it is.
+        known: Further facts about it.
+    """
     if name in read_json(run.manifest)["stages"]:
         return
     with locks.alone(run.manifest):
         manifest = read_json(run.manifest)
-        facts = {"done": now(), "commit": commit()}
+        facts = {"done": now(), "commit": commit(), **known}
         manifest["stages"].setdefault(name, facts)
         write_json(run.manifest, manifest)
 

@@ -115,6 +115,19 @@ def test_what_was_removed_before_is_not_recorded_again(run):
     assert (second.sources, len(second.images)) == ([0], 2)
 
 
+def test_a_request_that_a_kill_kept_off_the_record_is_put_on_it(run):
+    removal.request(run, [SOURCE], "asked")
+    known = store.read_json(run.manifest)["stages"]["remove 1"]["line_sha256"]
+    tiny.forget_stage(run, "remove 1")
+    assert removal.request(run, [SOURCE], "again") is None
+    noted = store.read_json(run.manifest)["stages"]["remove 1"]
+    assert noted["line_sha256"] == known
+    log = run.path / silence.LOG
+    log.write_text(log.read_text().replace("asked", "never"))
+    with pytest.raises(BadInput, match="line 1 is not what was written"):
+        silence.requests(run.path)
+
+
 def test_pictures_from_before_are_refused_and_named(run):
     pipe = EnsemblePipeline.from_pretrained(run.path)
     queries.generate(run, pipe, "old", [0])
