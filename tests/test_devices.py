@@ -18,7 +18,7 @@ from torch import nn
 from ensemble import ablation, adjoint, plan, queries, sensitivity, store, training
 from ensemble.measurement import MEASUREMENTS, feature_likeness, log_odds, similarity
 from ensemble.model import noise_schedule, predict
-from ensemble.pipeline import EnsemblePipeline, initial_noise, query_generators
+from ensemble.pipeline import initial_noise, query_generators
 from ensemble.scorers import SCORERS, gradients
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.projection import Projection
@@ -137,8 +137,7 @@ def trained(folder, monkeypatch, device):
 
 
 def ensemble_on(device, run):
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     return pipe.to(device)
 
 

@@ -14,7 +14,6 @@ from ensemble.evaluation import EVALUATIONS, truth
 from ensemble.evaluation.options import Options
 from ensemble.influence import Asked
 from ensemble.measurement import MEASUREMENTS
-from ensemble.pipeline import EnsemblePipeline
 from splits.errors import BadInput
 from tests import tiny
 
@@ -31,8 +30,7 @@ def origin(tmp_path_factory):
         data={"n_images": 6},
         splits={"design": "balanced", "n_members": 4, "weight": 2},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     for method in ("pixel_dot", "trak"):
         scoring.score(run, pipe, ready, "two", method)

@@ -55,6 +55,13 @@ def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     return run, ready
 
 
+def pipeline_of(run: Run) -> EnsemblePipeline:
+    """The ensemble of a run, which draws no progress bars."""
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def forget_stage(run: Run, name: str) -> None:
     """Leave the manifest as a kill does between a stage's work and its record."""
     manifest = store.read_json(run.manifest)

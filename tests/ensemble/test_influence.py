@@ -9,7 +9,6 @@ import pytest
 from ensemble import audit, influence, queries, store, units
 from ensemble.influence import Asked, quadratic_influence
 from ensemble.measurement import MEASUREMENTS
-from ensemble.pipeline import EnsemblePipeline
 from ensemble.sensitivity import DESIGNED_ROADS
 from splits import BadInput
 from tests import tiny
@@ -40,8 +39,7 @@ def run_of(tmp_path):
 @pytest.fixture(scope="module")
 def ablated(tmp_path_factory):
     run, plan = run_of(tmp_path_factory.mktemp("influence"))
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     influence.measure_exactly(asked_of(run, plan, pipe), n_placebos=10)
     return run, plan, pipe
@@ -55,8 +53,7 @@ def twenty(tmp_path_factory):
         data={"n_images": 20},
         splits={"design": "balanced", "n_members": 8},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     return run, plan, pipe
 

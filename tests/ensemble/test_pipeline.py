@@ -355,8 +355,7 @@ def test_a_run_is_not_loaded_without_its(finished, file):
 
 def test_labels_that_are_lost_are_not_taken_for_none(tmp_path):
     run, _ = tiny.trained(tmp_path / "run", model={"class_conditional": True})
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3])
     (run.queries("demo") / "conditions.npy").unlink()
     with pytest.raises(BadInput, match=r"conditions\.npy is missing"):

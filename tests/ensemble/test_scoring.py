@@ -32,8 +32,7 @@ DOT = GradientDot(FEATURE)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     run, plan = tiny.trained(tmp_path_factory.mktemp("run"))
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3, 4])
     record = store.read_json(run.member(1) / "member.json")
     shutil.copytree(run.member(1), run.reference)
@@ -163,8 +162,7 @@ def test_queries_and_training_images_never_share_noise(trained):
 
 def test_conditional_members_are_told_labels(tmp_path):
     run, plan = tiny.trained(tmp_path / "run", model={"class_conditional": True})
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3, 4], labels=[1, 0])
     setting = setting_of(run, pipe, plan, queries.load(run, "demo"), 0)
     assert setting.train.condition.tolist() == plan.data.labels.tolist()

@@ -5,7 +5,6 @@ import pytest
 import attribute
 from ensemble import queries, scoring
 from ensemble.evaluation import EVALUATIONS
-from ensemble.pipeline import EnsemblePipeline
 from splits.errors import BadInput
 from tests import tiny
 
@@ -17,8 +16,7 @@ def run(tmp_path_factory):
         data={"n_images": 6},
         splits={"design": "balanced", "n_members": 4, "weight": 2},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [0, 1])
     scoring.score(run, pipe, plan, "demo", "pixel_dot")
     return run

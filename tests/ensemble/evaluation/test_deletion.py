@@ -9,7 +9,6 @@ from ensemble.evaluation import EVALUATIONS, deletion
 from ensemble.evaluation.deletion import Removals, agreement, at_random, named, rows_of
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
-from ensemble.pipeline import EnsemblePipeline
 from splits.errors import BadInput
 from tests import tiny
 
@@ -87,8 +86,7 @@ def run_with_scores(tmp_path_factory):
         data={"n_images": 6},
         splits={"design": "balanced", "n_members": 4, "weight": 2},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     scoring.score(run, pipe, plan, "two", "pixel_dot")
     return run, pipe, plan

@@ -16,7 +16,6 @@ from ensemble.evaluation.false_attribution import (
 from ensemble.evaluation.options import Options
 from ensemble.influence import Asked
 from ensemble.measurement import MEASUREMENTS
-from ensemble.pipeline import EnsemblePipeline
 from splits.errors import BadInput
 from tests import tiny
 
@@ -74,8 +73,7 @@ def ablated(tmp_path_factory):
         data={"n_images": 6},
         splits={"design": "balanced", "n_members": 4, "weight": 2},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "three", [0, 1, 2])
     scoring.score(run, pipe, plan, "three", "random")
     scoring.score(run, pipe, plan, "three", "pixel_dot")
@@ -114,7 +112,6 @@ def test_the_nearest_training_image_names_its_source(ablated):
 
 def test_a_source_that_everyone_saw_cannot_be_removed(tmp_path):
     run, plan = tiny.trained(tmp_path / "run", splits={"n_members": 1})
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     with pytest.raises(BadInput, match="none of the 1 members is left"):
         FAR.evaluate(run, pipe, plan, OPTIONS)

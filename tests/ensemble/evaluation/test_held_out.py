@@ -7,7 +7,6 @@ from ensemble import queries, scoring, store
 from ensemble.evaluation import held_out, predictors
 from ensemble.measurement import denoising_loss_form
 from ensemble.model import noise_schedule
-from ensemble.pipeline import EnsemblePipeline
 from splits.errors import BadInput
 from tests import tiny
 
@@ -19,8 +18,7 @@ def trained(tmp_path_factory):
         data={"n_images": 6},
         splits={"design": "balanced", "n_members": 4, "weight": 2},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     return run, pipe, plan
 
 

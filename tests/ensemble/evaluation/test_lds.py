@@ -19,7 +19,6 @@ from ensemble.evaluation.truth import Truth
 from ensemble.influence import Asked
 from ensemble.measurement import MEASUREMENTS
 from ensemble.model import noise_schedule
-from ensemble.pipeline import EnsemblePipeline
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.posterior import Posterior
 from splits import designs
@@ -170,8 +169,7 @@ def run_with_scores(tmp_path_factory):
         data={"n_images": 6},
         splits={"design": "balanced", "n_members": 4, "weight": 2},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     for method in ("pixel_dot", "random"):
         scoring.score(run, pipe, plan, "two", method)

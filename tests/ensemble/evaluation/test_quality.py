@@ -22,8 +22,7 @@ def evaluated(tmp_path_factory):
         data={"n_images": 12},
         splits={"design": "balanced", "n_members": 6, "weight": 3},
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     return run, pipe, plan, EVALUATIONS["quality"].evaluate(run, pipe, plan, OPTIONS)
 
 
@@ -97,8 +96,7 @@ def test_conditional_models_are_asked_for_every_label_in_turn(tmp_path):
     run, plan = tiny.trained(
         tmp_path / "run", model={"class_conditional": True}, splits={"n_members": 2}
     )
-    pipe = EnsemblePipeline.from_pretrained(run.path)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.pipeline_of(run)
     batches = quality.Judge(plan, 16).pictures(pipe)
     assert [len(batch) for batch in batches] == [4, 4, 4, 4]
     facts = quality.audit(run, pipe, plan, 2)
