@@ -418,12 +418,18 @@ def differences(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
 # All of it.
 
 
+def is_by_time(number: int) -> bool:
+    """Whether a kill comes at an instant; for every kind the other way in every turn."""
+    turn, kind = divmod(number, len(KINDS))
+    return (turn + kind) % 2 == 0
+
+
 def cycle(kind: Kind, folder: Path, number: int, name: str) -> dict[str, Any]:
     """Kill a command, look, let it go on, compare; what came out."""
     before, whole = prepared(kind, folder), folder / store.file_name(name)
     facts = undisturbed(kind, before, whole)
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), number])
-    by_time = (number + number // len(KINDS)) % 2 == 0
+    by_time = is_by_time(number)
     killed, disturbed = False, folder / f"{whole.name}-{number:03d}"
     while not killed:
         shutil.rmtree(disturbed, ignore_errors=True)

@@ -52,6 +52,14 @@ def test_pictures_that_are_there_are_not_written_again(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_every_kind_is_killed_by_time_and_by_operation_in_turn():
+    n_kinds = len(faults.KINDS)
+    for kind in range(n_kinds):
+        ways = [faults.is_by_time(kind + turn * n_kinds) for turn in range(6)]
+        assert ways in ([True, False] * 3, [False, True] * 3)
+    assert sum(map(faults.is_by_time, range(2 * n_kinds))) == n_kinds
+
+
 @pytest.mark.slow
 def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_path):
     n_kills = len(faults.KINDS)
