@@ -7,6 +7,7 @@ import re
 import shutil
 import string
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -575,6 +576,14 @@ def test_a_stage_is_recorded_with_its_cost_and_facts(run):
     assert train["n_members"] == 4
     assert train["commit"] == store.commit()
     assert re.fullmatch(r"\d{4}(-\d\d){2}T(\d\d:){2}\d\d\+00:00", train["done"])
+
+
+def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent():
+    held = np.ones(2**27, np.uint8)
+    command = "from ensemble import store; print(store.peak_memory_bytes())"
+    said = subprocess.run([sys.executable, "-c", command], capture_output=True)
+    assert held.nbytes < store.peak_memory_bytes()
+    assert 2**23 < int(said.stdout) < store.peak_memory_bytes() - held.nbytes // 2
 
 
 def test_a_stage_that_failed_is_not_recorded(run):
