@@ -103,6 +103,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["pictures"]:
         draw_pictures()
     else:
-        n = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+        n = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
         results = {"n_sources": n, "drawing": drawing(n), "comparing": comparing()}
         record.write("designs", [0], results)

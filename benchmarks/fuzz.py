@@ -12,7 +12,6 @@ import argparse
 import io
 import os
 import random
-import resource
 import signal
 import struct
 import tarfile
@@ -304,12 +303,12 @@ def fuzzed(name: str, n_inputs: int, seed: int) -> dict[str, Any]:
 def main(n_inputs: int = 1_000_000, seed: int = 0) -> None:
     readers = {}
     for number, (name, reader) in enumerate(READERS.items()):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = store.peak_memory_bytes()
         began = time.process_time()
         found = fuzzed(name, round(n_inputs * reader.share), seed + number)
         found["processor_seconds"] = round(time.process_time() - began)
         found["peak_memory_mb"] = store.peak_memory_bytes() // 2**20
-        found["of_that_before_mb"] = before // 2**10
+        found["of_that_before_mb"] = before // 2**20
         readers[name] = found
         print(name, {**found, "wrong": found["wrong"][:3]}, flush=True)
     record.write("fuzz", [seed], {"inputs": n_inputs, "readers": readers})

@@ -129,7 +129,7 @@ def main(n_inputs: int, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guided_fuzz")
-    parser.add_argument("inputs", nargs="?", type=int, default=200_000)
+    parser.add_argument("inputs", nargs="?", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -6,7 +6,6 @@ Speeds are of one thread, in CPU seconds, so that other work on the machine coun
 little. The census makes every code, checks weight and inverse, and counts the splits.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from ensemble import store
 from splits import census
 from splits.streams import named_codes, numbered_codes, rendezvous_codes
 
@@ -75,7 +75,7 @@ def counted(n_sources: int, n_members: int = 64, weight: int = 15) -> dict[str, 
         "greatest_deviation_in_sigmas": float(
             deviation / np.sqrt(expected * (1 - weight / n_members))
         ),
-        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_megabytes": store.peak_memory_bytes() / 2**20,
     }
 
 

@@ -126,6 +126,7 @@ def measure_exactly(
     with locks.alone(folder):
         if not _there(asked, folder):
             _measure_exactly(asked, folder, n_placebos, max_memory_mb, computed)
+        store.note_stage(asked.run, _stage(folder))
         shutil.rmtree(_unfinished(folder), ignore_errors=True)
     return folder
 
@@ -220,6 +221,7 @@ def measure_differentially(
     with locks.alone(folder):
         if not _there(asked, folder):
             _measure_differentially(asked, folder, accuracy, n_placebos, n_audit, seed)
+        store.note_stage(asked.run, _stage(folder))
     return folder
 
 
@@ -306,14 +308,19 @@ def _cheapest(
         tried.append(fact)
         return moves
 
-    n_members, most = asked.pipe.members.n_members, _exact_generations(asked.units)
+    def enough() -> bool:
+        return tried[-1].get("spearman", 1.0) >= accuracy
+
     first, *dearer = sensitivity.DESIGNED_ROADS
     moves = followed(first)
+    if enough():
+        return moves, tried
+    n_members, most = asked.pipe.members.n_members, _exact_generations(asked.units)
     for road in dearer:
-        if tried[-1].get("spearman", 1.0) >= accuracy:
-            break
         if road.generations(n_members) < most:
             moves = followed(road)
+        if enough():
+            break
     return moves, tried
 
 
@@ -366,9 +373,9 @@ def measure_adjointly(asked: Asked) -> Path:
         if folder.exists():
             made_with = store.check_sealed(folder, "info.json").get("code_book_digest")
             silence.require_current(asked.run.path, folder, made_with)
-            store.note_stage(asked.run, _stage(folder))
         else:
             _measure_adjointly(asked, folder, name, reading)
+        store.note_stage(asked.run, _stage(folder))
     return folder
 
 
@@ -435,7 +442,6 @@ def _there(asked: Asked, folder: Path) -> bool:
         return False
     info = store.check_sealed(folder, "info.json")
     silence.require_current(asked.run.path, folder, info["code_book_digest"])
-    store.note_stage(asked.run, _stage(folder))
     kept = info["measurements"]
     missing = [name for name in asked.measurements if name not in kept]
     if missing:

@@ -220,8 +220,9 @@ def _turns(
     """How much each member's feedback counts for each ablation, step by step."""
     if n_feedback is None:
         yield from itertools.repeat(votes)
+        return
     n_vectors, n_members = votes.shape
-    at_once = min(n_feedback or n_members, n_members)
+    at_once = min(n_feedback, n_members)
     place = np.zeros(n_vectors, np.int64) if ahead is None else np.asarray(ahead)
     while True:
         order = rng.permutation(n_members)

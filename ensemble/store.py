@@ -271,16 +271,14 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     began = time.perf_counter()
     facts: dict[str, Any] = {}
     yield facts
-    with locks.alone(run.manifest):
-        manifest = read_json(run.manifest)
-        manifest["stages"][name] = {
+    with _stages(run) as stages:
+        stages[name] = {
             "done": now(),
             "seconds": round(time.perf_counter() - began, 3),
             "peak_memory_bytes": peak_memory_bytes(),
             "commit": commit(),
             **facts,
         }
-        write_json(run.manifest, manifest)
 
 
 def note_stage(run: Run, name: str, **known: Any) -> None:
@@ -293,10 +291,16 @@ def note_stage(run: Run, name: str, **known: Any) -> None:
     """
     if name in read_json(run.manifest)["stages"]:
         return
+    with _stages(run) as stages:
+        stages.setdefault(name, {"done": now(), "commit": commit(), **known})
+
+
+@contextlib.contextmanager
+def _stages(run: Run) -> Iterator[dict[str, Any]]:
+    """What the manifest says of stages, to be changed by one process at a time."""
     with locks.alone(run.manifest):
         manifest = read_json(run.manifest)
-        facts = {"done": now(), "commit": commit(), **known}
-        manifest["stages"].setdefault(name, facts)
+        yield manifest["stages"]
         write_json(run.manifest, manifest)
 
 
