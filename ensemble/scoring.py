@@ -34,6 +34,7 @@ from ensemble.plan import Plan
 from ensemble.queries import Queries
 from ensemble.scorers import (
     SCORERS,
+    Alone,
     Damped,
     Examples,
     Journey,
@@ -86,6 +87,7 @@ def setting_of(
         max_memory_mb=max_memory_mb,
         folder=run.scores(".features"),
         journey=functools.partial(journey_of, pipe, asked),
+        alone=alone_of(pipe, asked) if which == "ensemble" else None,
         scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
     )
 
@@ -460,6 +462,23 @@ def listing() -> str:
             "N training images, Q queries, M networks (a network's gradients are taken",
             "at the images that it saw), K noise draws of each image.",
         ]
+    )
+
+
+def alone_of(pipe: EnsemblePipeline, asked: Queries) -> Alone:
+    """What each member makes of the queries' noise by itself."""
+    sampling = pipe.sampling()
+    return Alone(
+        lambda number: queries.sampled_again(
+            pipe, asked, np.eye(pipe.members.n_members)[number]
+        ),
+        {
+            "scheduler": type(sampling.scheduler).__name__,
+            "scheduler_config": json.loads(sampling.scheduler.to_json_string()),
+            "n_steps": sampling.n_steps,
+            "guidance_scale": sampling.guidance_scale,
+            "seeds": asked.seeds.tolist(),
+        },
     )
 
 

@@ -234,7 +234,9 @@ class Lab:
             self.pipe.members.side_by_side,
         )
         pictures = [
-            self._pictures(_alone(models, number, self.pipe), np.ones(1))
+            self._pictures(
+                retraining.model_alone(models, number, self.pipe), np.ones(1)
+            )
             for number in range(kept.shape[1])
         ]
         return loss, np.stack(pictures)
@@ -380,10 +382,3 @@ def _all_removals(
 def _first(asked: Queries, n_queries: int) -> Queries:
     conditions = None if asked.conditions is None else asked.conditions[:n_queries]
     return Queries(asked.seeds[:n_queries], conditions, asked.images[:n_queries])
-
-
-def _alone(models: Run, number: int, like: EnsemblePipeline) -> EnsemblePipeline:
-    """A pipeline of one retrained model."""
-    pipe = EnsemblePipeline.from_pretrained(models.path, members=[number])
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(like.members.device)

@@ -9,10 +9,12 @@ exact for every source, and no displacement.
 Before: ensemble/data.py (images). After: predictors.py, truth.py.
 """
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from ensemble import locks, queries, store
 from ensemble.influence import quadratic_influence
@@ -102,8 +104,8 @@ def ablate(
     plan: Plan,
     name: str,
     n_draws: int = 128,
-    n_members: int | None = None,
-) -> Path:
+    sizes: Sequence[int | None] = (None,),
+) -> list[Path]:
     """Influence of every source on the ensemble's loss at a query's image, exactly.
 
     Args:
@@ -112,56 +114,72 @@ def ablate(
         plan: Its sources and codes.
         name: The queries, held out or generated.
         n_draws: (timestep, noise) pairs at which the loss is measured.
-        n_members: As if the ensemble had only its first so many members, in a folder
-            of its own; None: all.
+        sizes: As if the ensemble had only its first so many members, each in a folder
+            of its own; None: all. All of them for the work of one.
 
     Returns:
-        The folder of the table; if it was there already, nothing is computed.
+        The folder of each table; where it was there already, nothing is computed.
 
     Raises:
         BadInput: If there are fewer members, or the first ones all saw a source.
     """
-    if n_members is not None and not 0 < n_members <= pipe.members.n_members:
+    silenced = each_source(plan).silenced
+    for n_members in sizes:
+        _require_left(silenced, n_members)
+
+    @functools.cache
+    def form() -> Float32[np.ndarray, "queries members members"]:
+        asked = queries.load(run, name)
+        return denoising_loss_form(
+            pipe.members,
+            noise_schedule(run.config.model),
+            on_device(pipe, asked.images),
+            asked.condition(pipe),
+            n_draws,
+        ).numpy()
+
+    folders = []
+    for n_members in sizes:
+        called = name if n_members is None else f"{name}-first-{n_members}"
+        folder = run.influence(called)
+        with locks.alone(folder):
+            if folder.exists():
+                store.check_sealed(folder, "info.json")
+            else:
+                some = form()[:, :n_members, :n_members]
+                _ablate(some, silenced[:, :n_members], n_draws, folder)
+        folders.append(folder)
+    return folders
+
+
+def _require_left(
+    silenced: Bool[np.ndarray, "sources members"], n_members: int | None
+) -> None:
+    """Refuse first members that are not there, or that leave nobody to vote.
+
+    Raises:
+        BadInput: If it is so.
+    """
+    n_known = silenced.shape[1]
+    if n_members is not None and not 0 < n_members <= n_known:
         raise BadInput(
-            f"The first {n_members} members cannot be asked alone: 1 to "
-            f"{pipe.members.n_members} can."
+            f"The first {n_members} members cannot be asked alone: 1 to {n_known} can."
         )
-    folder = run.influence(name if n_members is None else f"{name}-first-{n_members}")
-    with locks.alone(folder):
-        if folder.exists():
-            store.check_sealed(folder, "info.json")
-        else:
-            _ablate(run, pipe, plan, name, n_draws, n_members, folder)
-    return folder
+    unheard = silenced[:, :n_members].all(axis=1)
+    if unheard.any():
+        raise BadInput(
+            f"The first {n_members} members all saw source {int(unheard.argmax())}: "
+            "none is left to vote without it. Ask for more members."
+        )
 
 
 def _ablate(
-    run: Run,
-    pipe: EnsemblePipeline,
-    plan: Plan,
-    name: str,
+    form: Float32[np.ndarray, "queries members members"],
+    silenced: Bool[np.ndarray, "sources members"],
     n_draws: int,
-    n_members: int | None,
     folder: Path,
 ) -> None:
-    silenced = each_source(plan).silenced[:, :n_members]
-    if silenced.all(axis=1).any():
-        source = int(silenced.all(axis=1).argmax())
-        raise BadInput(
-            f"The first {n_members} members all saw source {source}: none is left to "
-            "vote without it. Ask for more members."
-        )
-    asked = queries.load(run, name)
-    form = denoising_loss_form(
-        pipe.members,
-        noise_schedule(run.config.model),
-        on_device(pipe, asked.images),
-        asked.condition(pipe),
-        n_draws,
-        n_members,
-    )
-    votes = votes_without(silenced)
-    table = quadratic_influence(form.numpy(), votes).astype(np.float32)
+    table = quadratic_influence(form, votes_without(silenced)).astype(np.float32)
     with store.folder_in_the_making(folder) as to:
         store.write_array(to / "influence_denoising_loss.npy", table)
         facts = {"method": METHOD, "units": "sources", "n_members": silenced.shape[1]}

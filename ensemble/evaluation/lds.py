@@ -2,8 +2,8 @@
 
 A score predicts the loss of a model of a subset by minus the sum over the sources that
 the subset holds. The LDS is the rank correlation of that with the loss that such models
-really have, over subsets, mean over queries. (Park et al. 2023,
-https://arxiv.org/abs/2303.14186)
+really have, over subsets, mean over queries; on request with their displacement in the
+place of their loss. (Park et al. 2023, https://arxiv.org/abs/2303.14186)
 
 Subset models differ by their seeds too, so even a perfect predictor stays below a
 *ceiling*, and the LDS is also told as a share of it. Where a method's damping is
@@ -246,7 +246,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     )
     # Before hours of training: what is asked for must be there.
     methods = predictors.find(run, options.name, options.methods)
-    return _tabled(run, options.name, methods, truth.find(run, pipe, plan, options))
+    return _tabled(run, options, methods, truth.find(run, pipe, plan, options))
 
 
 def on_record(run: Run, plan: Plan, options: Options) -> Path | None:
@@ -254,11 +254,13 @@ def on_record(run: Run, plan: Plan, options: Options) -> Path | None:
     if options.dampings or truth.work(run, options):
         return None
     methods = predictors.find(run, options.name, options.methods)
-    return _tabled(run, options.name, methods, truth.read(run, plan, options))
+    return _tabled(run, options, methods, truth.read(run, plan, options))
 
 
-def _tabled(run: Run, name: str, methods: Sequence[Predictor], found: Truth) -> Path:
-    path = tables.file(run, "lds", name)
+def _tabled(
+    run: Run, options: Options, methods: Sequence[Predictor], found: Truth
+) -> Path:
+    path = tables.file(run, "lds", options.called)
     identity = {
         "truth": found.identity,
         "methods": {method.method: method.digest for method in methods},

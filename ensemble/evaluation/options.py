@@ -20,6 +20,8 @@ LEAST = {
     "n_images": 16,
 }
 
+MEASURES = ("loss", "displacement")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,6 +30,9 @@ class Options:
     Attributes:
         name: The queries.
         methods: Only these; None: every method that is found.
+        measure: What subset models are asked for, and predictors are to tell: `loss`, at
+            the query; or `displacement`, from the query to the picture that such a
+            model makes of the same noise.
         n_subsets: Subsets of the sources on each of which models are trained.
         n_seeds: Training seeds of everything that is trained.
         steps: Optimiser steps of what is trained; None: as many as the members'.
@@ -44,6 +49,7 @@ class Options:
 
     name: str = "demo"
     methods: tuple[str, ...] | None = None
+    measure: str = "loss"
     n_subsets: int = 64
     n_seeds: int = 3
     steps: int | None = None
@@ -55,6 +61,10 @@ class Options:
     n_images: int = 512
 
     def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise BadInput(
+                f"--measure is {self.measure!r}; allowed: {', '.join(MEASURES)}."
+            )
         for option, least in LEAST.items():
             value = getattr(self, option)
             if value is not None and value < least:
@@ -69,6 +79,11 @@ class Options:
             if not 0 < damping < math.inf:
                 raise BadInput(f"--damping has {damping}; all must be numbers above 0.")
 
+    @property
+    def called(self) -> str:
+        """What is measured of these queries, as folders and tables are called."""
+        return self.name if self.measure == "loss" else f"{self.name}-{self.measure}"
+
 
 def from_flags(flags: dict[str, Any]) -> Options:
     """Options from the command line; a flag that is None keeps its default.
@@ -80,6 +95,7 @@ def from_flags(flags: dict[str, Any]) -> Options:
     chosen: dict[str, Any] = {"name": flags["name"]}
     if flags.get("method"):
         chosen["methods"] = tuple(flags["method"].split(","))
+    chosen["measure"] = flags.get("measure")
     for option in LEAST:
         chosen[option] = flags.get(option.removeprefix("n_"))
     for option, (flag, kind) in texts.items():

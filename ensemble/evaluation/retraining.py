@@ -18,6 +18,7 @@ from jaxtyping import Bool
 import train as script
 from ensemble import launching, locks, pipeline, plan, store, training
 from ensemble.config import Config, SplitsConfig
+from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.store import Run
 from splits import guarantees
@@ -89,6 +90,13 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
     with locks.alone(run.path / "models"):
         _train(run, ready)
     return run
+
+
+def model_alone(models: Run, number: int, like: EnsemblePipeline) -> EnsemblePipeline:
+    """A pipeline of one retrained model, on the device of another pipeline."""
+    pipe = EnsemblePipeline.from_pretrained(models.path, members=[number])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(like.members.device)
 
 
 def _train(run: Run, ready: Plan) -> None:

@@ -1,19 +1,24 @@
-"""The truth of the linear datamodeling score: losses of models of half of the sources.
+"""The truth of the linear datamodeling score: what models of half of the sources do.
 
 Subsets are of one size and drawn at random, the code book's design `random_subsets`.
-On each of them a model is trained with each of several seeds, and its loss is measured
-at every query. The losses are small arrays, `evaluation/truth/NAME/seed-S.npy`; where
-they are, nothing is trained. (Park et al. 2023, https://arxiv.org/abs/2303.14186)
+On each of them a model is trained with each of several seeds, and it is measured at
+every query: its loss, or how far from the query the picture lies that it samples from
+the same noise. These are small arrays, `evaluation/truth/NAME/seed-S.npy` of losses,
+`evaluation/truth/NAME-displacement/seed-S.npy`; where they are, nothing is trained.
+(Park et al. 2023, https://arxiv.org/abs/2303.14186)
 
 Before: retraining.py, losses.py. After: lds.py.
 """
 
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
+from tqdm.auto import tqdm
 
 from ensemble import queries, store
 from ensemble.config import SplitsConfig
@@ -35,7 +40,7 @@ class Truth:
     Attributes:
         subsets: subsets[s, k] is True if subset k holds source s.
         losses: Mean loss at each query of the model that each seed makes of each
-            subset.
+            subset, or what else was measured there.
         identity: What was measured, and how.
     """
 
@@ -68,7 +73,7 @@ def find(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Trut
                 options.steps,
             )
             models = retraining.train(plan, book.bits, wanted)
-            _measure(models, pipe, asked, options.n_draws, file, identity)
+            _measure(models, pipe, asked, options, file, identity)
         # What fits is found before hours are spent on the next seed.
         rows[seed] = _read(file, identity)
     return _joined(book, rows, identity)
@@ -123,18 +128,24 @@ def _wanted(
     """The subsets, and what must be on record of each seed's losses."""
     splits, n_sources = splits_of(run, options), plan.codes.n_sources
     book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
+    how: dict[str, Any] = {"n_draws": options.n_draws}
+    if options.measure != "loss":
+        # Before hours of training.
+        queries.require_noise(asked)
+        sampling = dataclasses.asdict(run.config.sampling)
+        how = {"measure": options.measure, "sampling": sampling}
     return book, {
         "n_subsets": options.n_subsets,
         "steps": options.steps or run.config.training.steps,
-        "n_draws": options.n_draws,
+        **how,
         "queries_digest": store.array_digest(asked.images),
         "code_book_digest": book.digest(),
     }
 
 
 def _files(run: Run, options: Options) -> dict[int, Path]:
-    """Where the losses of each seed are."""
-    folder = run.evaluation / "truth" / options.name
+    """Where the losses of each seed are, or what else is measured."""
+    folder = run.evaluation / "truth" / options.called
     seeds = retraining.seeds(run, options.n_seeds)
     return {seed: folder / f"seed-{seed}.npy" for seed in seeds}
 
@@ -147,21 +158,40 @@ def _measure(
     models: Run,
     pipe: EnsemblePipeline,
     asked: Queries,
-    n_draws: int,
+    options: Options,
     file: Path,
     identity: dict[str, Any],
 ) -> None:
-    found = losses.measure(
-        [models.member(subset) for subset in range(identity["n_subsets"])],
-        noise_schedule(models.config.model),
-        losses.examples_of(pipe, asked),
-        n_draws,
-        pipe.members.side_by_side,
-    )
+    if options.measure == "loss":
+        found = losses.measure(
+            [models.member(subset) for subset in range(options.n_subsets)],
+            noise_schedule(models.config.model),
+            losses.examples_of(pipe, asked),
+            options.n_draws,
+            pipe.members.side_by_side,
+        )
+    else:
+        found = _displacements(models, pipe, asked, options.n_subsets)
     digest = store.write_array(file, found.T)
     seed = models.config.training.seed
     facts = {**identity, "training_seed": seed, "commit": store.commit()}
     store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
+
+
+def _displacements(
+    models: Run, pipe: EnsemblePipeline, asked: Queries, n_subsets: int
+) -> Float64[np.ndarray, "subsets queries"]:
+    """Root mean squared difference of each model's picture of a query's noise."""
+
+    def of_subset(subset: int) -> Float64[np.ndarray, " queries"]:
+        alone = retraining.model_alone(models, subset, pipe)
+        apart = queries.sampled_again(alone, asked, np.ones(1)) - asked.images
+        return np.sqrt(np.square(apart, dtype=np.float64).mean(axis=(1, 2, 3)))
+
+    with ThreadPoolExecutor(pipe.members.side_by_side) as pool:
+        rows = pool.map(of_subset, range(n_subsets))
+        bar = tqdm(rows, total=n_subsets, desc="sampling", unit=" models", disable=None)
+        return np.stack(list(bar))
 
 
 def _read(

@@ -25,6 +25,7 @@ from ensemble.scorers.posterior import Posterior
 from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
     READOUTS,
+    Alone,
     Damped,
     Examples,
     Journey,
@@ -46,6 +47,7 @@ from ensemble.scorers.zheng2024dtrak import DTrak
 __all__ = [
     "READOUTS",
     "SCORERS",
+    "Alone",
     "Damped",
     "Examples",
     "Journey",
@@ -89,4 +91,5 @@ SCORERS: dict[str, Scorer] = {
     "unlearning": Unlearning(),
     "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
     "posterior": Posterior(),
+    "posterior_displacement": Posterior(measured="displacement"),
 }

@@ -1,7 +1,8 @@
 """Gaussian algebra: what members' losses make of a prior on the sources' effects.
 
-A source's *effect* on a query is how much its removal raises the query's loss. With A
-the members' sources (members, sources) and effects that add up,
+A source's *effect* on a query is how much its removal raises the query's loss, or any
+other number that models make of it. With A the members' sources (members, sources) and
+effects that add up,
 
     losses = constant - A effect + noise,    noise ~ N(0, variance · λ · I)
     effect ~ N(a g, variance · W),           W = root((1 - share) I + share F Fᵀ)root

@@ -2,18 +2,21 @@
 
 Scores of other methods, of one full model, are the prior of the sources' effects on a
 query. Each member of the ensemble then is an experiment: it saw half of the sources,
-and its loss at the query is known. A Gaussian posterior weighs both.
+and what it makes of the query is known: its loss there, or how far from the query the
+picture lies that it samples by itself from the same noise. A Gaussian posterior weighs
+both.
 
-    mean = a g - W Aᵀ (A W Aᵀ + λ)⁻¹ (losses + a A g)
+    mean = a g - W Aᵀ (A W Aᵀ + λ)⁻¹ (measured + a A g)
 
-Everything that is left open is found in the members' losses alone, never in what the
+Everything that is left open is found in what the members measured alone, never in what the
 result is judged by: how the priors are combined to g, its scale a, the share of the
 variance that similar sources have in common, and the noise λ. The posterior's standard
 deviation is an error bar for every effect.
 
 Members that share initial weights and noise (`training.shared_noise`) have less of λ.
 
-Before: gaussian.py (the algebra), losses.py. After: ensemble/scoring.py.
+Before: gaussian.py (the algebra), losses.py, displacements.py. After:
+ensemble/scoring.py.
 """
 
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from ensemble.scorers import features, gaussian
+from ensemble.scorers.displacements import query_displacements
 from ensemble.scorers.gaussian import Apart, Fit, Prior
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import query_losses
@@ -35,6 +39,7 @@ FEWEST_MEMBERS = 4
 # almost exactly to members that say almost nothing.
 NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
+MEASURED = ("loss", "displacement")
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,11 @@ class Posterior:
     """Gaussian posterior of effects.
 
     Attributes:
+        measured: Of the members: `loss`, at the query; or `displacement`, from the
+            query to the picture that a member makes of its noise by itself.
         priors: Methods whose scores are the prior, combined; () expects nothing.
-        prior_model: Which model they score: `reference`, or another that scoring knows.
+        prior_model: Which model they score: `reference`, or another that scoring knows;
+            not `ensemble` with `n_members`, for its priors would see all members.
         dampings: Score priors that have a damping at these too.
         readouts: Take each prior by each of these, names in `setting.READOUTS`.
         shares: Of the variance that similar sources have in common: to choose from.
@@ -62,7 +70,8 @@ class Posterior:
     paper: ClassVar[str] = "ours; Rasmussen & Williams 2006 for the algebra"
     cost: ClassVar[str] = "that of the priors, M·K·Q forwards"
     needs: ClassVar[str] = "an ensemble of at least 4 members and the priors' model"
-    scale: ClassVar[str] = "change of the query's loss"
+    scale: ClassVar[str] = "change of the query's loss, or of the displacement"
+    measured: str = "loss"
     priors: tuple[str, ...] = ("trak", "dtrak")
     prior_model: str | int = "reference"
     dampings: tuple[float, ...] = (0.01, 0.1)
@@ -75,6 +84,10 @@ class Posterior:
     draws: Draws = Draws(n_timesteps=128)
 
     def __post_init__(self) -> None:
+        if self.measured not in MEASURED:
+            raise BadInput(
+                f"measured is {self.measured!r}; allowed: {', '.join(MEASURED)}."
+            )
         if self.criterion not in CRITERIA:
             raise BadInput(
                 f"criterion is {self.criterion!r}; allowed: {', '.join(CRITERIA)}."
@@ -94,6 +107,12 @@ class Posterior:
         if self.n_members is not None and self.n_members < FEWEST_MEMBERS:
             raise BadInput(
                 f"n_members is {self.n_members}; at least {FEWEST_MEMBERS} are needed."
+            )
+        if self.n_members is not None and self.prior_model == "ensemble":
+            raise BadInput(
+                f"prior_model is 'ensemble' and n_members is {self.n_members}: the "
+                "priors would see all members. Let the reference be the prior model, "
+                "or leave n_members out."
             )
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
@@ -118,16 +137,20 @@ class Posterior:
                 f"{len(setting.networks)}. Score an ensemble of that many."
             )
         seen = setting.included().astype(np.float64)
-        losses = query_losses(setting, self.draws)
-        expected = self._expected(setting, seen, losses)
-        prior, apart, fit = self._best(setting, expected, seen, losses)
+        answers = (
+            query_losses(setting, self.draws)
+            if self.measured == "loss"
+            else query_displacements(setting)
+        )
+        expected = self._expected(setting, seen, answers)
+        prior, apart, fit = self._best(setting, expected, seen, answers)
         return gaussian.posterior(prior, seen, apart, fit)
 
     def _expected(
         self,
         setting: Setting,
         seen: Float64[np.ndarray, "members sources"],
-        losses: Float64[np.ndarray, "members queries"],
+        answers: Float64[np.ndarray, "members queries"],
     ) -> Float64[np.ndarray, "queries sources"]:
         """What the priors guess together, up to scale."""
         if not self.priors:
@@ -145,7 +168,7 @@ class Posterior:
                 for readout in self.readouts:
                     guesses.append(READOUTS[readout](score.astype(np.float64)))
                     names.append(f"{method}, damping {damping}, {readout}")
-        expected, weights = gaussian.combined(np.stack(guesses), seen, losses)
+        expected, weights = gaussian.combined(np.stack(guesses), seen, answers)
         setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
         return expected
 
@@ -154,7 +177,7 @@ class Posterior:
         setting: Setting,
         expected: Float64[np.ndarray, "queries sources"],
         seen: Float64[np.ndarray, "members sources"],
-        losses: Float64[np.ndarray, "members queries"],
+        answers: Float64[np.ndarray, "members queries"],
     ) -> tuple[Prior, Apart, Fit]:
         """The share whose best fit is best over all queries, and that fit."""
         noises = NOISES if self.noise is None else (self.noise,)
@@ -162,7 +185,7 @@ class Posterior:
         found = []
         for share in self.shares:
             prior = Prior(expected, spread, likeness, share)
-            apart = gaussian.take_apart(prior, seen, losses)
+            apart = gaussian.take_apart(prior, seen, answers)
             left_out = self.criterion == "left_out"
             found.append(
                 (prior, apart, gaussian.fit(apart, noises, self.pooled, left_out))

@@ -86,6 +86,19 @@ class Journey:
     clean: Float[Tensor, "queries steps channels height width"]
 
 
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """What each network makes of the queries' noise by itself.
+
+    Attributes:
+        pictures: Those of one network, by its position among them; not clipped.
+        sampler: Whatever else decides how they come out, such that JSON can hold it.
+    """
+
+    pictures: Callable[[int], Float32[np.ndarray, "queries channels height width"]]
+    sampler: dict[str, Any]
+
+
 @dataclass
 class Work:
     """What scoring has cost so far.
@@ -118,6 +131,7 @@ class Setting:
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
         folder: Where features are kept, so that an interrupted scorer goes on.
         journey: How the queries were generated, on request; None if unknown.
+        alone: What each network makes of their noise; None if nothing samples with it.
         checkpoints: checkpoints[n] are moments of network n's training, with the
             finished network as the last; None: only the finished networks are left.
         scores: Scores of another method, by its name, the scored model and dampings: at
@@ -138,6 +152,7 @@ class Setting:
     max_memory_mb: int
     folder: Path
     journey: Callable[[], Journey] | None = None
+    alone: Alone | None = None
     checkpoints: list[list[nn.Module]] | None = None
     scores: Callable[[str, str | int, Sequence[float]], Stack] | None = None
     work: Work = field(default_factory=Work)

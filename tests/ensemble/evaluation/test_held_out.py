@@ -44,7 +44,7 @@ def test_held_out_images_are_scored_like_queries(trained):
 def test_ablating_a_source_changes_their_loss_exactly(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "new", images())
-    folder = held_out.ablate(run, pipe, plan, "new", n_draws=4)
+    (folder,) = held_out.ablate(run, pipe, plan, "new", n_draws=4)
     (found,) = predictors.find(run, "new", ["ablation_loss"])
     asked = queries.load(run, "new")
     form = denoising_loss_form(
@@ -66,8 +66,9 @@ def test_ablating_a_source_changes_their_loss_exactly(trained):
 def test_a_smaller_ensemble_is_the_first_members_alone(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "fewer", images())
-    folder = held_out.ablate(run, pipe, plan, "fewer", n_draws=4, n_members=3)
-    assert folder == run.influence("fewer-first-3")
+    sizes = [None, 3]
+    folders = held_out.ablate(run, pipe, plan, "fewer", n_draws=4, sizes=sizes)
+    assert folders == [run.influence("fewer"), run.influence("fewer-first-3")]
     (found,) = predictors.find(run, "fewer", ["ablation_first_3_loss"])
     form = denoising_loss_form(
         pipe.members,
@@ -85,7 +86,7 @@ def test_first_members_that_all_saw_a_source_are_refused(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "alone", images())
     with pytest.raises(BadInput, match="The first 1 members all saw source"):
-        held_out.ablate(run, pipe, plan, "alone", n_draws=4, n_members=1)
+        held_out.ablate(run, pipe, plan, "alone", n_draws=4, sizes=[1])
 
 
 def test_training_images_are_not_held_out(trained):
@@ -115,4 +116,4 @@ def test_as_many_members_as_there_are_not_are_refused(trained, n_members):
     with pytest.raises(
         BadInput, match=f"The first {n_members} members cannot .* 1 to 4"
     ):
-        held_out.ablate(run, pipe, plan, "none", n_draws=4, n_members=n_members)
+        held_out.ablate(run, pipe, plan, "none", n_draws=4, sizes=[n_members])

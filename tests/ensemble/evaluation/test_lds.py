@@ -1,5 +1,7 @@
 """The LDS of predictors whose worth is known, and the whole evaluation of a tiny run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from ensemble import influence, queries, scoring, store, units
 from ensemble.evaluation import (
     EVALUATIONS,
     correlation,
+    held_out,
     lds,
     losses,
     predictors,
@@ -19,6 +22,7 @@ from ensemble.evaluation.truth import Truth
 from ensemble.influence import Asked
 from ensemble.measurement import MEASUREMENTS
 from ensemble.model import noise_schedule
+from ensemble.pipeline import EnsemblePipeline
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.posterior import Posterior
 from splits import designs
@@ -228,6 +232,39 @@ def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
         4,
     )
     np.testing.assert_allclose(found.losses[1], expected.T)
+
+
+def test_displacement_is_how_far_subset_models_draw_from_the_query(run_with_scores):
+    run, pipe, plan = run_with_scores
+    moved = dataclasses.replace(OPTIONS, measure="displacement")
+    path = LDS.evaluate(*run_with_scores, moved)
+    assert path == run.path / "evaluation" / "lds-two-displacement.json"
+    found = truth.read(run, plan, moved)
+    asked = queries.load(run, "two")
+    models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2")
+    for subset in (0, 7):
+        alone = EnsemblePipeline.from_pretrained(models.path, members=[subset])
+        alone.set_progress_bar_config(disable=True)
+        pictures = alone.pictures([0, 1]).numpy()
+        apart = (pictures - asked.images).reshape(2, -1)
+        length = np.linalg.norm(apart, axis=1) / np.sqrt(apart.shape[1])
+        np.testing.assert_allclose(found.losses[1, :, subset], length, rtol=1e-4)
+    assert (found.losses != truth.read(run, plan, OPTIONS).losses).any()
+    assert LDS.work(run, plan, moved) == ""
+    assert found.identity["sampling"]["n_steps"] == run.config.sampling.n_steps
+
+
+def test_displacement_of_what_was_not_generated_is_refused(run_with_scores):
+    run, pipe, plan = run_with_scores
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 1, 8, 8)).astype(np.float32)
+    held_out.write(run, plan, "given", images)
+    scoring.score(run, pipe, plan, "given", "pixel_dot")
+    moved = dataclasses.replace(OPTIONS, name="given", measure="displacement")
+    with pytest.raises(BadInput, match="Held-out queries are given images: no noise"):
+        LDS.evaluate(*run_with_scores, moved)
+    scorer = Posterior(measured="displacement", priors=())
+    with pytest.raises(BadInput, match="Held-out queries are given images: no noise"):
+        scoring.score(run, pipe, plan, "given", "both", scorer=scorer)
 
 
 def test_a_new_score_is_a_new_table(run_with_scores):

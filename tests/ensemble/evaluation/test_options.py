@@ -18,6 +18,7 @@ def test_numbers_that_are_too_small_are_refused(option):
     ("changes", "message"),
     [
         ({"top": (4, 0)}, "--top is 4,0"),
+        ({"measure": "size"}, "--measure is 'size'; allowed: loss, displacement"),
         ({"top": ()}, "--top is empty"),
         ({"dampings": (1.0, 0.0)}, "--damping has 0.0"),
         ({"dampings": (1.0, float("nan"))}, "--damping has nan"),
@@ -32,8 +33,13 @@ def test_flags_that_are_not_given_keep_their_defaults():
     flags = {"name": "mine", "method": None, "subsets": None, "seeds": 5}
     assert from_flags(flags) == Options(name="mine", n_seeds=5)
     flags = {"name": "mine", "method": "trak,das", "top": "2,8", "damping": "0.1,1"}
+    flags["measure"] = "displacement"
     assert from_flags(flags) == Options(
-        name="mine", methods=("trak", "das"), top=(2, 8), dampings=(0.1, 1.0)
+        name="mine",
+        methods=("trak", "das"),
+        measure="displacement",
+        top=(2, 8),
+        dampings=(0.1, 1.0),
     )
 
 

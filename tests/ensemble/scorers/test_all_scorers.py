@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from ensemble.scorers import READOUTS, SCORERS, Damped, by_source, memory
+from ensemble.scorers import READOUTS, SCORERS, Alone, Damped, by_source, memory
 from ensemble.scorers.features import Feature
 from ensemble.scorers.gradients import Draws
 from tests.ensemble.scorers import tiny_setting
@@ -50,6 +50,7 @@ def turned(tmp_path_factory):
             source_of=plain.source_of[images],
             queries=plain.queries[torch.from_numpy(queries)],
             journey=lambda: dataclasses.replace(journey, clean=journey.clean[queries]),
+            alone=Alone(lambda number: plain.alone.pictures(number)[queries], {}),
             scores=lambda *asked: plain.scores(*asked)[:, queries],
         ),
         images,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble.scorers import Uncertain, by_source, gaussian
+from ensemble.scorers import Alone, Uncertain, by_source, gaussian
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import query_losses
 from ensemble.scorers.posterior import Posterior, likeness_of
@@ -122,6 +122,26 @@ def test_only_the_first_members_are_asked(setting):
     assert not np.allclose(six, BOTH.score(setting))
 
 
+def test_displacements_take_the_place_of_losses(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    rng = np.random.default_rng(0)
+    pattern = rng.standard_normal((3, 1, 8, 8)).astype(np.float32)
+    queries = setting.queries.images.numpy().astype(np.float32)
+    losses = query_losses(setting, DRAWS)
+
+    def pictures(number):
+        # As far from each query as the network's loss there says.
+        size = np.sqrt(np.square(pattern).mean(axis=(1, 2, 3)))
+        return queries + pattern * (losses[number] / size)[:, None, None, None].astype(
+            np.float32
+        )
+
+    moved = dataclasses.replace(setting, alone=Alone(pictures, {}))
+    of_losses = dataclasses.replace(PLAIN, priors=("trak",))
+    found = dataclasses.replace(of_losses, measured="displacement").with_errors(moved)
+    np.testing.assert_allclose(found, of_losses.with_errors(moved), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -135,12 +155,14 @@ def test_only_the_first_members_are_asked(setting):
         {"pooled": False},
         {"n_members": 5},
         {"draws": Draws(n_timesteps=2)},
+        {"measured": "displacement"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_every_option_changes_the_score(setting, change):
-    # The losses of Offset do not depend on draws, so other members stand in for them.
-    if "draws" in change:
+    # The losses of Offset do not depend on draws, and nothing samples with them, so
+    # other members stand in for them.
+    if {"draws", "measured"} & change.keys():
         setting = tiny_setting.setting(setting.folder)
         base = dataclasses.replace(PLAIN, priors=("trak",))
     else:
@@ -174,6 +196,11 @@ def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"measured": "size"}, "measured is 'size'; allowed: loss, displacement"),
+        (
+            {"prior_model": "ensemble", "n_members": 8},
+            "prior_model is 'ensemble' and n_members is 8: the priors would see all",
+        ),
         ({"criterion": "test"}, "criterion is 'test'; allowed: likelihood, left_out"),
         ({"readouts": ("cubed",)}, "readouts are .*cubed.*; some of raw, squared"),
         ({"readouts": ()}, r"readouts are \(\)"),

@@ -13,7 +13,7 @@ from ensemble.model import noise_schedule
 from ensemble.scorers.features import Feature
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Examples, Journey, Setting
+from ensemble.scorers.setting import Alone, Examples, Journey, Setting
 from tests import tiny
 from tests.ensemble.scorers.denoisers import Denoiser
 
@@ -44,6 +44,12 @@ def journey(n_queries: int = 3) -> Journey:
     return Journey(torch.tensor([700, 200]), clean)
 
 
+def alone(number: int) -> np.ndarray:
+    """What a network might have made of the noise of three queries."""
+    rng = np.random.default_rng(number)
+    return rng.standard_normal((3, 1, 8, 8)).astype(np.float32)
+
+
 def setting(folder: Path) -> Setting:
     """Four networks of which each saw half of six sources; two images a source."""
     codes = tiny.codes()
@@ -69,6 +75,7 @@ def setting(folder: Path) -> Setting:
         max_memory_mb=512,
         folder=folder,
         journey=journey,
+        alone=Alone(alone, {"sampler": "chance"}),
         scores=scores,
     )
 

@@ -1,0 +1,45 @@
+"""How far from each query a network's own picture lies, sampled from the same noise.
+
+Before: setting.py (what networks make of noise). After: posterior.py.
+"""
+
+import numpy as np
+from jaxtyping import Float64
+
+from ensemble import store
+from ensemble.scorers import disk
+from ensemble.scorers.setting import Alone, Setting
+from splits.errors import BadInput
+
+
+def query_displacements(setting: Setting) -> Float64[np.ndarray, "networks queries"]:
+    """Root mean squared difference of pixels between every network's and the query's.
+
+    They are kept on disk, as losses are.
+
+    Raises:
+        BadInput: If no noise leads to the queries, or nothing samples with it.
+    """
+    if setting.alone is None:
+        raise BadInput(
+            "What networks make of the queries' noise is asked for, and this setting "
+            "has no sampler. Give it `alone`, or measure losses."
+        )
+    numbers = range(len(setting.networks))
+    return np.stack([_kept(setting, setting.alone, number) for number in numbers])
+
+
+def _kept(
+    setting: Setting, alone: Alone, number: int
+) -> Float64[np.ndarray, " queries"]:
+    facts = {
+        "network": disk.of_network(setting, setting.networks[number]),
+        "queries": disk.of_examples(setting.queries),
+        "sampler": alone.sampler,
+    }
+    path = setting.folder / f"displacements-{disk.digest_of(facts)}.npy"
+    if not path.exists():
+        apart = alone.pictures(number) - setting.queries.images.cpu().numpy()
+        found = np.sqrt(np.square(apart, dtype=np.float64).mean(axis=(1, 2, 3)))
+        store.write_array(path, found)
+    return store.read_array(path)
