@@ -13,7 +13,11 @@ from benchmarks import record
 
 PAGE = Path(__file__).parents[1] / "docs" / "comparison.md"
 SETTINGS = {"lds": "Digits, 8x8", "lds_mnist": "MNIST, 14x14"}
-QUERIES = {"held_out": "held-out images", "generated": "generated images"}
+QUERIES = {
+    "held_out": "held-out images",
+    "generated": "generated images",
+    "generated-displacement": "generated images: displacement in place of loss",
+}
 HEAD = """# Which methods tell what a source does
 
 Written by `python -m benchmarks.comparison`; the numbers are those of `python -m
@@ -27,6 +31,10 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
   half of the subsets chooses, on the other half.
 - **seconds** for all queries on the machine of the record, with those of features that
   methods before it left; of a posterior without its priors'.
+- **displacement**: how far from the query the picture lies that a model samples from the
+  same noise. Scores are the same as for the loss: what makes a model good at a picture is
+  to make it draw that picture. `posterior_displacement` asks what members draw, where
+  `posterior` asks for their loss.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
   gradients are averaged. `_16`, `_32`, `first_16`: only so many members.
 """
@@ -46,6 +54,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             f"{sizes['n_subsets']} halves with {sizes['n_seeds']} seeds.\n"
         )
         for queries, meaning in QUERIES.items():
+            if queries not in found:
+                continue
             parts.append(f"\n### {sizes['n_queries']} {meaning}\n\n")
             parts.append(section(found[queries]))
     return "".join(parts)

@@ -1,5 +1,6 @@
 """Benchmarks run at the smallest size, and their numbers make sense."""
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -9,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import designs, faults, lds, mnist, scale, shards, teams
+from benchmarks import (
+    designs,
+    faults,
+    ground_truth,
+    lds,
+    mnist,
+    scale,
+    shards,
+    shared_noise_lds,
+    teams,
+)
 from splits.errors import BadInput
 
 
@@ -93,6 +104,25 @@ def test_no_setting_trains_more_than_an_hour_allows(setting):
     sizes = lds.SETTINGS[setting][1]
     n_models = sizes.n_subsets * sizes.n_seeds + sizes.n_members + 1
     assert n_models * sizes.steps * sizes.batch_size <= 257 * 600 * 32
+
+
+@pytest.mark.parametrize("name", shared_noise_lds.NAMES)
+def test_what_is_asked_of_members_has_been_asked_of_those_that_share_noise(name):
+    scores = ground_truth.FOLDER / "digits" / "scores" / name
+    methods = shared_noise_lds.asked_of_members(lds.Sizes())
+    assert {"members_16", "posterior_64", "ridge_datamodel"} < methods.keys()
+    assert all((scores / f"{method}.npy").exists() for method in methods)
+
+
+def test_gradients_of_the_ensemble_are_taken_where_they_are_asked_for():
+    few = dataclasses.replace(lds.Sizes(), averaged=False)
+    for method in ("trak", "dtrak"):
+        assert lds.scored_models(method, lds.Sizes()) == ["ensemble", "reference"]
+        assert lds.scored_models(method, few) == ["reference"]
+    for sizes in (few, lds.Sizes()):
+        assert lds.scored_models("ekfac", sizes) == ["reference"]
+        assert lds.scored_models("pixel_dot", sizes) == ["ensemble"]
+        assert lds.scored_models("empirical_influence", sizes) == ["ensemble"]
 
 
 def test_shards_by_code_are_read_with_less_in_vain_than_in_order_of_number():

@@ -1,0 +1,82 @@
+"""Deletion, quality and false attribution at benchmark scale.
+
+    python -m benchmarks.evaluations deletion RUN    # RUN: what benchmarks.lds made
+    python -m benchmarks.evaluations quality RUN     # of 1,797 digits, benchmarks.excess
+    python -m benchmarks.evaluations far RUN...      # of ever more digits, the same
+
+Each is `attribute.py RUN evaluate`, whose table goes on record as it is: retraining
+without the top sources of six methods, two seeds; the ensemble beside single models of
+equal steps and of equal compute; and how often a rule names a source that is gone, for 64
+pictures of each run, with the counterfactual radius of the pictures that were ablated.
+What is trained stays in RUN; started again, each goes on where it was.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import attribute
+from benchmarks import record
+from ensemble import store
+
+METHODS = (
+    "posterior_64",
+    "posterior_displacement_64",
+    "ekfac-reference",
+    "dtrak-reference",
+    "pixel_cosine",
+    "differential_ablation_displacement",
+)
+FLAGS = {
+    "deletion": {
+        "name": "generated",
+        "method": ",".join(METHODS),
+        "top": "4,16",
+        "queries": "8",
+        "seeds": "2",
+    },
+    "quality": {"seeds": "2", "images": "1024"},
+    "far": {"name": "far"},
+}
+N_QUERIES = 64
+
+
+def evaluated(run: Path, what: str, **flags: str) -> dict[str, Any]:
+    """The table of one evaluation of a run."""
+    given = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
+    attribute.main([str(run), "evaluate", "--what", what, *given])
+    table = f"{what}-{flags.get('name', 'demo')}.json"
+    return store.read_json(store.open_run(run).evaluation / table)
+
+
+def false_attribution(runs: list[Path]) -> dict[str, Any]:
+    """Rates of 64 pictures of each run, and the radius of those that were ablated."""
+    found = {}
+    for run in runs:
+        attribute.main([str(run), "generate", "--name", "far", "--n", str(N_QUERIES)])
+        rates = evaluated(run, "far", **FLAGS["far"])
+        radius = evaluated(run, "far")["radius"]
+        found[str(rates["n_images"])] = {**rates, "radius": radius}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=FLAGS)
+    parser.add_argument("runs", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    if arguments.what == "far":
+        results = false_attribution(arguments.runs)
+    else:
+        (run,) = arguments.runs
+        results = evaluated(run, arguments.what, **FLAGS[arguments.what])
+    trained_at = [
+        store.read_json(store.open_run(run).manifest)["commit"]
+        for run in arguments.runs
+    ]
+    facts = {"flags": FLAGS[arguments.what], "members_trained_at": trained_at}
+    record.write("evaluations", [0], {**facts, **results}, arguments.what)
+
+
+if __name__ == "__main__":
+    main()

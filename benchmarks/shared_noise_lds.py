@@ -1,0 +1,116 @@
+"""Do members that share initial weights and noise tell more of what sources do?
+
+    python -m benchmarks.shared_noise_lds FOLDER
+
+The shipped ground truth of the digits has scores by 64 members that share both. Here as
+many are trained with the same codes, each with weights and noise of its own, and asked
+for the same: what they say alone and with the priors of the ground truth, by the first
+16, 32 and all of them, of 64 held-out and 64 generated pictures. The LDS of both, and
+their difference, whose interval resamples both together. Kept in FOLDER; started again,
+training goes on where it was.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks import ground_truth, lds, record
+from ensemble import plan, queries, scoring, store
+from ensemble.evaluation import held_out, intervals, truth
+from ensemble.evaluation import lds as score_of
+from ensemble.evaluation.options import Options
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.plan import Plan
+from ensemble.scorers import SCORERS, Damped, Scorer
+from ensemble.store import Run
+
+NAMES = (lds.HELD_OUT, lds.GENERATED)
+
+
+def trained(folder: Path, like: Run) -> Run:
+    """Members of the same codes, each with weights and noise of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = yaml.safe_load((like.path / "config.yaml").read_text())
+    tree["run"] = str(folder / "run")
+    tree["training"]["shared_noise"] = False
+    path = folder / "config.yaml"
+    store.write_text(path, yaml.safe_dump(tree))
+    script = Path(__file__).parents[1] / "train.py"
+    subprocess.run([sys.executable, str(script), str(path)], check=True)
+    return store.open_run(tree["run"])
+
+
+def asked_of_members(sizes: lds.Sizes) -> dict[str, Scorer]:
+    """What learns from members, by the name of its score in the ground truth."""
+    found: dict[str, Scorer] = {
+        method: scorer
+        for method, scorer in lds.posteriors(sizes).items()
+        if method.split("_")[-1].isdigit()
+    }
+    for method, scorer in lds.OF_MEMBERS.items():
+        found[method] = scorer
+        for budget in sizes.budgets:
+            if budget != sizes.n_members:
+                found[f"{method}_{budget}"] = replace(scorer, n_members=budget)
+    return found
+
+
+def compared(
+    like: Run, run: Run, pipe: EnsemblePipeline, ready: Plan, name: str
+) -> dict[str, Any]:
+    """LDS by members of either kind, of one set of queries."""
+    options = Options(name)
+    found = truth.read(like, plan.load(like), options)
+    strapped = score_of.bootstrap(found)
+    images = queries.load(like, name).images
+    asked = held_out.keep(run, name, images)
+
+    def priors(method: str, which: str | int, dampings: Sequence[float]) -> np.ndarray:
+        own = scoring.load(like, name, method, which)
+        if not isinstance(SCORERS[method], Damped):
+            return own[None]
+        known, path = scoring.load_path(like, name, method, which)
+        return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
+
+    setting = scoring.setting_of(run, pipe, ready, asked)
+    setting = replace(setting, scores=priors)
+    rows = {}
+    for method, scorer in asked_of_members(lds.Sizes()).items():
+        scores = {
+            "shared": scoring.load(like, name, method),
+            "own": scorer.score(setting),
+        }
+        predicted = {
+            kind: score_of.predicted_losses(score, found.subsets)
+            for kind, score in scores.items()
+        }
+        values = {kind: strapped.lds(guess) for kind, guess in predicted.items()}
+        rows[method] = {kind: intervals.described(*of) for kind, of in values.items()}
+        shared, own = values["shared"], values["own"]
+        rows[method]["shared_minus_own"] = intervals.described(
+            shared[0] - own[0], shared[1] - own[1]
+        )
+        print(name, method, rows[method], flush=True)
+    return rows
+
+
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    like = store.open_run(ground_truth.FOLDER / "digits")
+    run = trained(Path(folder).resolve(), like)
+    ready = plan.load(run)
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    results = {name: compared(like, run, pipe, ready, name) for name in NAMES}
+    record.write("shared_noise_lds", [0], results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
