@@ -35,6 +35,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
   same noise. Scores are the same as for the loss: what makes a model good at a picture is
   to make it draw that picture. `posterior_displacement` asks what members draw, where
   `posterior` asks for their loss.
+- **MB**: most memory held at once while it scored, with Python, PyTorch and the ensemble
+  (about 500); where it is missing, it was not measured apart.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
   gradients are averaged. `_16`, `_32`, `first_16`: only so many members.
 """
@@ -66,8 +68,8 @@ def section(table: dict[str, Any]) -> str:
     lines = [
         f"Reliability of one seed {interval(table['reliability'])}, ceiling "
         f"{interval(table['ceiling'])}.\n",
-        "| method | raw | signed² | ceiling | damping chosen | seconds |",
-        "|---|---|---|---|---|---|",
+        "| method | raw | signed² | ceiling | damping chosen | seconds | MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [row_of(table, method) for method in order(table)]
     if table["against_best"]:
@@ -112,6 +114,7 @@ def row_of(table: dict[str, Any], method: str) -> str:
         percent(raw.get("share_of_ceiling")),
         f"{interval(chosen[0]['lds'])} at {chosen[0]['damping']:g}" if chosen else "",
         f"{raw['seconds']:.0f}" if raw.get("seconds") is not None else "",
+        f"{peak / 2**20:.0f}" if (peak := raw.get("peak_memory_bytes")) else "",
     ]
     return f"| {' | '.join(cells)} |"
 

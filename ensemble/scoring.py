@@ -624,4 +624,5 @@ def _facts(scorer: Scorer, setting: Setting, seconds: float) -> dict[str, Any]:
         "forwards": setting.work.forwards,
         "notes": setting.notes,
         "peak_memory_bytes": store.peak_memory_bytes(),
+        "own_peak_memory_bytes": store.recent_peak_memory_bytes(),
     }

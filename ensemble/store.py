@@ -269,13 +269,14 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
         A dictionary for further facts about the stage.
     """
     began = time.perf_counter()
+    begin_peak_memory()
     facts: dict[str, Any] = {}
     yield facts
     with _stages(run) as stages:
         stages[name] = {
             "done": now(),
             "seconds": round(time.perf_counter() - began, 3),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": recent_peak_memory_bytes(),
             "commit": commit(),
             **facts,
         }
@@ -630,8 +631,28 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+# What this process had held at most whenever a peak was begun anew.
+_peaks: list[int] = []
+
+
+def begin_peak_memory() -> None:
+    """From now on `recent_peak_memory_bytes` forgets what was, where Linux lets it."""
+    _peaks[:] = [peak_memory_bytes()]
+    with contextlib.suppress(OSError):
+        # See proc(5), clear_refs: 5 sets the peak back to what is held now.
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")
+
+
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once."""
+    """The most memory that this process has ever held at once."""
+    return max([recent_peak_memory_bytes(), *_peaks])
+
+
+def recent_peak_memory_bytes() -> int:
+    """The most memory held at once since a peak was begun, what was held then included.
+
+    Where it cannot be begun anew: since the process started.
+    """
     # What getrusage says on Linux counts what the parent held when it forked, too.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text("utf-8").splitlines():

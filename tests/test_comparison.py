@@ -24,7 +24,13 @@ TABLE = {
     "reliability": INTERVAL,
     "ceiling": INTERVAL,
     "rows": [
-        row("low", 0.1, seconds=12.4, share_of_ceiling=INTERVAL),
+        row(
+            "low",
+            0.1,
+            seconds=12.4,
+            share_of_ceiling=INTERVAL,
+            peak_memory_bytes=3 * 2**20,
+        ),
         row("low", 0.3, "signed_squared", seconds=12.4),
         row("high", 0.4),
     ],
@@ -56,8 +62,9 @@ def test_methods_stand_in_order_with_what_is_known_of_them():
         "50 %",
         "0.200 [0.100, 0.300] at 0.01",
         "12",
+        "3",
     ]
-    assert "| high | 0.400 [0.300, 0.500] |  |  |  |  |" in lines
+    assert "| high | 0.400 [0.300, 0.500] |  |  |  |  |  |" in lines
     assert any("low, raw: 0.100." in line for line in lines)
 
 

@@ -117,6 +117,7 @@ def rows_of(
             "readout": readout,
             **strapped.row(predicted_losses(read(method.score), found.subsets)),
             "seconds": method.seconds,
+            "peak_memory_bytes": method.facts.get("own_peak_memory_bytes"),
         }
         for method in methods
         for readout, read in READOUTS.items()

@@ -586,6 +586,24 @@ def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent():
     assert 2**23 < int(said.stdout) < store.peak_memory_bytes() - held.nbytes // 2
 
 
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux forgets a peak"
+)
+def test_a_stages_peak_is_its_own_and_the_process_remembers_all(run):
+    held = np.ones(2**28, np.uint8)
+    del held
+    before = store.peak_memory_bytes()
+    with store.stage(run, "small"):
+        pass
+    with store.stage(run, "large"):
+        assert np.ones(2**27, np.uint8).any()
+    stages = store.read_json(run.manifest)["stages"]
+    small, large = (stages[name]["peak_memory_bytes"] for name in ("small", "large"))
+    assert small + 2**26 < large
+    assert small + 2**27 < store.peak_memory_bytes()
+    assert store.peak_memory_bytes() >= before
+
+
 def test_a_stage_that_failed_is_not_recorded(run):
     with pytest.raises(RuntimeError), store.stage(run, "train"):
         raise RuntimeError
