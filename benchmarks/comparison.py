@@ -1,8 +1,9 @@
-"""The page that compares all methods: docs/comparison.md, from what benchmarks.lds found.
+"""What compares all methods, from what benchmarks.lds found: a page, and a table.
 
     python -m benchmarks.comparison
 
-Every number of the page stands in `results/lds.json` or `results/lds_mnist.json`.
+Writes docs/comparison.md, and in README.md what stands between two marks. Every number
+stands in `results/lds.json` or `results/lds_mnist.json`.
 """
 
 import json
@@ -11,7 +12,44 @@ from typing import Any
 
 from benchmarks import record
 
-PAGE = Path(__file__).parents[1] / "docs" / "comparison.md"
+ROOT = Path(__file__).parents[1]
+PAGE, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
+MARKS = ("<!-- python -m benchmarks.comparison -->\n", "<!-- until here -->\n")
+# Rows of the table in the README, and the methods that they are of: the first that the
+# queries have. Ablation of the loss is exact or differential.
+ROWS = (
+    ("`posterior`, 64 members", ("posterior_64",)),
+    ("`posterior`, 32", ("posterior_32",)),
+    ("`posterior`, 16", ("posterior_16",)),
+    ("`ekfac`", ("ekfac-reference",)),
+    ("`das`", ("das-reference",)),
+    ("`dtrak`", ("dtrak-reference",)),
+    ("`trak`", ("trak-reference",)),
+    ("`relative_influence`", ("relative_influence-reference",)),
+    ("`renormalised_influence`", ("renormalised_influence-reference",)),
+    ("`gradient_dot`", ("gradient_dot-reference",)),
+    ("`gradient_cosine`", ("gradient_cosine-reference",)),
+    ("`component_cosine`", ("component_cosine",)),
+    ("`pixel_cosine`", ("pixel_cosine",)),
+    ("`pixel_dot`", ("pixel_dot",)),
+    ("`posterior` without priors, 64 members", ("members_64",)),
+    ("the same, 32", ("members_32",)),
+    ("the same, 16", ("members_16",)),
+    ("`ridge_datamodel`, 64 members", ("ridge_datamodel",)),
+    ("the same, 32", ("ridge_datamodel_32",)),
+    ("the same, 16", ("ridge_datamodel_16",)),
+    ("`empirical_influence`, 64 members", ("empirical_influence",)),
+    ("the same, 32", ("empirical_influence_32",)),
+    ("the same, 16", ("empirical_influence_16",)),
+    (
+        "ablation of the loss, 64 members",
+        ("ablation_loss", "differential_ablation_loss"),
+    ),
+    ("the same, 32", ("ablation_first_32_loss",)),
+    ("the same, 16", ("ablation_first_16_loss",)),
+    ("`random`", ("random",)),
+    ("training again, once", ("control_exact_retraining",)),
+)
 SETTINGS = {"lds": "Digits, 8x8", "lds_mnist": "MNIST, 14x14"}
 QUERIES = {
     "held_out": "held-out images",
@@ -61,6 +99,55 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             parts.append(f"\n### {sizes['n_queries']} {meaning}\n\n")
             parts.append(section(found[queries]))
     return "".join(parts)
+
+
+def short_table(results: dict[str, dict[str, Any]]) -> str:
+    """Raw LDS of every method, a column for each setting and its queries."""
+    columns = {
+        f"{SETTINGS[name]}: {queries.replace('_', '-')}": found["results"][queries]
+        for name, found in results.items()
+        for queries in ("held_out", "generated")
+    }
+    last = list(columns.values())[-1]
+    lines = [
+        f"| LDS | {' | '.join(columns)} | seconds, MB |",
+        "|---|" + "---|" * len(columns) + "---|",
+    ]
+    for title, names in ROWS:
+        cells = [_cell(table, names) for table in columns.values()]
+        lines.append(f"| {title} | {' | '.join(cells)} | {_price(last, names)} |")
+    ceilings = [interval(table["ceiling"]) for table in columns.values()]
+    lines.append(f"| what is possible at all | {' | '.join(ceilings)} | |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(table: dict[str, Any], names: tuple[str, ...]) -> str:
+    found = _raw(table, names)
+    return interval(found["lds"]) if found else ""
+
+
+def _price(table: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Seconds, and memory where it was measured apart."""
+    found = _raw(table, names) or {}
+    parts = []
+    if found.get("seconds") is not None:
+        parts.append(f"{found['seconds']:.0f}")
+    if found.get("peak_memory_bytes"):
+        parts.append(f"{found['peak_memory_bytes'] / 2**20:.0f}")
+    return ", ".join(parts)
+
+
+def _raw(table: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any] | None:
+    """The first of these methods that is in the table, as it is."""
+    rows = {row["method"]: row for row in table["rows"] if row["readout"] == "raw"}
+    return next((rows[name] for name in names if name in rows), None)
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with the table between its marks."""
+    before, rest = readme.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return "".join([before, MARKS[0], table, MARKS[1], after])
 
 
 def section(table: dict[str, Any]) -> str:
@@ -140,8 +227,11 @@ def results() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    PAGE.write_text(page(results()), encoding="utf-8")
-    print(PAGE)
+    found = results()
+    readme = README.read_text(encoding="utf-8")
+    PAGE.write_text(page(found), encoding="utf-8")
+    README.write_text(with_table(readme, short_table(found)), encoding="utf-8")
+    print(PAGE, README, sep="\n")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,34 @@ def test_a_setting_that_was_not_run_is_not_on_the_page():
     assert page.count("### 5 ") == 2
 
 
+def test_the_short_table_has_a_column_for_each_setting_and_query():
+    table = {
+        **TABLE,
+        "rows": [
+            row("posterior_64", 0.9, seconds=80.4, peak_memory_bytes=600 * 2**20),
+            row("posterior_64", 0.3, "squared"),
+            row("differential_ablation_loss", 0.4),
+        ],
+    }
+    found = {"held_out": TABLE, "generated": table}
+    lines = comparison.short_table({"lds": {"results": found}}).splitlines()
+    assert lines[0].startswith("| LDS | Digits, 8x8: held-out | Digits, 8x8: generated")
+    assert "| `posterior`, 64 members |  | 0.900 [0.800, 1.000] | 80, 600 |" in lines
+    assert "| ablation of the loss, 64 members |  | 0.400 [0.300, 0.500] |  |" in lines
+    assert lines[-1].startswith("| what is possible at all | 0.500 [0.250, 0.750]")
+    assert len(lines) == 2 + len(comparison.ROWS) + 1
+
+
+def test_the_table_takes_the_place_of_the_one_before():
+    first, last = comparison.MARKS
+    readme = comparison.with_table(f"a\n{first}old\n{last}b\n", "new\n")
+    assert readme == f"a\n{first}new\n{last}b\n"
+
+
 @pytest.mark.skipif(not comparison.results(), reason="nothing is on record yet")
 def test_the_page_is_that_of_the_results_on_record():
     written = comparison.PAGE.read_text(encoding="utf-8")
     assert written == comparison.page(comparison.results())
+    readme = comparison.README.read_text(encoding="utf-8")
+    table = comparison.short_table(comparison.results())
+    assert readme == comparison.with_table(readme, table)
