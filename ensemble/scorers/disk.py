@@ -6,7 +6,9 @@ Before: setting.py. After: features.py, blocks.py, fitting.py.
 import hashlib
 import json
 import shutil
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,21 @@ def _kept(
     except store.NO_ARRAY:
         return None
     return array if (array.shape, array.dtype) == (shape, np.dtype(dtype)) else None
+
+
+def made_once(
+    setting: Setting, path: Path, make: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """What is kept there, made if it is not; the seconds that it took count each time."""
+    record = path.with_suffix(".json")
+    if path.exists():
+        if record.exists():
+            setting.work.seconds_before += store.read_json(record)["seconds"]
+    else:
+        began = time.perf_counter()
+        store.write_array(path, make())
+        store.write_json(record, {"seconds": round(time.perf_counter() - began, 6)})
+    return store.read_array(path)
 
 
 def sums(rows: np.ndarray) -> UInt32[np.ndarray, " rows"]:

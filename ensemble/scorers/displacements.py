@@ -6,7 +6,6 @@ Before: setting.py (what networks make of noise). After: posterior.py.
 import numpy as np
 from jaxtyping import Float64
 
-from ensemble import store
 from ensemble.scorers import disk
 from ensemble.scorers.setting import Alone, Setting
 from splits.errors import BadInput
@@ -38,8 +37,9 @@ def _kept(
         "sampler": alone.sampler,
     }
     path = setting.folder / f"displacements-{disk.digest_of(facts)}.npy"
-    if not path.exists():
+
+    def measure() -> Float64[np.ndarray, " queries"]:
         apart = alone.pictures(number) - setting.queries.images.cpu().numpy()
-        found = np.sqrt(np.square(apart, dtype=np.float64).mean(axis=(1, 2, 3)))
-        store.write_array(path, found)
-    return store.read_array(path)
+        return np.sqrt(np.square(apart, dtype=np.float64).mean(axis=(1, 2, 3)))
+
+    return disk.made_once(setting, path, measure)

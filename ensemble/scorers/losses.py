@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import nn
 
-from ensemble import store
 from ensemble.scorers import disk, gradients, memory
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.setting import Examples, Setting
@@ -54,7 +53,9 @@ def _kept(
         "draws": dataclasses.asdict(draws),
     }
     path = setting.folder / f"losses-{disk.digest_of(facts)}.npy"
-    if not path.exists():
+
+    def measure() -> Float64[np.ndarray, " queries"]:
         found = losses(setting, network, setting.queries, draws)
-        store.write_array(path, found.mean(axis=1, dtype=np.float64))
-    return store.read_array(path)
+        return found.mean(axis=1, dtype=np.float64)
+
+    return disk.made_once(setting, path, measure)

@@ -41,5 +41,7 @@ def test_query_losses_are_measured_once_and_the_first_networks_alone(tmp_path):
     assert np.array_equal(found[:2], first)
     assert np.array_equal(query_losses(setting, DRAWS), found)
     assert setting.work.forwards == 4 * 3 * 3
+    # What they took counts for everybody who uses them.
+    assert setting.work.seconds_before > 0
     query_losses(setting, Draws(n_timesteps=2))
     assert setting.work.forwards == 4 * 3 * 3 + 4 * 3 * 2
