@@ -5,7 +5,7 @@
     python -m benchmarks.evaluations far RUN...      # of ever more digits, the same
 
 Each is `attribute.py RUN evaluate`, whose table goes on record as it is: retraining
-without the top sources of six methods, two seeds; the ensemble beside single models of
+without the top sources of four methods, two seeds; the ensemble beside single models of
 equal steps and of equal compute; and how often a rule names a source that is gone, for 64
 pictures of each run, with the counterfactual radius of the pictures that were ablated.
 What is trained stays in RUN; started again, each goes on where it was.
@@ -21,9 +21,7 @@ from ensemble import store
 
 METHODS = (
     "posterior_64",
-    "posterior_displacement_64",
     "ekfac-reference",
-    "dtrak-reference",
     "pixel_cosine",
     "differential_ablation_displacement",
 )
@@ -32,7 +30,8 @@ FLAGS = {
         "name": "generated",
         "method": ",".join(METHODS),
         "top": "4,16",
-        "queries": "8",
+        "queries": "4",
+        "random": "3",
         "seeds": "2",
     },
     "quality": {"seeds": "2", "images": "1024"},

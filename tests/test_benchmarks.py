@@ -109,8 +109,8 @@ def test_no_setting_trains_more_than_an_hour_allows(setting):
 @pytest.mark.parametrize("name", shared_noise_lds.NAMES)
 def test_what_is_asked_of_members_has_been_asked_of_those_that_share_noise(name):
     scores = ground_truth.FOLDER / "digits" / "scores" / name
-    methods = shared_noise_lds.asked_of_members(lds.Sizes())
-    assert {"members_16", "posterior_64", "ridge_datamodel"} < methods.keys()
+    methods = shared_noise_lds.asked_of_members()
+    assert {"members_16", "posterior_32", "ridge_datamodel_32"} < methods.keys()
     assert all((scores / f"{method}.npy").exists() for method in methods)
 
 
