@@ -18,6 +18,7 @@ from typing import Any
 import attribute
 from benchmarks import record
 from ensemble import store
+from ensemble.evaluation import plots
 
 METHODS = (
     "posterior_64",
@@ -40,22 +41,27 @@ FLAGS = {
 N_QUERIES = 64
 
 
-def evaluated(run: Path, what: str, **flags: str) -> dict[str, Any]:
-    """The table of one evaluation of a run."""
+def evaluated(run: Path, what: str, **flags: str) -> Path:
+    """The table's file of one evaluation of a run."""
     given = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
     attribute.main([str(run), "evaluate", "--what", what, *given])
     table = f"{what}-{flags.get('name', 'demo')}.json"
-    return store.read_json(store.open_run(run).evaluation / table)
+    return store.open_run(run).evaluation / table
 
 
 def false_attribution(runs: list[Path]) -> dict[str, Any]:
-    """Rates of 64 pictures of each run, and the radius of those that were ablated."""
-    found = {}
+    """Rates of 64 pictures of each run, and the radius of those that were ablated.
+
+    A plot of the rates over the number of images lies beside the record.
+    """
+    found, files = {}, []
     for run in runs:
         attribute.main([str(run), "generate", "--name", "far", "--n", str(N_QUERIES)])
-        rates = evaluated(run, "far", **FLAGS["far"])
-        radius = evaluated(run, "far")["radius"]
+        files.append(evaluated(run, "far", **FLAGS["far"]))
+        rates = store.read_json(files[-1])
+        radius = store.read_json(evaluated(run, "far"))["radius"]
         found[str(rates["n_images"])] = {**rates, "radius": radius}
+    plots.curve(files, record.RESULTS)
     return found
 
 
@@ -68,7 +74,8 @@ def main() -> None:
         results = false_attribution(arguments.runs)
     else:
         (run,) = arguments.runs
-        results = evaluated(run, arguments.what, **FLAGS[arguments.what])
+        table = evaluated(run, arguments.what, **FLAGS[arguments.what])
+        results = store.read_json(table)
     trained_at = [
         store.read_json(store.open_run(run).manifest)["commit"]
         for run in arguments.runs
