@@ -18,6 +18,7 @@ from jaxtyping import Bool
 import train as script
 from ensemble import launching, locks, pipeline, plan, store, training
 from ensemble.config import Config, SplitsConfig
+from ensemble.model import EnsembleModel
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.store import Run
@@ -93,8 +94,14 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
 
 
 def model_alone(models: Run, number: int, like: EnsemblePipeline) -> EnsemblePipeline:
-    """A pipeline of one retrained model, on the device of another pipeline."""
-    pipe = EnsemblePipeline.from_pretrained(models.path, members=[number])
+    """A pipeline of one retrained model that samples as another does, where it is."""
+    sampling = like.sampling()
+    pipe = EnsemblePipeline(
+        members=EnsembleModel.from_pretrained(models.members, [number]),
+        scheduler=sampling.scheduler,
+        num_inference_steps=sampling.n_steps,
+        guidance_scale=sampling.guidance_scale,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(like.members.device)
 
