@@ -195,8 +195,17 @@ def scored_models(method: str, sizes: Sizes) -> list[str]:
 
 
 def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
-    """The same of the pictures that members make, with ever more of them."""
-    full = Posterior("displacement", priors=sizes.priors, dampings=DAMPINGS)
+    """The same of the pictures that members make, with ever more of them.
+
+    What is alike, of either sign, moves a picture: so squares are among the read-outs, and
+    principal components among the priors: chosen on digits, before MNIST was looked at.
+    """
+    full = Posterior(
+        "displacement",
+        priors=(*sizes.priors, "component_cosine"),
+        dampings=DAMPINGS,
+        readouts=("raw", "squared", "signed_squared"),
+    )
     found = {}
     for n_members in sizes.budgets:
         name = f"posterior_displacement_{n_members}"

@@ -91,5 +91,9 @@ SCORERS: dict[str, Scorer] = {
     "unlearning": Unlearning(),
     "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
     "posterior": Posterior(),
-    "posterior_displacement": Posterior(measured="displacement"),
+    "posterior_displacement": Posterior(
+        measured="displacement",
+        priors=("trak", "dtrak", "component_cosine"),
+        readouts=("raw", "squared", "signed_squared"),
+    ),
 }
