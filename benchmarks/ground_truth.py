@@ -7,7 +7,9 @@
 The second command makes the table again, in minutes and from what is committed: a run
 folder without members, with codes, queries, scores, influence and losses, each with its
 digest. The third trains a model of one subset from scratch, one that chance takes, and
-compares its loss at every query with the committed one.
+compares its loss at every query with the committed one. MNIST's losses have 64 draws: its
+table wants `--draws 64`, and `python -m benchmarks.ground_truth cell mnist` writes the
+pictures that both look at.
 """
 
 import argparse
@@ -121,9 +123,11 @@ def cell(
     }
 
 
-def n_seeds(run: Run, name: str) -> int:
-    """How many seeds the truth of a packed run has."""
-    return len(store.records(run.evaluation / "truth" / name, ".npy"))
+def options_of(run: Run, name: str) -> Options:
+    """With which the truth of a packed run was measured."""
+    files = sorted((run.evaluation / "truth" / name).glob("seed-*.json"))
+    n_draws = store.read_json(files[0])["n_draws"]
+    return Options(name, n_seeds=len(files), n_draws=n_draws)
 
 
 def main() -> None:
@@ -146,7 +150,7 @@ def main() -> None:
     if pictures is not None:
         mnist.write(pictures)
     run, rng = store.open_run(folder), np.random.default_rng()
-    wanted = Options(options.name, n_seeds=n_seeds(run, options.name))
+    wanted = options_of(run, options.name)
     seeds = retraining.seeds(run, wanted.n_seeds)
     subset, seed = int(rng.integers(wanted.n_subsets)), int(rng.choice(seeds))
     subset = subset if options.subset is None else options.subset

@@ -111,7 +111,7 @@ def test_without_losses_there_is_no_table(packed):
 def test_the_command_prints_the_cell(packed, monkeypatch, capsys):
     monkeypatch.setattr(ground_truth, "FOLDER", packed.path.parent)
     monkeypatch.setattr(ground_truth, "PICTURES", {"packed": None})
-    monkeypatch.setattr(ground_truth, "Options", lambda name, n_seeds: OPTIONS)
+    monkeypatch.setattr(ground_truth, "options_of", lambda run, name: OPTIONS)
     arguments = ["ground_truth", "cell", "packed", "--subset", "2", "--name", "two"]
     monkeypatch.setattr("sys.argv", arguments)
     ground_truth.main()
