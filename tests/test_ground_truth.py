@@ -119,3 +119,11 @@ def test_the_command_prints_the_cell(packed, monkeypatch, capsys):
     found = json.loads(said[said.index("{") :])
     assert found["subset"] == 2
     assert found["same_bits"]
+
+
+@pytest.mark.parametrize(("setting", "n_draws"), [("digits", 128), ("mnist", 64)])
+def test_the_shipped_truth_says_how_it_was_measured(setting, n_draws):
+    run = store.open_run(ground_truth.FOLDER / setting)
+    for name in ("held_out", "generated"):
+        options = ground_truth.options_of(run, name)
+        assert (options.n_seeds, options.n_draws) == (3, n_draws)
