@@ -52,7 +52,7 @@ SEED = 0
 MOST_RESTARTS = 20
 # What differs from run to run by nature: times, and what they cost.
 TIMES = {"seconds", "seconds_before", "seconds_of_members", "done", "created"}
-TIMES |= {"finished", "peak_memory_bytes", "digest"}
+TIMES |= {"finished", "peak_memory_bytes", "own_peak_memory_bytes", "digest"}
 TIMES |= {"time", "previous", "line_sha256"}  # of the log of removals
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CONFIG = {
