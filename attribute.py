@@ -155,7 +155,7 @@ def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
     command.add_argument("--method", metavar="trak,das", help="only these methods")
     command.add_argument(
         "--measure",
-        choices=["loss", "displacement"],
+        metavar="loss|displacement",
         help="lds: of models of subsets, at the query; or from it to their picture of "
         "the same noise (default loss)",
     )

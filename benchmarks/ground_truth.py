@@ -125,7 +125,7 @@ def cell(
 
 def options_of(run: Run, name: str) -> Options:
     """With which the truth of a packed run was measured."""
-    files = sorted((run.evaluation / "truth" / name).glob("seed-*.json"))
+    files = store.records(run.evaluation / "truth" / name, ".npy")
     n_draws = store.read_json(files[0])["n_draws"]
     return Options(name, n_seeds=len(files), n_draws=n_draws)
 

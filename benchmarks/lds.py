@@ -208,10 +208,9 @@ def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
     )
     found = {}
     for n_members in sizes.budgets:
-        name = f"posterior_displacement_{n_members}"
-        found[name] = replace(full, n_members=n_members)
-        name = f"members_displacement_{n_members}"
-        found[name] = replace(found[name.replace("members", "posterior")], priors=())
+        some = replace(full, n_members=n_members)
+        found[f"posterior_displacement_{n_members}"] = some
+        found[f"members_displacement_{n_members}"] = replace(some, priors=())
     return found
 
 

@@ -5,7 +5,7 @@ the queries' own noise; all of a query's ablations share the first step, because
 all start from the same state. Results go to disk block by block, so that an
 interrupted landscape is continued, not begun again.
 
-Before: pipeline.py (denoise), queries.py. After: influence.py.
+Before: queries.py (pictures by other votes). After: influence.py.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int
-from torch import Tensor, nn
+from jaxtyping import Float32, Float64, Int
+from torch import nn
 from tqdm.auto import tqdm
 
 from ensemble import store
 from ensemble.measurement import Images, Measurement, Values, displacement
 from ensemble.model import predict
-from ensemble.pipeline import EnsemblePipeline, denoise
-from ensemble.queries import Queries, on_device
+from ensemble.pipeline import EnsemblePipeline
+from ensemble.queries import Queries, ablated_pictures, on_device
 from splits.errors import BadInput
 
 PROGRESS, VALUES = "progress.json", "values.npy"
@@ -52,40 +52,6 @@ class Landscape:
     measured: dict[str, Float32[np.ndarray, "queries vectors"]]
     full: dict[str, Float32[np.ndarray, " queries"]]
     member_forwards: int
-
-
-def ablated_pictures(
-    pipe: EnsemblePipeline,
-    queries: Queries,
-    of_query: Int[np.ndarray, " images"],
-    votes: Float64[np.ndarray, "images members"],
-) -> Float[Tensor, "images channels height width"]:
-    """Sample queries again with other votes and the same noise.
-
-    Args:
-        pipe: The ensemble.
-        queries: What is sampled again.
-        of_query: The query that each image is of.
-        votes: The votes of each image.
-
-    Returns:
-        The pictures, not clipped.
-    """
-    chosen, state_of = np.unique(of_query, return_inverse=True)
-    device = pipe.members.device
-    condition = queries.condition(pipe)
-    steps = denoise(
-        pipe.members,
-        pipe.sampling(),
-        queries.noise(pipe)[torch.from_numpy(chosen)].to(device),
-        torch.from_numpy(votes).to(device, pipe.members.dtype),
-        None if condition is None else condition[torch.from_numpy(chosen).to(device)],
-        queries.generators(pipe, of_query),
-        torch.from_numpy(state_of).to(device),
-    )
-    with torch.no_grad():
-        *_, (_, _, images) = steps
-    return images
 
 
 @torch.no_grad()

@@ -524,7 +524,7 @@ def _exact_pictures(
     chosen: Int64[np.ndarray, "queries chosen"],
 ) -> Float[np.ndarray, "queries chosen channels height width"]:
     """Exact pictures of each query without each of its chosen units."""
-    pictures = ablation.ablated_pictures(
+    pictures = queries.ablated_pictures(
         pipe,
         asked_for,
         np.repeat(np.arange(len(chosen)), chosen.shape[1]),

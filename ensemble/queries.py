@@ -152,6 +152,40 @@ def require_noise(asked: Queries) -> None:
         )
 
 
+def ablated_pictures(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    of_query: Int[np.ndarray, " images"],
+    votes: Float64[np.ndarray, "images members"],
+) -> Float[Tensor, "images channels height width"]:
+    """Sample queries again with other votes and the same noise.
+
+    Args:
+        pipe: The ensemble.
+        queries: What is sampled again.
+        of_query: The query that each image is of.
+        votes: The votes of each image.
+
+    Returns:
+        The pictures, not clipped.
+    """
+    chosen, state_of = np.unique(of_query, return_inverse=True)
+    device = pipe.members.device
+    condition = queries.condition(pipe)
+    steps = denoise(
+        pipe.members,
+        pipe.sampling(),
+        queries.noise(pipe)[torch.from_numpy(chosen)].to(device),
+        torch.from_numpy(votes).to(device, pipe.members.dtype),
+        None if condition is None else condition[torch.from_numpy(chosen).to(device)],
+        queries.generators(pipe, of_query),
+        torch.from_numpy(state_of).to(device),
+    )
+    with torch.no_grad():
+        *_, (_, _, images) = steps
+    return images
+
+
 def sampled_again(
     pipe: EnsemblePipeline, asked: Queries, votes: Float64[np.ndarray, " members"]
 ) -> Float32[np.ndarray, "queries channels height width"]:
@@ -161,18 +195,18 @@ def sampled_again(
         BadInput: If the queries are held out.
     """
     require_noise(asked)
-    n_queries, device = len(asked.seeds), pipe.members.device
-    steps = denoise(
-        pipe.members,
-        pipe.sampling(),
-        asked.noise(pipe).to(device),
-        torch.from_numpy(votes).to(device, pipe.members.dtype).expand(n_queries, -1),
-        asked.condition(pipe),
-        asked.generators(pipe, np.arange(n_queries)),
-    )
-    with torch.no_grad():
-        *_, (_, _, images) = steps
+    every = np.arange(len(asked.seeds))
+    images = ablated_pictures(pipe, asked, every, np.tile(votes, (len(every), 1)))
     return images.cpu().float().numpy()
+
+
+def distance(
+    pictures: Float[np.ndarray, "*leading channels height width"],
+    others: Float[np.ndarray, "*leading channels height width"],
+) -> Float64[np.ndarray, "*leading"]:
+    """Root mean squared difference of pixels, in units of [-1, 1]."""
+    squares = np.square(pictures - others, dtype=np.float64)
+    return np.sqrt(squares.mean(axis=(-3, -2, -1)))
 
 
 def _unchanged(run: Run, name: str, wanted: dict) -> Queries:

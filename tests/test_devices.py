@@ -15,7 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from ensemble import ablation, adjoint, plan, queries, sensitivity, store, training
+from ensemble import adjoint, plan, queries, sensitivity, store, training
 from ensemble.measurement import MEASUREMENTS, feature_likeness, log_odds, similarity
 from ensemble.model import noise_schedule, predict
 from ensemble.pipeline import initial_noise, query_generators
@@ -188,7 +188,7 @@ def test_ablations_on_a_device_are_those_of_the_cpu(device, digits):
     run, ready, asked = digits
     votes = np.stack([ablated_votes(ready.codes, [source]) for source in (0, 5)])
     made = [
-        ablation.ablated_pictures(ensemble_on(one, run), asked, np.array([1, 0]), votes)
+        queries.ablated_pictures(ensemble_on(one, run), asked, np.array([1, 0]), votes)
         for one in ("cpu", device)
     ]
     assert made[1].device.type == device.type

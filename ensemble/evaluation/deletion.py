@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from ensemble import encoders, luck, queries, store
-from ensemble.ablation import ablated_pictures
 from ensemble.config import SplitsConfig
 from ensemble.evaluation import (
     correlation,
@@ -245,11 +244,7 @@ class Lab:
         self, pipe: EnsemblePipeline, votes: Float[np.ndarray, " members"]
     ) -> Float32[np.ndarray, "queries channels height width"]:
         """All queries from their own noise, by these votes."""
-        every = np.arange(len(self.asked.seeds))
-        images = ablated_pictures(
-            pipe, self.asked, every, np.tile(votes, (len(every), 1))
-        )
-        return images.cpu().float().numpy()
+        return queries.sampled_again(pipe, self.asked, votes)
 
     def _effects(
         self,
@@ -257,12 +252,11 @@ class Lab:
         pictures: Float32[np.ndarray, "sets queries channels height width"],
         full: Float32[np.ndarray, "queries channels height width"],
     ) -> Float64[np.ndarray, "effects sets queries"]:
-        moved = np.square(pictures - full, dtype=np.float64).mean(axis=(2, 3, 4))
         before = self.encoder(full)
         apart = [
             np.linalg.norm(self.encoder(some) - before, axis=1) for some in pictures
         ]
-        return np.stack([rise, np.sqrt(moved), np.stack(apart)])
+        return np.stack([rise, queries.distance(pictures, full), np.stack(apart)])
 
 
 def rows_of(

@@ -23,7 +23,6 @@ from jaxtyping import Float, Float32, Float64, Int64
 from scipy.spatial.distance import cdist
 
 from ensemble import encoders, luck, queries, scoring, store, units
-from ensemble.ablation import ablated_pictures
 from ensemble.evaluation import intervals, predictors, tables
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
@@ -209,7 +208,7 @@ def _without(
 ) -> Pictures:
     """Every query without a source of its own."""
     votes = units.votes_without(plan.seen_by(pipe.members.member_ids)[sources])
-    pictures = ablated_pictures(pipe, asked, np.arange(len(sources)), votes)
+    pictures = queries.ablated_pictures(pipe, asked, np.arange(len(sources)), votes)
     return pictures.cpu().float().numpy()
 
 

@@ -185,8 +185,8 @@ def _displacements(
 
     def of_subset(subset: int) -> Float64[np.ndarray, " queries"]:
         alone = retraining.model_alone(models, subset, pipe)
-        apart = queries.sampled_again(alone, asked, np.ones(1)) - asked.images
-        return np.sqrt(np.square(apart, dtype=np.float64).mean(axis=(1, 2, 3)))
+        pictures = queries.sampled_again(alone, asked, np.ones(1))
+        return queries.distance(pictures, asked.images)
 
     with ThreadPoolExecutor(pipe.members.side_by_side) as pool:
         rows = pool.map(of_subset, range(n_subsets))

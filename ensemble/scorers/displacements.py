@@ -6,6 +6,7 @@ Before: setting.py (what networks make of noise). After: posterior.py.
 import numpy as np
 from jaxtyping import Float64
 
+from ensemble.queries import distance
 from ensemble.scorers import disk
 from ensemble.scorers.setting import Alone, Setting
 from splits.errors import BadInput
@@ -39,7 +40,7 @@ def _kept(
     path = setting.folder / f"displacements-{disk.digest_of(facts)}.npy"
 
     def measure() -> Float64[np.ndarray, " queries"]:
-        apart = alone.pictures(number) - setting.queries.images.cpu().numpy()
-        return np.sqrt(np.square(apart, dtype=np.float64).mean(axis=(1, 2, 3)))
+        images = setting.queries.images.cpu().numpy()
+        return distance(alone.pictures(number), images)
 
     return disk.made_once(setting, path, measure)

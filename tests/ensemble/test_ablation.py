@@ -7,7 +7,7 @@ import torch
 from ensemble import ablation, luck
 from ensemble.measurement import MEASUREMENTS, displacement
 from ensemble.model import SCHEDULERS
-from ensemble.queries import Queries
+from ensemble.queries import Queries, ablated_pictures
 from splits import designs
 from splits.codes import ablated_votes
 from splits.errors import BadInput
@@ -74,9 +74,7 @@ def test_leave_one_out_leaves_each_members_own_picture(tmp_path):
     queries = queries_of(pipe, 2)
     votes = np.stack([ablated_votes(codes, [source]) for source in range(4)])
     assert np.array_equal(votes, np.eye(4))
-    pictures = ablation.ablated_pictures(
-        pipe, queries, np.zeros(4, dtype=np.int64), votes
-    )
+    pictures = ablated_pictures(pipe, queries, np.zeros(4, dtype=np.int64), votes)
     for member in range(4):
         own = pipe(seeds=[10], votes=np.eye(4)[member], output_type="latent").images[0]
         torch.testing.assert_close(pictures[member], own)

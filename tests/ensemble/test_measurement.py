@@ -152,6 +152,16 @@ def test_the_quadratic_form_is_the_loss_of_the_averaged_prediction(prediction_ty
     torch.testing.assert_close(found, loss)
 
 
+def test_draws_side_by_side_make_the_same_bits():
+    pipe = tiny.ensemble(3)
+    schedule, images = noise_schedule(tiny.config("none").model), pictures(2)
+    found = []
+    for side_by_side in (1, 3):
+        pipe.members.side_by_side = side_by_side
+        found.append(denoising_loss_form(pipe.members, schedule, images, None, 7))
+    assert torch.equal(*found)
+
+
 def test_brightness_and_contrast_of_known_pictures():
     half = torch.ones(1, 1, 2, 2)
     half[..., 0] = -1

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble import queries
-from ensemble.ablation import ablated_pictures
-from ensemble.queries import Queries
+from ensemble.queries import Queries, ablated_pictures
 from splits.errors import BadInput
 from tests import tiny
 
@@ -32,6 +31,15 @@ def test_by_other_votes_it_comes_out_as_by_ablation(asked):
     wanted = ablated_pictures(pipe, three, np.arange(3), np.tile(votes, (3, 1)))
     np.testing.assert_allclose(again, wanted.numpy(), atol=1e-6)
     assert np.abs(again - three.images).max() > 1e-3
+
+
+def test_distance_is_the_root_mean_square_of_pixels():
+    black, grey = np.full((2, 1, 3, 3), -1.0), np.zeros((2, 1, 3, 3))
+    grey[:, 0, 0, 0] = 2
+    np.testing.assert_allclose(
+        queries.distance(black, grey), np.full(2, np.sqrt((8 + 9) / 9))
+    )
+    assert not queries.distance(grey, grey).any()
 
 
 def test_given_images_cannot_be_sampled_again(asked):

@@ -366,3 +366,14 @@ def test_a_method_of_fewer_members_has_a_name_of_its_own():
     assert scoring.of_members("trak", None) == ("trak", SCORERS["trak"])
     with pytest.raises(BadInput, match="only posterior asks the first 16 members"):
         scoring.of_members("trak", 16)
+
+
+def test_members_alone_make_the_pictures_of_a_pipeline_of_one_member():
+    pipe = tiny.ensemble(3)
+    asked = asked_of(pipe)
+    alone = scoring.alone_of(pipe, asked)
+    for number in range(3):
+        one = tiny.ensemble(1)
+        one.members.networks[0] = pipe.members.networks[number]
+        wanted = one.pictures(asked.seeds.tolist()).float().numpy()
+        np.testing.assert_allclose(alone.pictures(number), wanted, atol=1e-6)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from ensemble import ablation, luck, sensitivity
-from ensemble.queries import Queries
+from ensemble import luck, sensitivity
+from ensemble.queries import Queries, ablated_pictures
 from ensemble.sensitivity import DESIGNED_ROADS, Road
 from tests import tiny
 
@@ -68,7 +68,7 @@ def pictures_at(pipe, queries, votes):
     """The naive twin: sampling with these votes, exactly."""
     of_query = np.repeat(np.arange(len(queries.seeds)), len(votes))
     rows = np.tile(votes, (len(queries.seeds), 1))
-    found = ablation.ablated_pictures(pipe, queries, of_query, rows)
+    found = ablated_pictures(pipe, queries, of_query, rows)
     return found.unflatten(0, (len(queries.seeds), len(votes)))
 
 
