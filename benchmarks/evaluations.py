@@ -45,8 +45,9 @@ def evaluated(run: Path, what: str, **flags: str) -> Path:
     """The table's file of one evaluation of a run."""
     given = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
     attribute.main([str(run), "evaluate", "--what", what, *given])
-    table = f"{what}-{flags.get('name', 'demo')}.json"
-    return store.open_run(run).evaluation / table
+    # Quality is no query's.
+    about = "ensemble" if what == "quality" else flags.get("name", "demo")
+    return store.open_run(run).evaluation / f"{what}-{about}.json"
 
 
 def false_attribution(runs: list[Path]) -> dict[str, Any]:
