@@ -89,8 +89,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--model",
         default="ensemble",
-        help="`ensemble` (default), a member's number, or `reference`, which "
-        "`train.py --reference` trains on everything",
+        help="`ensemble` (default), `first-16` for so many of its members, a member's "
+        "number, or `reference`, which `train.py --reference` trains on everything",
     )
     command.add_argument(
         "--dampings",

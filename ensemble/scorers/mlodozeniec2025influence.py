@@ -13,6 +13,7 @@ are taken in evaluation mode, without dropout and flips)
 Before: fitting.py. After: ensemble/scoring.py.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -47,6 +48,8 @@ class InfluenceFunction:
         timestep: Measure at this one; None: over the whole schedule.
         curvature: Of the training loss.
         draws: Timesteps and noise of every image.
+        own_noise: Each further network has noise of its own, so that the mean over
+            networks is one over as many more draws, at no cost.
         pattern: Only layers whose names match this regular expression take part.
     """
 
@@ -54,6 +57,7 @@ class InfluenceFunction:
     timestep: int | None = None
     curvature: Curvature = Curvature()
     draws: Draws = Draws()
+    own_noise: bool = True
     pattern: str = ""
 
     paper: ClassVar[str] = "Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850"
@@ -92,13 +96,22 @@ class InfluenceFunction:
                 f"{n_known}. Choose a smaller one."
             )
         return averaged(
-            self,
+            self._of,
             setting,
             self.pattern,
             # A query's gradient, and the same divided by each damped curvature.
             lambda one: one.sizes(len(self.draws), n_held=1 + len(dampings)),
-            lambda one: self._prepare_by(one, dampings),
+            lambda one: self._of(one)._prepare_by(one, dampings),
             dampings,
+        )
+
+    def _of(self, one: Scored) -> "InfluenceFunction":
+        """The same, with the noise that one network looks at."""
+        if not self.own_noise:
+            return self
+        seed = self.draws.seed + one.number
+        return dataclasses.replace(
+            self, draws=dataclasses.replace(self.draws, seed=seed)
         )
 
     def _prepare_by(

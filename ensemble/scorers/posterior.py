@@ -30,7 +30,13 @@ from ensemble.scorers.displacements import query_displacements
 from ensemble.scorers.gaussian import Apart, Fit, Prior
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import query_losses
-from ensemble.scorers.setting import READOUTS, Setting, over_images
+from ensemble.scorers.setting import (
+    ENSEMBLE,
+    READOUTS,
+    Setting,
+    first_members,
+    over_images,
+)
 from ensemble.scorers.similarity import pixels
 from splits.errors import BadInput
 
@@ -49,9 +55,10 @@ class Posterior:
     Attributes:
         measured: Of the members: `loss`, at the query; or `displacement`, from the
             query to the picture that a member makes of its noise by itself.
-        priors: Methods whose scores are the prior, combined; () expects nothing.
-        prior_model: Which model they score: `reference`, or another that scoring knows;
-            not `ensemble` with `n_members`, for its priors would see all members.
+        priors: Methods whose scores are the prior, combined; () expects nothing. One
+            that scores a model of its own names it, as in `ekfac@ensemble`.
+        prior_model: Which model the others score: `reference`, or another that scoring
+            knows. With `n_members`, the ensemble is so many members for them too.
         dampings: Score priors that have a damping at these too.
         readouts: Take each prior by each of these, names in `setting.READOUTS`.
         shares: Of the variance that similar sources have in common: to choose from.
@@ -108,12 +115,6 @@ class Posterior:
             raise BadInput(
                 f"n_members is {self.n_members}; at least {FEWEST_MEMBERS} are needed."
             )
-        if self.n_members is not None and self.prior_model == "ensemble":
-            raise BadInput(
-                f"prior_model is 'ensemble' and n_members is {self.n_members}: the "
-                "priors would see all members. Let the reference be the prior model, "
-                "or leave n_members out."
-            )
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
@@ -161,16 +162,25 @@ class Posterior:
                 "has no scores. Give it `scores`, or choose no priors."
             )
         guesses, names = [], []
-        for method in self.priors:
-            path = setting.scores(method, self.prior_model, self.dampings)
+        for prior in self.priors:
+            path = setting.scores(*self._scored_by(prior), self.dampings)
             # A method without a damping has a single score.
             for damping, score in zip(("own", *self.dampings), path, strict=False):
                 for readout in self.readouts:
                     guesses.append(READOUTS[readout](score.astype(np.float64)))
-                    names.append(f"{method}, damping {damping}, {readout}")
+                    names.append(f"{prior}, damping {damping}, {readout}")
         expected, weights = gaussian.combined(np.stack(guesses), seen, answers)
         setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
         return expected
+
+    def _scored_by(self, prior: str) -> tuple[str, str | int]:
+        """A prior's method, and the model that it scores."""
+        method, _, named = prior.partition("@")
+        model = named or self.prior_model
+        if model == ENSEMBLE and self.n_members is not None:
+            # What the others know must stay with them.
+            return method, first_members(self.n_members)
+        return method, model
 
     def _best(
         self,

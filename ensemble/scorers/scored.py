@@ -30,6 +30,7 @@ class Scored:
 
     Attributes:
         setting: What it is a part of.
+        number: Its position among the setting's networks.
         network: The network, in evaluation mode.
         seen: Numbers of the training images that it saw, ascending.
         layers: Layers that take part.
@@ -37,6 +38,7 @@ class Scored:
     """
 
     setting: Setting
+    number: int
     network: nn.Module
     seen: Int64[np.ndarray, " seen"]
     layers: Layers
@@ -129,14 +131,14 @@ class Scored:
 
 def scored(setting: Setting, pattern: str) -> Iterator[Scored]:
     """Every network of a setting, with the layers whose names match a pattern."""
-    for network, saw in zip(setting.networks, setting.saw, strict=True):
-        seen = np.flatnonzero(saw)
+    for number, network in enumerate(setting.networks):
+        seen = np.flatnonzero(setting.saw[number])
         found = layers.find(network, pattern)
-        yield Scored(setting, network, seen, found, Seen(setting.train, seen))
+        yield Scored(setting, number, network, seen, found, Seen(setting.train, seen))
 
 
 def averaged(
-    scorer: Any,
+    scorer: Callable[[Scored], Any],
     setting: Setting,
     pattern: str,
     sizes: Callable[[Scored], Sizes],
@@ -146,7 +148,8 @@ def averaged(
     """Mean of the networks' scores; a network scores 0 what it did not see.
 
     Args:
-        scorer: Its options decide which table on disk is its own.
+        scorer: The scorer of one network; its options decide which table on disk is
+            its own.
         setting: What is scored.
         pattern: Which layers take part, by name.
         sizes: Of the blocks, for one network.
@@ -156,7 +159,7 @@ def averaged(
     leading = (len(dampings),) if dampings else ()
     total = features.table(setting, *leading)
     for one in scored(setting, pattern):
-        name = blocks.digest(scorer, setting, one.network, one.seen, dampings)
+        name = blocks.digest(scorer(one), setting, one.network, one.seen, dampings)
         shape = (*leading, len(setting.queries), len(one.seen))
         found = blocks.filled(setting, name, shape, sizes(one), prepare(one))
         for first in range(0, len(one.seen), MOST_IMAGES):

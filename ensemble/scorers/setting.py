@@ -24,6 +24,14 @@ from splits.errors import BadInput
 
 Stack = Float32[np.ndarray, "scores queries sources"]
 
+# Which model is scored, if it is no reference and no single member.
+ENSEMBLE, FIRST = "ensemble", "first-"
+
+
+def first_members(n_members: int) -> str:
+    """What the first so many members are called as a scored model."""
+    return f"{FIRST}{n_members}"
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:

@@ -83,7 +83,9 @@ class Unlearning:
             BadInput: If the steps lead to losses that are not finite.
         """
         sizes = Sizes(n_queries=1, n_images=IMAGES_AT_ONCE)
-        return averaged(self, setting, self.pattern, lambda _: sizes, self._prepare_by)
+        return averaged(
+            lambda _: self, setting, self.pattern, lambda _: sizes, self._prepare_by
+        )
 
     def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:
         fitted = fitting.fitted(one, self.curvature)
