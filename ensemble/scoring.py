@@ -45,7 +45,7 @@ from ensemble.scorers import (
     by_source,
 )
 from ensemble.scorers.posterior import Posterior
-from ensemble.scorers.setting import ENSEMBLE, FIRST, over_images
+from ensemble.scorers.setting import ENSEMBLE, FIRST, first_members, over_images
 from ensemble.store import REFERENCE, Run
 from splits.codes import full_votes
 from splits.errors import BadInput
@@ -441,7 +441,7 @@ def of_members(method: str, n_members: int | None) -> tuple[str, Scorer]:
     if not isinstance(scorer, Posterior):
         raise BadInput(
             f"{method} takes the models that it is given; only posterior asks the first "
-            f"{n_members} members. Leave the number out."
+            f"{n_members} members. Score the model {first_members(n_members)} instead."
         )
     return f"{method}_{n_members}", dataclasses.replace(scorer, n_members=n_members)
 

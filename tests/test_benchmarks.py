@@ -115,12 +115,13 @@ def test_what_is_asked_of_members_has_been_asked_of_those_that_share_noise(name)
 
 
 def test_gradients_of_the_ensemble_are_taken_where_they_are_asked_for():
-    few = dataclasses.replace(lds.Sizes(), averaged=False)
-    for method in ("trak", "dtrak"):
-        assert lds.scored_models(method, lds.Sizes()) == ["ensemble", "reference"]
-        assert lds.scored_models(method, few) == ["reference"]
-    for sizes in (few, lds.Sizes()):
-        assert lds.scored_models("ekfac", sizes) == ["reference"]
+    (_, digits), (_, mnist) = lds.SETTINGS["digits"], lds.SETTINGS["mnist"]
+    both, one = ["ensemble", "reference"], ["reference"]
+    for method, wanted in {"trak": (both, one), "ekfac": (one, both)}.items():
+        assert lds.scored_models(method, digits) == wanted[0]
+        assert lds.scored_models(method, mnist) == wanted[1]
+    for sizes in (digits, mnist):
+        assert lds.scored_models("das", sizes) == one
         assert lds.scored_models("pixel_dot", sizes) == ["ensemble"]
         assert lds.scored_models("empirical_influence", sizes) == ["ensemble"]
 

@@ -176,7 +176,7 @@ class Posterior:
     def _scored_by(self, prior: str) -> tuple[str, str | int]:
         """A prior's method, and the model that it scores."""
         method, _, named = prior.partition("@")
-        model = named or self.prior_model
+        model = int(named) if named.isdecimal() else named or self.prior_model
         if model == ENSEMBLE and self.n_members is not None:
             # What the others know must stay with them.
             return method, first_members(self.n_members)

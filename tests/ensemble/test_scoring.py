@@ -124,6 +124,30 @@ def test_the_ensembles_score_is_the_mean_of_its_members(trained):
     )
 
 
+def test_the_first_members_are_a_model_of_their_own(trained):
+    run, *_ = trained
+    path = score(*trained, "demo", "dot", "first-2", scorer=DOT)
+    assert path.name == "dot-first-2.npy"
+    assert store.read_json(path.with_suffix(".json"))["networks"] == 2
+    for member in range(2):
+        score(*trained, "demo", "dot", member, scorer=DOT)
+    of_members = [scoring.load(run, "demo", "dot", member) for member in range(2)]
+    found = scoring.load(run, "demo", "dot", "first-2")
+    np.testing.assert_allclose(found, np.mean(of_members, axis=0), rtol=1e-5)
+
+
+def test_priors_of_the_ensemble_score_the_first_members_of_a_smaller_one(trained):
+    run, *_ = trained
+    scorer = Posterior(
+        priors=("pixel_dot", "constant@ensemble"), n_members=4, draws=DRAWS
+    )
+    path = score(*trained, "demo", "smaller", scorer=scorer)
+    assert (run.scores("demo") / "pixel_dot-reference.npy").exists()
+    assert (run.scores("demo") / "constant-first-4.npy").exists()
+    weights = store.read_json(path.with_suffix(".json"))["notes"][0]["weights"]
+    assert "constant@ensemble, damping own, raw" in weights
+
+
 def test_a_member_scores_only_the_sources_of_its_split(trained):
     run, _, plan = trained
     score(*trained, "demo", "dot", 2, scorer=DOT)
@@ -276,9 +300,9 @@ def test_an_unknown_method_is_refused(trained):
         score(*trained, "demo", "trac")
 
 
-@pytest.mark.parametrize("which", [4, "everyone"])
+@pytest.mark.parametrize("which", [4, "everyone", "first-5", "first-0", "first-"])
 def test_an_unknown_model_is_refused(trained, which):
-    with pytest.raises(BadInput, match="allowed: ensemble, reference, or the number"):
+    with pytest.raises(BadInput, match="allowed: ensemble, reference, first-1 to first-4"):
         score(*trained, "demo", "nobody", which, scorer=DOT)
 
 
@@ -364,7 +388,9 @@ def test_a_method_of_fewer_members_has_a_name_of_its_own():
     assert name == "posterior_16"
     assert scorer == Posterior(n_members=16)
     assert scoring.of_members("trak", None) == ("trak", SCORERS["trak"])
-    with pytest.raises(BadInput, match="only posterior asks the first 16 members"):
+    with pytest.raises(
+        BadInput, match="only posterior asks the first 16 .*first-16 inst"
+    ):
         scoring.of_members("trak", 16)
 
 

@@ -151,6 +151,29 @@ def test_what_combines_scores_is_compared_with_the_best_single_one():
     assert vain["difference"]["value"] < 0
 
 
+def test_a_rival_looks_at_no_more_networks():
+    worth, found = simulated(n_seeds=2, noise=3.0)
+    rng = np.random.default_rng(3)
+    worse = worth + rng.standard_normal(worth.shape)
+
+    def of(score, method, n_networks, **facts):
+        facts |= {"networks": n_networks, "options": {}}
+        return Predictor(method, "score", score, "", facts)
+
+    dear, cheap = of(worth, "dear", 64), of(worse, "cheap", 16)
+    few, many = (of(worse, f"both_{n}", n, errors_sha256="") for n in (16, 64))
+    asked = {**many.facts, "options": {"n_members": 16}}
+    first = dataclasses.replace(many, method="both_of_16", facts=asked)
+    rows = lds.against_best(
+        found, bootstrap(found, 10), [dear, cheap, few, many, first]
+    )
+    assert [(row["best_single"], row["n_networks"]) for row in rows] == [
+        ("cheap", 16),
+        ("dear", 64),
+        ("cheap", 16),
+    ]
+
+
 def test_the_difference_from_oneself_is_nothing_in_every_resample():
     worth, found = simulated(noise=3.0)
     methods = [predictor(worth), combined(worth)]

@@ -106,19 +106,18 @@ def test_an_images_own_query_has_positive_influence(setting):
     np.testing.assert_allclose(found, found.T, rtol=1e-4, atol=1e-4 * found.max())
 
 
-def test_networks_are_averaged_and_count_for_what_they_saw(setting):
-    scorer = InfluenceFunction(draws=DRAWS)
-    found = scorer.score(setting)
-    alone = [
-        scorer.score(
-            dataclasses.replace(
-                setting,
-                networks=[setting.networks[number]],
-                saw=setting.saw[number : number + 1],
-            )
+@pytest.mark.parametrize("own_noise", [True, False])
+def test_networks_are_averaged_and_count_for_what_they_saw(setting, own_noise):
+    found = InfluenceFunction(draws=DRAWS, own_noise=own_noise).score(setting)
+    alone = []
+    for number in range(4):
+        noise = dataclasses.replace(DRAWS, seed=number if own_noise else 0)
+        one = dataclasses.replace(
+            setting,
+            networks=[setting.networks[number]],
+            saw=setting.saw[number : number + 1],
         )
-        for number in range(4)
-    ]
+        alone.append(InfluenceFunction(draws=noise).score(one))
     assert all(
         (one[:, ~saw] == 0).all() for one, saw in zip(alone, setting.saw, strict=True)
     )

@@ -113,6 +113,21 @@ def test_priors_are_asked_for_by_name_model_and_dampings(setting):
     assert len(chosen["noise"]) == len(chosen["scale"]) == 3
 
 
+@pytest.mark.parametrize(("n_members", "model"), [(None, "ensemble"), (6, "first-6")])
+def test_a_prior_may_name_its_model(setting, n_members, model):
+    asked = []
+
+    def made(method, which, dampings):
+        asked.append((method, which))
+        return setting.scores(method, which, dampings)
+
+    scorer = dataclasses.replace(
+        BOTH, priors=("0", "1@ensemble", "1@2"), n_members=n_members
+    )
+    scorer.score(dataclasses.replace(setting, scores=made))
+    assert asked == [("0", "reference"), ("1", model), ("1", 2)]
+
+
 def test_only_the_first_members_are_asked(setting):
     six = dataclasses.replace(BOTH, n_members=6).score(setting)
     fewer = dataclasses.replace(
@@ -197,10 +212,6 @@ def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
     ("options", "message"),
     [
         ({"measured": "size"}, "measured is 'size'; allowed: loss, displacement"),
-        (
-            {"prior_model": "ensemble", "n_members": 8},
-            "prior_model is 'ensemble' and n_members is 8: the priors would see all",
-        ),
         ({"criterion": "test"}, "criterion is 'test'; allowed: likelihood, left_out"),
         ({"readouts": ("cubed",)}, "readouts are .*cubed.*; some of raw, squared"),
         ({"readouts": ()}, r"readouts are \(\)"),
