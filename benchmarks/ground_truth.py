@@ -7,9 +7,8 @@
 The second command makes the table again, in minutes and from what is committed: a run
 folder without members, with codes, queries, scores, influence and losses, each with its
 digest. The third trains a model of one subset from scratch, one that chance takes, and
-compares its loss at every query with the committed one. MNIST's losses have 64 draws: its
-table wants `--draws 64`, and `python -m benchmarks.ground_truth cell mnist` writes the
-pictures that both look at.
+compares its loss at every query with the committed one. For MNIST's table it also writes
+the pictures that both look at.
 """
 
 import argparse

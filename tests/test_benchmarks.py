@@ -1,6 +1,5 @@
 """Benchmarks run at the smallest size, and their numbers make sense."""
 
-import dataclasses
 import importlib
 import json
 import subprocess

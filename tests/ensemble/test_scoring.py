@@ -302,7 +302,9 @@ def test_an_unknown_method_is_refused(trained):
 
 @pytest.mark.parametrize("which", [4, "everyone", "first-5", "first-0", "first-"])
 def test_an_unknown_model_is_refused(trained, which):
-    with pytest.raises(BadInput, match="allowed: ensemble, reference, first-1 to first-4"):
+    with pytest.raises(
+        BadInput, match="allowed: ensemble, reference, first-1 to first-4"
+    ):
         score(*trained, "demo", "nobody", which, scorer=DOT)
 
 
