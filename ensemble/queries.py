@@ -201,9 +201,9 @@ def sampled_again(
 
 
 def distance(
-    pictures: Float[np.ndarray, "*leading channels height width"],
-    others: Float[np.ndarray, "*leading channels height width"],
-) -> Float64[np.ndarray, "*leading"]:
+    pictures: Float[np.ndarray, "*#leading channels height width"],
+    others: Float[np.ndarray, "*#leading channels height width"],
+) -> Float64[np.ndarray, "*#leading"]:
     """Root mean squared difference of pixels, in units of [-1, 1]."""
     squares = np.square(pictures - others, dtype=np.float64)
     return np.sqrt(squares.mean(axis=(-3, -2, -1)))

@@ -65,7 +65,9 @@ def test_methods_stand_in_order_with_what_is_known_of_them():
         "3",
     ]
     assert "| high | 0.400 [0.300, 0.500] |  |  |  |  |  |" in lines
-    both = "| both | 0.600 [0.500, 0.700] |  | low, raw | 0.100 | 0.500 [0.250, 0.750] |"
+    both = (
+        "| both | 0.600 [0.500, 0.700] |  | low, raw | 0.100 | 0.500 [0.250, 0.750] |"
+    )
     assert both in lines
 
 

@@ -243,7 +243,12 @@ class Lab:
     def _pictures(
         self, pipe: EnsemblePipeline, votes: Float[np.ndarray, " members"]
     ) -> Float32[np.ndarray, "queries channels height width"]:
-        """All queries from their own noise, by these votes."""
+        """All queries from their own noise, by these votes.
+
+        No noise leads to held-out queries: there is no picture to compare, no number.
+        """
+        if self.asked.held_out:
+            return np.full_like(self.asked.images, np.nan)
         return queries.sampled_again(pipe, self.asked, votes)
 
     def _effects(
@@ -311,7 +316,8 @@ def agreement(
     }
     for number, effect in enumerate(EFFECTS):
         pairs = [_pairs(removals, found, voted, number, q) for q in range(n_queries)]
-        facts["n_pairs"] = sum(pair.shape[1] for pair in pairs)
+        # Held-out queries have a loss only.
+        facts.setdefault("n_pairs", sum(pair.shape[1] for pair in pairs))
         rng = luck.rng(SEED, "resamples of queries")
 
         def spearman(chosen: np.ndarray, of: list[np.ndarray] = pairs) -> float:
@@ -375,4 +381,9 @@ def _all_removals(
 
 def _first(asked: Queries, n_queries: int) -> Queries:
     conditions = None if asked.conditions is None else asked.conditions[:n_queries]
-    return Queries(asked.seeds[:n_queries], conditions, asked.images[:n_queries])
+    return Queries(
+        asked.seeds[:n_queries],
+        conditions,
+        asked.images[:n_queries],
+        asked.held_out,
+    )

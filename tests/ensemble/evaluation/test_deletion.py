@@ -1,11 +1,13 @@
 """What is removed is what a method names; what comes of it is beside random removals."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from ensemble import plan as plans
 from ensemble import queries, scoring, store
-from ensemble.evaluation import EVALUATIONS, deletion
+from ensemble.evaluation import EVALUATIONS, deletion, held_out
 from ensemble.evaluation.deletion import Removals, agreement, at_random, named, rows_of
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
@@ -129,6 +131,24 @@ def test_the_model_of_everything_is_its_own_measure(run_with_scores):
     lab = deletion.Lab(run, pipe, plan, OPTIONS, asked)
     effects = lab.retrained(deletion.nothing(6), 1)
     assert np.array_equal(effects, np.zeros((3, 1, 2)))
+
+
+def test_held_out_queries_have_a_loss_and_no_picture(run_with_scores):
+    run, pipe, plan = run_with_scores
+    images = queries.load(run, "two").images[::-1].copy()
+    held_out.write(run, plan, "given", images)
+    scoring.score(run, pipe, plan, "given", "pixel_dot")
+    options = dataclasses.replace(OPTIONS, name="given")
+    table = store.read_json(DELETION.evaluate(run, pipe, plan, options))
+    for row in table["rows"]:
+        assert row["loss_rise"]["value"] is not None
+        assert (
+            row["pixel_distance"]["value"] is row["feature_distance"]["value"] is None
+        )
+    votes = table["votes"]
+    assert votes["n_pairs"] > 0
+    assert votes["loss_rise"]["value"] is not None
+    assert votes["pixel_distance"]["value"] is None
 
 
 def test_votes_without_a_set_are_the_ensembles_ablation(run_with_scores):
