@@ -221,8 +221,8 @@ def against_best(
 
 def _no_dearer(one: Predictor, other: Predictor) -> bool:
     """Whether it looks at no more networks; what is unknown is no bound."""
-    counts = (one.n_networks, other.n_networks)
-    return None in counts or counts[0] <= counts[1]
+    mine, theirs = one.n_networks, other.n_networks
+    return mine is None or theirs is None or mine <= theirs
 
 
 def _against(
