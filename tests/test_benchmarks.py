@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import (
     designs,
+    draws,
     faults,
     ground_truth,
     lds,
@@ -20,6 +21,7 @@ from benchmarks import (
     shared_noise_lds,
     teams,
 )
+from ensemble.evaluation import correlation
 from splits.errors import BadInput
 
 
@@ -136,3 +138,35 @@ def test_noise_is_drawn_again_the_same():
     one, other = (shards.noise(3).images for _ in range(2))
     assert np.array_equal(one[2], other[2])
     assert not np.array_equal(one[2], one[1])
+
+
+def test_what_the_draws_add_to_reliability_is_told_from_what_the_subsets_do():
+    rng = np.random.default_rng(0)
+    shape, n_seeds = (1, 20000), 3
+
+    def normal(variance, *leading):
+        return np.sqrt(variance) * rng.standard_normal((*leading, *shape))
+
+    signal = normal(0.5)
+    # Luck of a seed, part of which is noise of the draws too.
+    of_seed = normal(0.2, n_seeds)
+    more = signal + normal(0.1) + of_seed + normal(0.05, n_seeds)
+    fewer = signal + normal(0.2) + of_seed + normal(0.1, n_seeds)
+    once = correlation.as_they_are(shape[1], 1)
+    found = {
+        name: float(value[0])
+        for name, value in draws.ceilings(more, fewer, 2, once).items()
+    }
+    total = 0.5 + 0.1 + 0.2 + 0.05
+    assert found["reliability_at_the_same_draws"] == pytest.approx(
+        0.6 / total, abs=0.02
+    )
+    assert found["share_of_draws"] == pytest.approx(0.1 / total, abs=0.02)
+    reached = np.corrcoef(signal[0], more.mean(axis=0)[0])[0, 1]
+    assert found["ceiling_without_the_draws"] == pytest.approx(reached, abs=0.02)
+    assert found["ceiling"] > reached + 0.03
+
+
+def test_without_noise_of_draws_both_ceilings_are_the_same():
+    same = np.array([0.6])
+    np.testing.assert_allclose(draws.share_of_subsets(same, same, same, 2.0), same)
