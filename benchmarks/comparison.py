@@ -80,7 +80,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
   gradients are averaged. `_16`, `first_16`, `first-16`: only so many members.
 - **best single**: the scorer that a posterior is compared with; on MNIST one that looks
-  at no more models, on digits whichever is best.
+  at no more models, on digits whichever is best; EK-FAC of the ensemble, the best on
+  MNIST, was not taken on digits.
 """
 
 
