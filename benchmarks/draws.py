@@ -123,7 +123,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    mnist.write(Path("runs/mnist_14"))
+    mnist.write(ground_truth.MNIST)
     run = store.open_run(ground_truth.FOLDER / "mnist")
     results = {name: findings(run, name) for name in ("held_out", "generated")}
     record.write("draws", [1, 2, 3], {"fewer_draws": FEWER, **results})

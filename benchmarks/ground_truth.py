@@ -34,7 +34,8 @@ from splits.errors import BadInput
 
 FOLDER = Path("benchmarks/ground_truth")
 # Where the pictures of a setting are written, if the project does not ship them.
-PICTURES = {"digits": None, "mnist": Path("runs/mnist_14")}
+MNIST = Path("runs/mnist_14")
+PICTURES = {"digits": None, "mnist": MNIST}
 # Facts of a plan that a packed run must share with its origin.
 FACTS = ("data_fingerprint", "source_of_digest", "code_book_digest")
 

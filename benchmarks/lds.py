@@ -54,6 +54,15 @@ OF_MEMBERS = {
     "empirical_influence": EmpiricalInfluence(),
     "ridge_datamodel": Datamodel(),
 }
+# What is made of the same features, which take the time.
+KERNELS = (
+    "gradient_dot",
+    "gradient_cosine",
+    "relative_influence",
+    "renormalised_influence",
+    "trak",
+    "dtrak",
+)
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 GENERATED, HELD_OUT = "generated", "held_out"
@@ -93,26 +102,19 @@ class Sizes:
         "component_cosine",
         "empirical_influence",
         "ridge_datamodel",
-        "gradient_dot",
-        "gradient_cosine",
-        "relative_influence",
-        "renormalised_influence",
-        "trak",
-        "dtrak",
+        *KERNELS,
         "das",
         "ekfac",
     )
     priors: tuple[str, ...] = PRIORS
     budgets: tuple[int, ...] = (16, 32, 64)
-    averaged: tuple[str, ...] = (
-        "gradient_dot",
-        "gradient_cosine",
-        "relative_influence",
-        "renormalised_influence",
-        "trak",
-        "dtrak",
-    )
+    averaged: tuple[str, ...] = KERNELS
     n_draws: int = 128
+
+    @property
+    def priors_of_reference(self) -> tuple[str, ...]:
+        """Those that name no model of their own."""
+        return tuple(prior for prior in self.priors if "@" not in prior)
 
 
 SMOKE = Sizes(
@@ -209,7 +211,7 @@ def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
     """
     full = Posterior(
         "displacement",
-        priors=(*(one for one in sizes.priors if "@" not in one), "component_cosine"),
+        priors=(*sizes.priors_of_reference, "component_cosine"),
         dampings=DAMPINGS,
         readouts=("raw", "squared", "signed_squared"),
     )
@@ -232,7 +234,7 @@ def posteriors(sizes: Sizes) -> dict[str, Posterior]:
         found[f"members_{n_members}"] = replace(some, priors=())
     variants = {
         "one_prior": {"priors": sizes.priors[:1]},
-        "reference": {"priors": tuple(one for one in sizes.priors if "@" not in one)},
+        "reference": {"priors": sizes.priors_of_reference},
         "raw": {"readouts": ("raw",)},
         "unlike": {"shares": (0.0,)},
         "left_out": {"criterion": "left_out"},

@@ -13,6 +13,7 @@ on the half that reports, as published tables do.
 Before: truth.py, predictors.py, correlation.py. After: plots.py.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,18 +205,41 @@ def against_best(
     are resampled together, so the interval is that of their difference.
     """
     singles = [
-        (_lds(read(score), found), method, readout, damping)
+        (method, readout, damping, read(score))
         for method in methods
         if method.single
         for damping, score in (method.path or {None: method.score}).items()
         for readout, read in READOUTS.items()
     ]
+    values = [_lds(score, found) for *_, score in singles]
+
+    # Several combinations have the same rival.
+    @functools.cache
+    def of_rival(number: int) -> tuple[float, Float64[np.ndarray, " resamples"]]:
+        return strapped.lds(predicted_losses(singles[number][-1], found.subsets))
+
     rows = []
     for method in methods:
-        rivals = [one for one in singles if _no_dearer(one[1], method)]
-        if method.combined and rivals:
-            best = max(rivals, key=lambda one: one[0])
-            rows.append(_against(found, strapped, method, *best[1:]))
+        numbers = [
+            number for number, one in enumerate(singles) if _no_dearer(one[0], method)
+        ]
+        if not method.combined or not numbers:
+            continue
+        best = max(numbers, key=values.__getitem__)
+        rival, readout, damping, _ = singles[best]
+        value, samples = strapped.lds(predicted_losses(method.score, found.subsets))
+        theirs, their_samples = of_rival(best)
+        row = {
+            "method": method.method,
+            **strapped.described(value, samples),
+            "best_single": rival.method,
+            "n_networks": rival.n_networks,
+            "readout": readout,
+            "damping": damping,
+            "best_single_lds": theirs,
+            "difference": intervals.described(value - theirs, samples - their_samples),
+        }
+        rows.append(row)
     return rows
 
 
@@ -223,32 +247,6 @@ def _no_dearer(one: Predictor, other: Predictor) -> bool:
     """Whether it looks at no more networks; what is unknown is no bound."""
     mine, theirs = one.n_networks, other.n_networks
     return mine is None or theirs is None or mine <= theirs
-
-
-def _against(
-    found: Truth,
-    strapped: Bootstrap,
-    method: Predictor,
-    rival: Predictor,
-    readout: str,
-    damping: float | None,
-) -> Row:
-    """One predictor against another, at that read-out and damping."""
-    score = rival.score if damping is None else rival.path[damping]
-    predictions = (method.score, READOUTS[readout](score))
-    (value, samples), (theirs, their_samples) = (
-        strapped.lds(predicted_losses(one, found.subsets)) for one in predictions
-    )
-    return {
-        "method": method.method,
-        **strapped.described(value, samples),
-        "best_single": rival.method,
-        "n_networks": rival.n_networks,
-        "readout": readout,
-        "damping": damping,
-        "best_single_lds": theirs,
-        "difference": intervals.described(value - theirs, samples - their_samples),
-    }
 
 
 def work(run: Run, plan: Plan, options: Options) -> str:
