@@ -132,9 +132,12 @@ class Fitted:
         }
 
     def facts(self) -> dict[str, Any]:
-        """For the sidecar: damping of each layer, and what was ignored."""
-        damping = {name: layer.damping for name, layer in self.layers.items()}
-        return {"damping": damping, "ignored": self.ignored}
+        """For the sidecar: what damping is relative to, and what was ignored."""
+        means = {
+            name: float(layer.spectrum.eigenvalues.mean())
+            for name, layer in self.layers.items()
+        }
+        return {"mean_eigenvalue": means, "ignored": self.ignored}
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,9 @@ def path(
     spectra = _as_spectra(load_file(folder / SPECTRA), scored.layers)
     like = next(scored.network.parameters())
     found = curvature.path(spectra, scored.layers, like, dampings)
-    scored.setting.notes.extend(
-        {"relative_damping": damping, **damped.facts()}
-        for damping, damped in zip(dampings, found, strict=True)
-    )
+    facts = found[0].facts()
+    if facts not in scored.setting.notes:
+        scored.setting.notes.append(facts)
     return found
 
 

@@ -53,14 +53,14 @@ def test_other_options_need_another_measurement(one, change):
         assert layer.damping != second.layers[name].damping
 
 
-def test_damping_and_ignored_modules_are_noted(one):
+def test_what_damping_is_relative_to_is_noted_once(one):
     path = fitting.path(one, CURVATURE, [0.1, 0.2])
-    assert one.setting.notes == [
-        {"relative_damping": relative, **fitted.facts()}
-        for relative, fitted in zip([0.1, 0.2], path, strict=True)
-    ]
     fitting.fitted(one, CURVATURE)
-    assert one.setting.notes[2] == one.setting.notes[0]
+    (note,) = one.setting.notes
+    assert note["ignored"] == path[0].ignored
+    for name, mean in note["mean_eigenvalue"].items():
+        assert path[1].layers[name].damping == pytest.approx(0.2 * mean)
+    assert note["mean_eigenvalue"].keys() == path[0].layers.keys()
 
 
 def test_dampings_share_what_they_divide_by(one):
