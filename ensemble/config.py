@@ -221,6 +221,9 @@ class TrainingConfig:
         threads: Threads of each process on a CPU. The last bits of the weights depend
             on it; members of this size gain nothing from more than one.
         checkpoint_every_steps: Steps between two checkpoints.
+        keep_every_steps: Keep each member's weights after so many steps, again and
+            again, for methods that follow the training (`tracin`, `gas`); null: only
+            the finished ones.
         slices: Let the sources join a member's training in so many slices, one after
             the other, and keep a checkpoint from before each, from which a repair goes
             on; null: all at once, and a repair starts again.
@@ -245,6 +248,7 @@ class TrainingConfig:
     processes_per_member: int = 1
     threads: int = 1
     checkpoint_every_steps: int = 500
+    keep_every_steps: int | None = None
     slices: int | None = None
     log_every_steps: int = 20
     tensorboard: bool = False
@@ -261,6 +265,7 @@ class TrainingConfig:
         ):
             _at_least(f"training.{name}", getattr(self, name), 1)
         _at_least("training.slices", self.slices, 2)
+        _at_least("training.keep_every_steps", self.keep_every_steps, 1)
         if self.slices and self.slices > self.steps:
             raise BadInput(
                 f"training.slices is {self.slices}, but there are only {self.steps} "
@@ -277,6 +282,12 @@ class TrainingConfig:
         _one_of(
             "training.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16")
         )
+        if self.slices and self.keep_every_steps:
+            raise BadInput(
+                f"training.keep_every_steps is {self.keep_every_steps} beside "
+                f"training.slices={self.slices}, but a repair that goes on from a slice "
+                "has no weights of the steps before. Set one of them to null."
+            )
         if self.slices and self.processes_per_member > 1:
             raise BadInput(
                 f"training.slices is {self.slices}, but members that are trained in "

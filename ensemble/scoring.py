@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from ensemble import locks, luck, queries, silence, store
+from ensemble import locks, luck, queries, silence, store, trajectory
 from ensemble.model import load_member, noise_schedule
 from ensemble.pipeline import EnsemblePipeline, denoise, guided
 from ensemble.plan import Plan
@@ -76,7 +76,7 @@ def setting_of(
     Raises:
         BadInput: If there is no such model.
     """
-    networks, saw = _scored_model(run, pipe, plan, which)
+    networks, saw, folders = _scored_model(run, pipe, plan, which)
     return Setting(
         networks=networks,
         saw=saw,
@@ -90,6 +90,7 @@ def setting_of(
         folder=run.scores(".features"),
         journey=functools.partial(journey_of, pipe, asked),
         alone=alone_of(pipe, asked) if which == ENSEMBLE else None,
+        checkpoints=functools.partial(_checkpoints, pipe, folders),
         scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
     )
 
@@ -539,10 +540,21 @@ def _clean(
     return (noisy - (1 - kept).sqrt() * prediction) / kept.sqrt()
 
 
+def _checkpoints(
+    pipe: EnsemblePipeline, folders: list[Path], number: int
+) -> list[nn.Module]:
+    """A network at the moments of its training that were kept."""
+    members = pipe.members
+    return [
+        network.to(members.device, members.dtype)
+        for network in trajectory.load(folders[number])
+    ]
+
+
 def _scored_model(
     run: Run, pipe: EnsemblePipeline, plan: Plan, which: str | int
-) -> tuple[list[nn.Module], Bool[np.ndarray, "networks images"]]:
-    """The networks, and what each was trained on."""
+) -> tuple[list[nn.Module], Bool[np.ndarray, "networks images"], list[Path]]:
+    """The networks, what each was trained on, and where it is kept."""
     members = pipe.members
     if which == REFERENCE:
         if not run.reference.exists():
@@ -558,7 +570,8 @@ def _scored_model(
                 f"again without: {silence.repair(run.path)}."
             )
         network = load_member(run.reference).to(members.device, members.dtype)
-        return [network], ~np.isin(plan.source_of, plan.removed)[None]
+        saw = ~np.isin(plan.source_of, plan.removed)[None]
+        return [network], saw, [run.reference]
     n_first = re.fullmatch(rf"{FIRST}(\d+)", str(which))
     if n_first:
         chosen = members.member_ids[: int(n_first[1])]
@@ -571,7 +584,8 @@ def _scored_model(
             f"of one: {', '.join(map(str, members.member_ids))}."
         )
     networks = [members.networks[members.member_ids.index(member)] for member in chosen]
-    return networks, plan.seen_by(chosen).T[:, plan.source_of]
+    saw = plan.seen_by(chosen).T[:, plan.source_of]
+    return networks, saw, [run.member(member) for member in chosen]
 
 
 def _training_images(pipe: EnsemblePipeline, plan: Plan) -> Examples:

@@ -34,7 +34,16 @@ from safetensors.torch import load_model
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble import checkpoints, extension, launching, locks, luck, slices, store
+from ensemble import (
+    checkpoints,
+    extension,
+    launching,
+    locks,
+    luck,
+    slices,
+    store,
+    trajectory,
+)
 from ensemble.batches import batches, key_of
 from ensemble.config import Config, TrainingConfig
 from ensemble.data import TrainingImages, require_classes
@@ -222,6 +231,14 @@ class Trainee:
             progress.loss_steps.append(progress.step)
             progress.losses.append(float(np.mean(progress.running)))
             progress.running = []
+
+    def keep_weights(self) -> None:
+        """Keep the weights of now, if it is time; of a team, the first process does."""
+        every, step = self.settings.keep_every_steps, self.progress.step
+        if not self.team.first or every is None or step == self.settings.steps:
+            return
+        if step % every == 0:
+            trajectory.keep(self.folder, self.network, step)
 
     def save_checkpoint(self, name: str = store.CHECKPOINT) -> None:
         """Replace the checkpoint with one of now; of a team, the first process does."""
@@ -460,6 +477,8 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
         while progress.step < settings.steps:
             n_points = len(progress.losses)
             trainee.step()
+            # Before any checkpoint: who goes on from one does not come here again.
+            trainee.keep_weights()
             progress.seconds = before + time.perf_counter() - began
             bar.update(settings.batch_size)
             if progress.step in trainee.split.ends:
@@ -612,6 +631,7 @@ def describe(config: Config, plan: Plan) -> str:
     shown = settings.steps * settings.batch_size
     n_members = plan.codes.n_members
     n_trained = extension.n_trained(config, plan.codes)
+    n_kept = 1 + (settings.steps - 1) // (settings.keep_every_steps or settings.steps)
     n_teams = max(1, (settings.processes or 1) // settings.processes_per_member)
     return "\n".join(
         [
@@ -620,7 +640,7 @@ def describe(config: Config, plan: Plan) -> str:
             f"work          {n_trained} members x {settings.steps} steps x "
             f"{settings.batch_size} images = {n_trained * shown:,} images",
             f"weights       {n_weights:,} a member",
-            f"disk          {n_members * 4 * n_weights / 2**20:.1f} MB of weights",
+            f"disk          {n_members * n_kept * 4 * n_weights / 2**20:.1f} MB of weights",
             f"checkpoints   {n_teams} x {16 * n_weights / 2**20:.1f} MB while training",
             *slices.describe(settings, n_members, n_weights),
         ]

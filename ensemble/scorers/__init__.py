@@ -85,6 +85,7 @@ SCORERS: dict[str, Scorer] = {
     "das": Das(),
     "das_vector": VectorDas(),
     "ekfac": InfluenceFunction(),
+    "ekfac_all": InfluenceFunction(unseen=True),
     "ekfac_elbo": InfluenceFunction("simplified_elbo"),
     "ekfac_norm": InfluenceFunction("squared_norm"),
     "kfac": InfluenceFunction(curvature=Curvature("kfac")),

@@ -115,6 +115,7 @@ def digest(
     setting: Setting,
     network: nn.Module,
     seen: Int64[np.ndarray, " seen"],
+    rated: Int64[np.ndarray, " rated"],
     dampings: Sequence[float] = (),
 ) -> str:
     """Of everything that decides the scores by one network."""
@@ -126,6 +127,7 @@ def digest(
             "network": disk.of_network(setting, network),
             "train": disk.of_examples(setting.train),
             "seen": store.array_digest(seen),
+            "rated": store.array_digest(rated),
             "queries": disk.of_examples(setting.queries),
         }
     )

@@ -138,11 +138,12 @@ def of_networks(
 
 
 def of_checkpoints(setting: Setting, feature: Feature) -> Iterator[Rows]:
-    """Features of every checkpoint of every network."""
-    checkpoints = setting.checkpoints or [[network] for network in setting.networks]
-    for moments, saw in zip(checkpoints, setting.saw, strict=True):
-        for network in moments:
-            yield rows_of(setting, feature, network, saw)
+    """Features of every checkpoint of every network; how many there are is noted."""
+    for number, network in enumerate(setting.networks):
+        moments = setting.checkpoints(number) if setting.checkpoints else [network]
+        setting.notes.append({"checkpoints": len(moments)})
+        for moment in moments:
+            yield rows_of(setting, feature, moment, setting.saw[number])
 
 
 def rows_of(
@@ -172,7 +173,7 @@ AtDamping = Callable[[Rows, Kernel, float], Block]
 def averaged(
     setting: Setting, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
 ) -> Float32[np.ndarray, "queries images"]:
-    """Mean of the networks' scores; a network scores 0 what it did not see.
+    """Mean score by the networks that saw an image; 0 if none did.
 
     Args:
         setting: What is scored.
@@ -180,11 +181,11 @@ def averaged(
         prepare: Gives, for one network, the function that scores a block of images.
     """
     total = table(setting)
-    n_networks = 0
+    n_scored = np.zeros(len(setting.train), dtype=np.int64)
     for rows in networks:
-        n_networks += 1
+        n_scored[rows.seen] += 1
         _add(total, rows, prepare(rows))
-    total /= n_networks
+    total /= n_scored.clip(min=1)
     return total
 
 
@@ -194,7 +195,7 @@ def path(
     dampings: Sequence[float],
     prepare: AtDamping,
 ) -> Float32[np.ndarray, "dampings queries images"]:
-    """Mean of the networks' scores at every damping; each kernel is taken apart once.
+    """The same at every damping; each kernel is taken apart once.
 
     Args:
         setting: What is scored; each kernel's facts are added to its notes.
@@ -209,14 +210,14 @@ def path(
     for damping in dampings:
         require_positive(damping)
     total = table(setting, len(dampings))
-    n_networks = 0
+    n_scored = np.zeros(len(setting.train), dtype=np.int64)
     for rows in networks:
-        n_networks += 1
+        n_scored[rows.seen] += 1
         kernel = rows.kernel()
         setting.notes.append(kernel.facts(dampings))
         for at_damping, damping in zip(total, dampings, strict=True):
             _add(at_damping, rows, prepare(rows, kernel, damping))
-    total /= n_networks
+    total /= n_scored.clip(min=1)
     return total
 
 

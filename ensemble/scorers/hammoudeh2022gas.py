@@ -31,7 +31,10 @@ class Gas:
 
     paper: ClassVar[str] = "Hammoudeh & Lowd 2022, https://arxiv.org/abs/2201.10055"
     cost: ClassVar[str] = "M·C·K·(N+Q) gradients, C checkpoints"
-    needs: ClassVar[str] = "checkpoints of the training; uses the last weights if none"
+    needs: ClassVar[str] = (
+        "weights that were kept while training (training.keep_every_steps); without "
+        "them, it looks at the finished ones alone"
+    )
     scale: ClassVar[str] = "mean cosine, from -1 to 1"
     feature: Feature = Feature()
 

@@ -67,7 +67,7 @@ class VectorDas:
             raise BadInput(f"n_probes is {self.n_probes}; at least 1 is needed.")
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score every training image that a network saw by that network; average."""
+        """Mean score of every training image by the networks that saw it."""
         return averaged(
             lambda _: self,
             setting,
@@ -84,7 +84,7 @@ class VectorDas:
             directions = self._directions(one, fitted, asked)
 
             def against(images: slice) -> Float[np.ndarray, "queries images"]:
-                found = one.gradients(one.train[images], "loss", self.draws)
+                found = one.gradients(one.rated[images], "loss", self.draws)
                 moved = layers.products(directions, found)
                 squared = moved.reshape(len(asked), -1, len(moved.T)).square()
                 return squared.mean(dim=1).cpu().numpy()

@@ -50,6 +50,9 @@ class InfluenceFunction:
         draws: Timesteps and noise of every image.
         own_noise: Each further network has noise of its own, so that the mean over
             networks is one over as many more draws, at no cost.
+        unseen: A network also scores what it did not see: how much it would gain from
+            training on it. Where the first bit of an image does more than the last,
+            the mean of both is closer to what the whole image does.
         pattern: Only layers whose names match this regular expression take part.
     """
 
@@ -58,6 +61,7 @@ class InfluenceFunction:
     curvature: Curvature = Curvature()
     draws: Draws = Draws()
     own_noise: bool = True
+    unseen: bool = False
     pattern: str = ""
 
     paper: ClassVar[str] = "Mlodozeniec et al. 2025, https://arxiv.org/abs/2410.13850"
@@ -78,7 +82,7 @@ class InfluenceFunction:
             raise BadInput(f"timestep is {self.timestep}; allowed: from 0 up, or None.")
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score every training image that a network saw by that network; average."""
+        """Mean score of every training image by the networks that saw it, or by all."""
         return self.path(setting, [self.curvature.damping])[0]
 
     def path(
@@ -103,16 +107,14 @@ class InfluenceFunction:
             lambda one: one.sizes(len(self.draws), n_held=1 + len(dampings)),
             lambda one: self._of(one)._prepare_by(one, dampings),
             dampings,
+            self.unseen,
         )
 
     def _of(self, one: Scored) -> "InfluenceFunction":
-        """The same, with the noise that one network looks at."""
-        if not self.own_noise:
-            return self
-        seed = self.draws.seed + one.number
-        return dataclasses.replace(
-            self, draws=dataclasses.replace(self.draws, seed=seed)
-        )
+        """What one network does: the same with or without what others score beside it."""
+        number = one.number if self.own_noise else 0
+        draws = dataclasses.replace(self.draws, seed=self.draws.seed + number)
+        return dataclasses.replace(self, draws=draws, unseen=False)
 
     def _prepare_by(
         self, one: Scored, dampings: Sequence[float]
@@ -127,7 +129,7 @@ class InfluenceFunction:
             directions = [fitted.solve(asked) for fitted in path]
 
             def against(images: slice) -> Float[np.ndarray, "dampings queries images"]:
-                found = one.gradients(one.train[images], "loss", self.draws)
+                found = one.gradients(one.rated[images], "loss", self.draws)
                 scores = [layers.products(solved, found) for solved in directions]
                 return torch.stack(scores).cpu().numpy()
 

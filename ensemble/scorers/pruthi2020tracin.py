@@ -32,7 +32,10 @@ class TracIn:
 
     paper: ClassVar[str] = "Pruthi et al. 2020, https://arxiv.org/abs/2002.08484"
     cost: ClassVar[str] = "M·C·K·(N+Q) gradients, C checkpoints"
-    needs: ClassVar[str] = "checkpoints of the training; uses the last weights if none"
+    needs: ClassVar[str] = (
+        "weights that were kept while training (training.keep_every_steps); without "
+        "them, it looks at the finished ones alone"
+    )
     scale: ClassVar[str] = "fall of the query's loss in gradient steps of rate 1"
     feature: Feature = Feature()
 

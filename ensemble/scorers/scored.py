@@ -26,7 +26,7 @@ MOST_IMAGES = 4096
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A network, the layers of it that take part, and the images that it saw.
+    """A network, the layers of it that take part, and the images that it scores.
 
     Attributes:
         setting: What it is a part of.
@@ -35,6 +35,7 @@ class Scored:
         seen: Numbers of the training images that it saw, ascending.
         layers: Layers that take part.
         train: The training images that it saw.
+        rated: Those that it scores: what it saw, or the others.
     """
 
     setting: Setting
@@ -43,6 +44,7 @@ class Scored:
     seen: Int64[np.ndarray, " seen"]
     layers: Layers
     train: Seen
+    rated: Seen
 
     def gradients(
         self, examples: Examples, output: str, draws: Draws, timestep: int | None = None
@@ -134,7 +136,8 @@ def scored(setting: Setting, pattern: str) -> Iterator[Scored]:
     for number, network in enumerate(setting.networks):
         seen = np.flatnonzero(setting.saw[number])
         found = layers.find(network, pattern)
-        yield Scored(setting, number, network, seen, found, Seen(setting.train, seen))
+        train = Seen(setting.train, seen)
+        yield Scored(setting, number, network, seen, found, train, rated=train)
 
 
 def averaged(
@@ -144,8 +147,9 @@ def averaged(
     sizes: Callable[[Scored], Sizes],
     prepare: Callable[[Scored], Callable[[slice], Against]],
     dampings: Sequence[float] = (),
+    unseen: bool = False,
 ) -> Float32[np.ndarray, "*dampings queries images"]:
-    """Mean of the networks' scores; a network scores 0 what it did not see.
+    """Mean score by the networks that saw an image, or by all; 0 where there is none.
 
     Args:
         scorer: The scorer of one network; its options decide which table on disk is
@@ -155,17 +159,31 @@ def averaged(
         sizes: Of the blocks, for one network.
         prepare: Gives, for one network, what prepares a block of queries.
         dampings: At each of which there are scores, if not at the scorer's own.
+        unseen: A network scores what it did not see as well.
     """
     leading = (len(dampings),) if dampings else ()
     total = features.table(setting, *leading)
+    n_scored = np.zeros(len(setting.train), dtype=np.int64)
     for one in scored(setting, pattern):
-        name = blocks.digest(scorer(one), setting, one.network, one.seen, dampings)
-        shape = (*leading, len(setting.queries), len(one.seen))
-        found = blocks.filled(setting, name, shape, sizes(one), prepare(one))
-        for first in range(0, len(one.seen), MOST_IMAGES):
-            some = slice(first, first + MOST_IMAGES)
-            total[..., one.seen[some]] += found[..., some] / len(setting.networks)
+        for part in [one, _others(one)] if unseen else [one]:
+            numbers = part.rated.numbers
+            name = blocks.digest(
+                scorer(part), setting, part.network, part.seen, numbers, dampings
+            )
+            shape = (*leading, len(setting.queries), len(numbers))
+            found = blocks.filled(setting, name, shape, sizes(part), prepare(part))
+            for first in range(0, len(numbers), MOST_IMAGES):
+                some = slice(first, first + MOST_IMAGES)
+                total[..., numbers[some]] += found[..., some]
+            n_scored[numbers] += 1
+    total /= n_scored.clip(min=1)
     return total
+
+
+def _others(one: Scored) -> Scored:
+    """The same network, and the images that it did not see."""
+    numbers = np.setdiff1d(np.arange(len(one.setting.train)), one.seen)
+    return dataclasses.replace(one, rated=Seen(one.setting.train, numbers))
 
 
 def states_at(

@@ -128,8 +128,8 @@ class Setting:
 
     Attributes:
         networks: The scored models: one reference model, one member, or all members.
-        saw: saw[n, i] is True if network n was trained on image i. A network's
-            gradients count only for images that it saw.
+        saw: saw[n, i] is True if network n was trained on image i. An image's score
+            is the mean over the networks that saw it, unless a method says otherwise.
         schedule: The noise that the networks were trained on.
         train: The training images.
         queries: What is attributed.
@@ -140,8 +140,8 @@ class Setting:
         folder: Where features are kept, so that an interrupted scorer goes on.
         journey: How the queries were generated, on request; None if unknown.
         alone: What each network makes of their noise; None if nothing samples with it.
-        checkpoints: checkpoints[n] are moments of network n's training, with the
-            finished network as the last; None: only the finished networks are left.
+        checkpoints: Network n at moments of its training, with the finished network as
+            the last; None: only the finished networks are left.
         scores: Scores of another method, by its name, the scored model and dampings: at
             its own damping, and at these where it has one; None: there are none.
         work: Tally of what scoring costs.
@@ -161,7 +161,7 @@ class Setting:
     folder: Path
     journey: Callable[[], Journey] | None = None
     alone: Alone | None = None
-    checkpoints: list[list[nn.Module]] | None = None
+    checkpoints: Callable[[int], Sequence[nn.Module]] | None = None
     scores: Callable[[str, str | int, Sequence[float]], Stack] | None = None
     work: Work = field(default_factory=Work)
     notes: list[dict[str, Any]] = field(default_factory=list)

@@ -77,7 +77,7 @@ class Unlearning:
             )
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score every training image that a network saw by that network; average.
+        """Mean score of every training image by the networks that saw it.
 
         Raises:
             BadInput: If the steps lead to losses that are not finite.
@@ -96,7 +96,7 @@ class Unlearning:
             network = self._unlearned(one, fitted, query)
 
             def against(images: slice) -> Float[np.ndarray, "queries images"]:
-                chosen = one.train[images]
+                chosen = one.rated[images]
                 if images.start not in before:
                     before[images.start] = self._losses(one, one.network, chosen)
                 after = self._losses(one, network, chosen)

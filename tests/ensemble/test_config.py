@@ -308,6 +308,7 @@ def test_no_number_is_proposed_where_none_would_do(write, key, text):
         ("training", "processes", 0, "at least 1."),
         ("training", "threads", 0, "at least 1."),
         ("training", "checkpoint_every_steps", 0, "at least 1."),
+        ("training", "keep_every_steps", 0, "at least 1."),
         ("training", "log_every_steps", 0, "at least 1."),
         ("training", "warmup_steps", -1, "at least 0."),
         ("training", "seed", -1, "at least 0."),
@@ -330,6 +331,13 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(
 ):
     with pytest.raises(BadInput, match=rf"{section}\.{key} is .*{re.escape(message)}"):
         from_dict(with_option(section, key, value))
+
+
+def test_weights_are_not_kept_of_members_that_are_repaired_slice_by_slice():
+    with pytest.raises(
+        BadInput, match="keep_every_steps is 5 beside training.slices=2"
+    ):
+        TrainingConfig(keep_every_steps=5, slices=2)
 
 
 @pytest.mark.parametrize("kind", ["folder", "shards"])

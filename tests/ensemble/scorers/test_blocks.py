@@ -83,14 +83,15 @@ def test_a_tables_name_changes_with_whatever_decides_its_scores(setting):
     network = setting.networks[0]
     moved = dataclasses.replace(setting, queries=setting.queries[np.s_[0:2]])
     names = {
-        blocks.digest(scorer, setting, network, seen),
-        blocks.digest(InfluenceFunction("squared_norm"), setting, network, seen),
-        blocks.digest(scorer, setting, setting.networks[1], seen),
-        blocks.digest(scorer, setting, network, seen[:2]),
-        blocks.digest(scorer, moved, network, seen),
+        blocks.digest(scorer, setting, network, seen, seen),
+        blocks.digest(InfluenceFunction("squared_norm"), setting, network, seen, seen),
+        blocks.digest(scorer, setting, setting.networks[1], seen, seen),
+        blocks.digest(scorer, setting, network, seen[:2], seen),
+        blocks.digest(scorer, setting, network, seen, seen[:2]),
+        blocks.digest(scorer, moved, network, seen, seen),
     }
-    assert len(names) == 5
-    assert blocks.digest(scorer, setting, network, seen) in names
+    assert len(names) == 6
+    assert blocks.digest(scorer, setting, network, seen, seen) in names
 
 
 def test_a_damaged_row_is_scored_again(setting):

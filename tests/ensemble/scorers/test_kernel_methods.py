@@ -32,15 +32,15 @@ def whole(**changes):
 
 
 def expected(setting, formula, output="loss", unit=False):
-    """Mean over networks of formula(train, queries), zero where a network saw nothing."""
+    """Mean of formula(train, queries) over the networks that saw an image."""
     total = np.zeros((3, 12))
     for network, saw in zip(setting.networks, setting.saw, strict=True):
         train, queries = (
             references.features(setting, network, examples, output, DRAWS, unit)
             for examples in (setting.train, setting.queries)
         )
-        total[:, saw] += formula(train[saw], queries) / len(setting.networks)
-    return total
+        total[:, saw] += formula(train[saw], queries)
+    return total / setting.saw.sum(axis=0)
 
 
 def agree(found, wanted):
@@ -217,11 +217,22 @@ def test_checkpoints_are_averaged_and_the_finished_network_alone_is_similarity(
         method(whole()).score(setting), single(whole()).score(setting)
     )
     earlier = setting.networks[1:] + setting.networks[:1]
-    pairs = [list(pair) for pair in zip(earlier, setting.networks, strict=True)]
-    found = method(whole()).score(dataclasses.replace(setting, checkpoints=pairs))
+    pairs = list(zip(earlier, setting.networks, strict=True))
+    followed = dataclasses.replace(setting, checkpoints=pairs.__getitem__, notes=[])
+    found = method(whole()).score(followed)
+    assert followed.notes == [{"checkpoints": 2}] * 4
     then = single(whole()).score(dataclasses.replace(setting, networks=earlier))
     now = single(whole()).score(setting)
     agree(found, (then.astype(np.float64) + now) / 2)
+
+
+def test_an_image_that_fewer_networks_saw_scores_no_less_for_that(tmp_path):
+    setting = tiny_setting.setting(tmp_path).first(3)
+    assert set(setting.saw.sum(axis=0)) == {1, 2}
+    same = dataclasses.replace(setting, networks=setting.networks[:1] * 3)
+    reference = tiny_setting.of_reference(setting)
+    agree(GradientDot(whole()).score(same), GradientDot(whole()).score(reference))
+    agree(Trak(whole(), DAMPING).score(setting), expected(setting, trak))
 
 
 def test_a_network_scores_only_what_it_saw(tmp_path):

@@ -13,7 +13,7 @@ from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.scored import scored, states_at
-from ensemble.scorers.setting import Examples
+from ensemble.scorers.setting import Examples, Work
 from splits.errors import BadInput
 from tests.ensemble.scorers import denoisers, tiny_setting
 
@@ -106,22 +106,62 @@ def test_an_images_own_query_has_positive_influence(setting):
     np.testing.assert_allclose(found, found.T, rtol=1e-4, atol=1e-4 * found.max())
 
 
-@pytest.mark.parametrize("own_noise", [True, False])
-def test_networks_are_averaged_and_count_for_what_they_saw(setting, own_noise):
-    found = InfluenceFunction(draws=DRAWS, own_noise=own_noise).score(setting)
-    alone = []
-    for number in range(4):
-        noise = dataclasses.replace(DRAWS, seed=number if own_noise else 0)
-        one = dataclasses.replace(
-            setting,
-            networks=[setting.networks[number]],
-            saw=setting.saw[number : number + 1],
-        )
-        alone.append(InfluenceFunction(draws=noise).score(one))
-    assert all(
-        (one[:, ~saw] == 0).all() for one, saw in zip(alone, setting.saw, strict=True)
+def alone(setting, number, seed, **changes):
+    """What one network of a setting scores, with draws of a seed of their own."""
+    one = dataclasses.replace(
+        setting,
+        networks=[setting.networks[number]],
+        saw=setting.saw[number : number + 1],
     )
-    np.testing.assert_allclose(found, np.mean(alone, axis=0), rtol=1e-5)
+    draws = dataclasses.replace(DRAWS, seed=seed)
+    return InfluenceFunction(draws=draws, **changes).score(one)
+
+
+@pytest.mark.parametrize("own_noise", [True, False])
+def test_an_image_is_scored_by_the_mean_of_the_networks_that_saw_it(setting, own_noise):
+    setting = setting.first(3)
+    n_saw = setting.saw.sum(axis=0)
+    assert set(n_saw) == {1, 2}
+    found = InfluenceFunction(draws=DRAWS, own_noise=own_noise).score(setting)
+    each = [alone(setting, number, number * own_noise) for number in range(3)]
+    assert all(
+        (one[:, ~saw] == 0).all() for one, saw in zip(each, setting.saw, strict=True)
+    )
+    np.testing.assert_allclose(found, np.sum(each, axis=0) / n_saw, rtol=1e-5)
+
+
+def test_unseen_images_are_scored_by_the_curvature_at_what_was_seen(setting):
+    everything = dataclasses.replace(setting, saw=np.ones_like(setting.saw))
+    (one,) = scored(setting.first(1), "")
+    inverse = fitting.fitted(one, Curvature())
+    asked, trained = (
+        one.gradients(examples, "loss", DRAWS)
+        for examples in (setting.queries, setting.train)
+    )
+    expected = layers.products(inverse.solve(asked), trained).numpy()
+    found = alone(setting, 0, 0, unseen=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    seen = setting.saw[0]
+    np.testing.assert_array_equal(found[:, seen], alone(setting, 0, 0)[:, seen])
+    assert not np.allclose(found, alone(everything, 0, 0), rtol=0.01)
+
+
+def test_with_unseen_images_all_networks_are_averaged(setting):
+    setting = setting.first(3)
+    found = InfluenceFunction(draws=DRAWS, unseen=True).score(setting)
+    each = [alone(setting, number, number, unseen=True) for number in range(3)]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5)
+
+
+def test_what_was_scored_without_unseen_images_is_not_scored_again(setting):
+    InfluenceFunction(draws=DRAWS).score(setting)
+    before = setting.work.gradients
+    setting = dataclasses.replace(setting, work=Work())
+    InfluenceFunction(draws=DRAWS, unseen=True).score(setting)
+    again = dataclasses.replace(setting, work=Work())
+    InfluenceFunction(draws=DRAWS, unseen=True).score(again)
+    assert before < setting.work.gradients == again.work.gradients
+    assert setting.work.seconds_before > 0
 
 
 def test_scores_do_not_depend_on_memory(setting, tmp_path):
