@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--members",
         type=int,
         metavar="M",
-        help="posterior: ask only the first M members; written as posterior_M",
+        help="posteriors: ask only the first M members; written as METHOD_M",
     )
     command.add_argument(
         "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"

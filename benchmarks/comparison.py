@@ -18,9 +18,11 @@ MARKS = ("<!-- python -m benchmarks.comparison -->\n", "<!-- until here -->\n")
 # Rows of the table in the README, and the methods that they are of: the first that the
 # queries have. Ablation of the loss is exact or differential.
 ROWS = (
-    ("`posterior`, 64 members", ("posterior_64",)),
-    ("`posterior`, 32", ("posterior_32",)),
-    ("`posterior`, 16", ("posterior_16",)),
+    *(
+        (f"`{method}`, {n_members}{members}", (f"{method}_{n_members}",))
+        for method in ("posterior_ensemble", "posterior")
+        for n_members, members in ((64, " members"), (32, ""), (16, ""))
+    ),
     ("`ekfac_all`, 64 members", ("ekfac_all",)),
     ("`ekfac_all`, 32", ("ekfac_all-first-32",)),
     ("`ekfac_all`, 16", ("ekfac_all-first-16",)),

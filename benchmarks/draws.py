@@ -32,7 +32,7 @@ from ensemble.evaluation.correlation import Resamples
 from ensemble.store import Run
 
 FEWER = 64
-METHODS = ("posterior_16", "posterior_32", "posterior_64")
+METHODS = tuple(f"posterior_ensemble_{n_members}" for n_members in (16, 32, 64))
 
 Losses = Float64[np.ndarray, "seeds queries subsets"]
 Samples = Float64[np.ndarray, " resamples"]

@@ -45,7 +45,7 @@ from ensemble.scorers import SCORERS, Damped
 from ensemble.scorers.feldman2020influence import EmpiricalInfluence
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.ilyas2022datamodels import Datamodel
-from ensemble.scorers.posterior import Posterior
+from ensemble.scorers.posterior import PRIORS, PRIORS_OF_MEMBERS, Posterior
 from ensemble.store import REFERENCE, Run
 
 # These look at no model, so that one of ensemble and reference is enough.
@@ -90,7 +90,6 @@ OF_REFERENCE = (
     "unlearning",
     "unlearning_ekfac",
 )
-PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 GENERATED, HELD_OUT = "generated", "held_out"
 
@@ -128,7 +127,7 @@ class Sizes:
         *OF_REFERENCE,
         *INFLUENCE,
     )
-    priors: tuple[str, ...] = (*PRIORS, *(f"{method}@ensemble" for method in INFLUENCE))
+    priors: tuple[str, ...] = (*PRIORS, *PRIORS_OF_MEMBERS)
     budgets: tuple[int, ...] = (16, 32, 64)
     averaged: tuple[str, ...] = INFLUENCE
     n_draws: int = 128
@@ -254,11 +253,10 @@ def posteriors(sizes: Sizes) -> dict[str, Posterior]:
     found = {}
     for n_members in sizes.budgets:
         some = replace(full, n_members=fewer_than_all(n_members, sizes))
-        found[f"posterior_{n_members}"] = some
-        found[f"members_{n_members}"] = replace(some, priors=())
+        found[f"posterior_ensemble_{n_members}"] = some
+        found |= of_members_alone(some, n_members, sizes)
     variants = {
         "one_prior": {"priors": sizes.priors[:1]},
-        "reference": {"priors": sizes.priors_of_reference},
         "raw": {"readouts": ("raw",)},
         "unlike": {"shares": (0.0,)},
         "left_out": {"criterion": "left_out"},
@@ -266,8 +264,18 @@ def posteriors(sizes: Sizes) -> dict[str, Posterior]:
         "prior_only": {"noise": 1e9},
     }
     for name, change in variants.items():
-        found[f"posterior_{name}"] = replace(full, **change)
+        found[f"posterior_ensemble_{name}"] = replace(full, **change)
     return found
+
+
+def of_members_alone(
+    full: Posterior, n_members: int, sizes: Sizes
+) -> dict[str, Posterior]:
+    """Posteriors for which members take no gradients: with priors, and without."""
+    return {
+        f"posterior_{n_members}": replace(full, priors=sizes.priors_of_reference),
+        f"members_{n_members}": replace(full, priors=()),
+    }
 
 
 def fewer_than_all(n_members: int, sizes: Sizes) -> int | None:

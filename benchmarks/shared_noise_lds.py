@@ -29,6 +29,8 @@ from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped, Scorer
+from ensemble.scorers.gradients import Draws
+from ensemble.scorers.posterior import Posterior
 from ensemble.store import Run
 
 NAMES = (lds.HELD_OUT, lds.GENERATED)
@@ -51,14 +53,16 @@ def trained(folder: Path, like: Run) -> Run:
 
 def asked_of_members() -> dict[str, Scorer]:
     """What learns from members, by the name of its score in the ground truth."""
-    sizes = replace(lds.Sizes(), budgets=(N_MEMBERS // 2, N_MEMBERS))
-    found: dict[str, Scorer] = {
-        method: scorer
-        for method, scorer in lds.posteriors(sizes).items()
-        if method.split("_")[-1].isdigit()
-    }
-    for method, scorer in lds.OF_MEMBERS.items():
-        for budget in sizes.budgets:
+    sizes = lds.Sizes()
+    found: dict[str, Scorer] = {}
+    for budget in (N_MEMBERS // 2, N_MEMBERS):
+        full = Posterior(
+            dampings=lds.DAMPINGS,
+            draws=Draws(n_timesteps=sizes.n_draws),
+            n_members=budget,
+        )
+        found |= lds.of_members_alone(full, budget, sizes)
+        for method, scorer in lds.OF_MEMBERS.items():
             found[f"{method}_{budget}"] = replace(scorer, n_members=budget)
     return found
 

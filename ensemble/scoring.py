@@ -441,7 +441,7 @@ def of_members(method: str, n_members: int | None) -> tuple[str, Scorer]:
         return method, scorer
     if not isinstance(scorer, Posterior):
         raise BadInput(
-            f"{method} takes the models that it is given; only posterior asks the first "
+            f"{method} takes the models that it is given; only posteriors ask the first "
             f"{n_members} members. Score the model {first_members(n_members)} instead."
         )
     return f"{method}_{n_members}", dataclasses.replace(scorer, n_members=n_members)

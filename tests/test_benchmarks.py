@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    comparison,
     designs,
     draws,
     faults,
@@ -22,6 +23,7 @@ from benchmarks import (
     teams,
 )
 from ensemble.evaluation import correlation
+from ensemble.scorers import SCORERS
 from splits.errors import BadInput
 
 
@@ -118,13 +120,20 @@ def test_what_is_asked_of_members_has_been_asked_of_those_that_share_noise(name)
 def test_gradients_of_the_ensemble_are_taken_where_they_are_asked_for():
     (_, digits), (_, mnist) = lds.SETTINGS["digits"], lds.SETTINGS["mnist"]
     both, one = ["ensemble", "reference"], ["reference"]
-    for method, wanted in {"trak": (both, one), "ekfac": (one, both)}.items():
-        assert lds.scored_models(method, digits) == wanted[0]
-        assert lds.scored_models(method, mnist) == wanted[1]
+    assert lds.scored_models("trak", digits) == both
+    assert lds.scored_models("trak", mnist) == one
     for sizes in (digits, mnist):
+        assert lds.scored_models("ekfac", sizes) == both
         assert lds.scored_models("das", sizes) == one
-        assert lds.scored_models("pixel_dot", sizes) == ["ensemble"]
-        assert lds.scored_models("empirical_influence", sizes) == ["ensemble"]
+        for method in ("ekfac_all", "pixel_dot", "empirical_influence"):
+            assert lds.scored_models(method, sizes) == ["ensemble"]
+
+
+def test_every_scorer_but_the_posteriors_is_in_the_table():
+    known = {name for name in SCORERS if not name.startswith("posterior")}
+    assert known == set(lds.Sizes().methods)
+    shown = {name for _, names in comparison.ROWS for name in names}
+    assert known <= {name.removesuffix("-reference") for name in shown}
 
 
 def test_shards_by_code_are_read_with_less_in_vain_than_in_order_of_number():

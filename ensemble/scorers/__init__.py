@@ -21,7 +21,7 @@ from ensemble.scorers.lin2025das import Das
 from ensemble.scorers.lin2025das_vector import VectorDas
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.park2023trak import Trak
-from ensemble.scorers.posterior import Posterior
+from ensemble.scorers.posterior import PRIORS, PRIORS_OF_MEMBERS, Posterior
 from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
     READOUTS,
@@ -92,9 +92,10 @@ SCORERS: dict[str, Scorer] = {
     "unlearning": Unlearning(),
     "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
     "posterior": Posterior(),
+    "posterior_ensemble": Posterior(priors=(*PRIORS, *PRIORS_OF_MEMBERS)),
     "posterior_displacement": Posterior(
         measured="displacement",
-        priors=("trak", "dtrak", "component_cosine"),
+        priors=(*PRIORS, "component_cosine"),
         readouts=("raw", "squared", "signed_squared"),
     ),
 }

@@ -45,6 +45,9 @@ FEWEST_MEMBERS = 4
 # almost exactly to members that say almost nothing.
 NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
+# What one model of everything is asked, and the members for themselves.
+PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
+PRIORS_OF_MEMBERS = ("ekfac@ensemble", "ekfac_all@ensemble")
 MEASURED = ("loss", "displacement")
 
 
@@ -79,9 +82,9 @@ class Posterior:
     needs: ClassVar[str] = "an ensemble of at least 4 members and the priors' model"
     scale: ClassVar[str] = "change of the query's loss, or of the displacement"
     measured: str = "loss"
-    priors: tuple[str, ...] = ("trak", "dtrak")
+    priors: tuple[str, ...] = PRIORS
     prior_model: str | int = "reference"
-    dampings: tuple[float, ...] = (0.01, 0.1)
+    dampings: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     readouts: tuple[str, ...] = ("raw", "signed_squared")
     shares: tuple[float, ...] = (0.0, 0.5, 0.9)
     noise: float | None = None

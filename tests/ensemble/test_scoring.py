@@ -397,7 +397,7 @@ def test_a_method_of_fewer_members_has_a_name_of_its_own():
     assert scorer == Posterior(n_members=16)
     assert scoring.of_members("trak", None) == ("trak", SCORERS["trak"])
     with pytest.raises(
-        BadInput, match="only posterior asks the first 16 .*first-16 inst"
+        BadInput, match="only posteriors ask the first 16 .*first-16 inst"
     ):
         scoring.of_members("trak", 16)
 
