@@ -109,10 +109,14 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
 - **MB**: most memory held at once while it scored, with Python, PyTorch and the ensemble
   (about 500); where it is missing, it was not measured apart.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
-  gradients are averaged. `_16`, `first_16`, `first-16`: only so many members.
-- **best single**: the scorer that a posterior is compared with; on MNIST one that looks
-  at no more models, on digits whichever is best; EK-FAC of the ensemble, the best on
-  MNIST, was not taken on digits.
+  gradients are averaged, for each image over the members that saw it (`ekfac_all`: over
+  all). `_16`, `first_16`, `first-16`: only so many members.
+- `posterior_ensemble` starts from what the reference and the members score, `posterior`
+  from the reference's scores alone, `members` from nothing. What follows the name says
+  what else is different: `prior_only` listens to the priors alone, `alone` fits every
+  query by itself, `one_prior` knows only `trak`.
+- **best single**: of the scorers that look at no more models than the posterior, the
+  best on these very subsets.
 """
 
 

@@ -22,6 +22,22 @@ LEAST = {
 
 MEASURES = ("loss", "displacement")
 
+# Flags of the command line, and the evaluations that look at them.
+TRAINED = ("lds", "deletion", "quality")
+LOOKED_AT = {
+    "method": ("lds", "deletion", "far"),
+    "measure": ("lds",),
+    "subsets": ("lds",),
+    "seeds": TRAINED,
+    "steps": TRAINED,
+    "draws": TRAINED,
+    "queries": ("deletion",),
+    "random": ("deletion", "far"),
+    "images": ("quality",),
+    "top": ("deletion",),
+    "damping": ("lds",),
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -89,8 +105,15 @@ def from_flags(flags: dict[str, Any]) -> Options:
     """Options from the command line; a flag that is None keeps its default.
 
     Raises:
-        BadInput: If one is out of range, or a list holds what is no number.
+        BadInput: If one is out of range, the evaluation that is asked for (`what`) does
+            not look at it, or a list holds what is no number.
     """
+    for flag, whose in LOOKED_AT.items():
+        if flags.get(flag) is not None and flags["what"] not in whose:
+            raise BadInput(
+                f"--{flag} is for --what {' or '.join(whose)}; {flags['what']} does not "
+                "look at it. Leave it out."
+            )
     texts = {"dampings": ("damping", float), "top": ("top", int)}
     chosen: dict[str, Any] = {"name": flags["name"]}
     if flags.get("method"):
