@@ -164,26 +164,28 @@ def averaged(
     leading = (len(dampings),) if dampings else ()
     total = features.table(setting, *leading)
     n_scored = np.zeros(len(setting.train), dtype=np.int64)
-    for one in scored(setting, pattern):
-        for part in [one, _others(one)] if unseen else [one]:
-            numbers = part.rated.numbers
-            name = blocks.digest(
-                scorer(part), setting, part.network, part.seen, numbers, dampings
-            )
-            shape = (*leading, len(setting.queries), len(numbers))
-            found = blocks.filled(setting, name, shape, sizes(part), prepare(part))
-            for first in range(0, len(numbers), MOST_IMAGES):
-                some = slice(first, first + MOST_IMAGES)
-                total[..., numbers[some]] += found[..., some]
-            n_scored[numbers] += 1
+    for part in _parts(setting, pattern, unseen):
+        numbers = part.rated.numbers
+        name = blocks.digest(
+            scorer(part), setting, part.network, part.seen, numbers, dampings
+        )
+        shape = (*leading, len(setting.queries), len(numbers))
+        found = blocks.filled(setting, name, shape, sizes(part), prepare(part))
+        for first in range(0, len(numbers), MOST_IMAGES):
+            some = slice(first, first + MOST_IMAGES)
+            total[..., numbers[some]] += found[..., some]
+        n_scored[numbers] += 1
     total /= n_scored.clip(min=1)
     return total
 
 
-def _others(one: Scored) -> Scored:
-    """The same network, and the images that it did not see."""
-    numbers = np.setdiff1d(np.arange(len(one.setting.train)), one.seen)
-    return dataclasses.replace(one, rated=Seen(one.setting.train, numbers))
+def _parts(setting: Setting, pattern: str, unseen: bool) -> Iterator[Scored]:
+    """Every network with what it saw; and again with what it did not, if wanted."""
+    for one in scored(setting, pattern):
+        yield one
+        others = np.setdiff1d(np.arange(len(setting.train)), one.seen)
+        if unseen and others.size:
+            yield dataclasses.replace(one, rated=Seen(setting.train, others))
 
 
 def states_at(

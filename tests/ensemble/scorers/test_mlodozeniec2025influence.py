@@ -146,6 +146,15 @@ def test_unseen_images_are_scored_by_the_curvature_at_what_was_seen(setting):
     assert not np.allclose(found, alone(everything, 0, 0), rtol=0.01)
 
 
+def test_a_network_that_saw_everything_has_nothing_unseen(setting):
+    reference = tiny_setting.of_reference(setting)
+    plain, every = (
+        InfluenceFunction(draws=DRAWS, unseen=unseen).score(reference)
+        for unseen in (False, True)
+    )
+    assert np.array_equal(plain, every)
+
+
 def test_with_unseen_images_all_networks_are_averaged(setting):
     setting = setting.first(3)
     found = InfluenceFunction(draws=DRAWS, unseen=True).score(setting)
