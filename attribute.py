@@ -103,12 +103,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="keep the scores of single images too, METHOD.images.npy",
     )
     command.add_argument(
-        "--members",
-        type=int,
-        metavar="M",
-        help="posteriors: ask only the first M members; written as METHOD_M",
-    )
-    command.add_argument(
         "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
     )
 
@@ -332,10 +326,7 @@ def score(run: Run, options: argparse.Namespace) -> None:
         "dampings": dampings,
         "per_image": options.per_image,
     }
-    methods = [
-        scoring.of_members(method, options.members)
-        for method in options.method.split(",")
-    ]
+    methods = options.method.split(",")
     if options.engine == "ray":
         from ensemble import ray_engine
 
@@ -345,13 +336,11 @@ def score(run: Run, options: argparse.Namespace) -> None:
     else:
         ready, pipe = plan.load(run), ensemble_of(run)
         paths = (
-            scoring.score(
-                run, pipe, ready, options.name, called, scorer=scorer, **asked
-            )
-            for called, scorer in methods
+            scoring.score(run, pipe, ready, options.name, method, **asked)
+            for method in methods
         )
-    for (called, _), path in zip(methods, paths, strict=True):
-        print(f"{called}: {path}")
+    for method, path in zip(methods, paths, strict=True):
+        print(f"{method}: {path}")
 
 
 def evaluate(run: Run, options: argparse.Namespace) -> None:

@@ -15,20 +15,24 @@ from benchmarks import record
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
 MARKS = ("<!-- python -m benchmarks.comparison -->\n", "<!-- until here -->\n")
+
+
+def _of_members(title: str, method: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Rows of a method with ever fewer members."""
+    return (
+        (f"{title}, 64 members", (method,)),
+        ("the same, 32", (f"{method}-first-32",)),
+        ("the same, 16", (f"{method}-first-16",)),
+    )
+
+
 # Rows of the table in the README, and the methods that they are of: the first that the
 # queries have. Ablation of the loss is exact or differential.
 ROWS = (
-    *(
-        (f"`{method}`, {n_members}{members}", (f"{method}_{n_members}",))
-        for method in ("posterior_ensemble", "posterior")
-        for n_members, members in ((64, " members"), (32, ""), (16, ""))
-    ),
-    ("`ekfac_all`, 64 members", ("ekfac_all",)),
-    ("`ekfac_all`, 32", ("ekfac_all-first-32",)),
-    ("`ekfac_all`, 16", ("ekfac_all-first-16",)),
-    ("`ekfac`, 64 members", ("ekfac",)),
-    ("`ekfac`, 32", ("ekfac-first-32",)),
-    ("`ekfac`, 16", ("ekfac-first-16",)),
+    *_of_members("`posterior_ensemble`", "posterior_ensemble"),
+    *_of_members("`posterior`", "posterior"),
+    *_of_members("`ekfac_all`", "ekfac_all"),
+    *_of_members("`ekfac`", "ekfac"),
     *(
         (f"`{method}`", (f"{method}-reference",))
         for method in (
@@ -60,18 +64,10 @@ ROWS = (
     ("`feature_cosine`", ("feature_cosine",)),
     ("`pixel_cosine`", ("pixel_cosine",)),
     ("`pixel_dot`", ("pixel_dot",)),
-    ("`posterior` without priors, 64 members", ("members_64",)),
-    ("the same, 32", ("members_32",)),
-    ("the same, 16", ("members_16",)),
-    *(
-        row
-        for method in ("ridge_datamodel", "lasso_datamodel", "empirical_influence")
-        for row in (
-            (f"`{method}`, 64 members", (method,)),
-            ("the same, 32", (f"{method}_32",)),
-            ("the same, 16", (f"{method}_16",)),
-        )
-    ),
+    *_of_members("`posterior` without priors", "members"),
+    *_of_members("`ridge_datamodel`", "ridge_datamodel"),
+    *_of_members("`lasso_datamodel`", "lasso_datamodel"),
+    *_of_members("`empirical_influence`", "empirical_influence"),
     (
         "ablation of the loss, 64 members",
         ("ablation_loss", "differential_ablation_loss"),
@@ -110,7 +106,7 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
   (about 500); where it is missing, it was not measured apart.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
   gradients are averaged, for each image over the members that saw it (`ekfac_all`: over
-  all). `_16`, `first_16`, `first-16`: only so many members.
+  all). `first-16`, `first_16`: only so many members.
 - `posterior_ensemble` starts from what the reference and the members score, `posterior`
   from the reference's scores alone, `members` from nothing. What follows the name says
   what else is different: `prior_only` listens to the priors alone, `alone` fits every

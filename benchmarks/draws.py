@@ -32,7 +32,11 @@ from ensemble.evaluation.correlation import Resamples
 from ensemble.store import Run
 
 FEWER = 64
-METHODS = tuple(f"posterior_ensemble_{n_members}" for n_members in (16, 32, 64))
+METHODS = (
+    "posterior_ensemble-first-16",
+    "posterior_ensemble-first-32",
+    "posterior_ensemble",
+)
 
 Losses = Float64[np.ndarray, "seeds queries subsets"]
 Samples = Float64[np.ndarray, " resamples"]

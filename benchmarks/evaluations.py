@@ -21,7 +21,7 @@ from ensemble import store
 from ensemble.evaluation import plots
 
 METHODS = (
-    "posterior_64",
+    "posterior_ensemble",
     "ekfac-reference",
     "pixel_cosine",
     "differential_ablation_displacement",

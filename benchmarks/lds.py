@@ -42,10 +42,14 @@ from ensemble.measurement import MEASUREMENTS
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped
-from ensemble.scorers.feldman2020influence import EmpiricalInfluence
 from ensemble.scorers.gradients import Draws
-from ensemble.scorers.ilyas2022datamodels import Datamodel
-from ensemble.scorers.posterior import PRIORS, PRIORS_OF_MEMBERS, Posterior
+from ensemble.scorers.posterior import (
+    PRIORS,
+    PRIORS_OF_DISPLACEMENT,
+    PRIORS_OF_MEMBERS,
+    Posterior,
+)
+from ensemble.scorers.setting import ENSEMBLE, first_members
 from ensemble.store import REFERENCE, Run
 
 # These look at no model, so that one of ensemble and reference is enough.
@@ -58,11 +62,7 @@ BLIND = (
     "feature_cosine",
 )
 # What learns from the members' losses alone, so that their number matters.
-OF_MEMBERS = {
-    "empirical_influence": EmpiricalInfluence(),
-    "ridge_datamodel": Datamodel(),
-    "lasso_datamodel": Datamodel(penalty="lasso"),
-}
+OF_MEMBERS = ("empirical_influence", "ridge_datamodel", "lasso_datamodel")
 # What is made of the same features, which take the time.
 KERNELS = (
     "gradient_dot",
@@ -108,7 +108,8 @@ class Sizes:
         n_seeds: Training seeds of each.
         methods: By name.
         priors: Of them, those that the posterior starts from.
-        budgets: Numbers of members that the posterior asks.
+        priors_of_displacement: What its posterior starts from.
+        budgets: Numbers of members that posteriors ask.
         averaged: Methods that score the ensemble too, not the reference alone.
         n_draws: At which losses are measured, of members and of models of halves.
     """
@@ -128,6 +129,7 @@ class Sizes:
         *INFLUENCE,
     )
     priors: tuple[str, ...] = (*PRIORS, *PRIORS_OF_MEMBERS)
+    priors_of_displacement: tuple[str, ...] = PRIORS_OF_DISPLACEMENT
     budgets: tuple[int, ...] = (16, 32, 64)
     averaged: tuple[str, ...] = INFLUENCE
     n_draws: int = 128
@@ -148,6 +150,7 @@ SMOKE = Sizes(
     n_seeds=2,
     methods=("random", "pixel_dot", "trak"),
     priors=("trak", "pixel_dot", "trak@ensemble"),
+    priors_of_displacement=("pixel_dot",),
     budgets=(4, 8),
 )
 
@@ -226,36 +229,21 @@ def scored_models(method: str, sizes: Sizes) -> list[str]:
     return ["ensemble", REFERENCE] if method in sizes.averaged else [REFERENCE]
 
 
-def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
-    """The same of the pictures that members make, with ever more of them.
-
-    What is alike, of either sign, moves a picture: so squares are among the read-outs, and
-    principal components among the priors: chosen on digits, before MNIST was looked at.
-    """
-    full = Posterior(
-        "displacement",
-        priors=(*sizes.priors_of_reference, "component_cosine"),
-        dampings=DAMPINGS,
-        readouts=("raw", "squared", "signed_squared"),
-    )
-    found = {}
-    for n_members in sizes.budgets:
-        some = replace(full, n_members=fewer_than_all(n_members, sizes))
-        found[f"posterior_displacement_{n_members}"] = some
-        found[f"members_displacement_{n_members}"] = replace(some, priors=())
-    return found
-
-
 def posteriors(sizes: Sizes) -> dict[str, Posterior]:
-    """With ever more members; without a prior; and with all members, what matters."""
+    """What combines: with all priors, with those that look at one model, with none."""
     draws = Draws(n_timesteps=sizes.n_draws)
     full = Posterior(priors=sizes.priors, dampings=DAMPINGS, draws=draws)
-    found = {}
-    for n_members in sizes.budgets:
-        some = replace(full, n_members=fewer_than_all(n_members, sizes))
-        found[f"posterior_ensemble_{n_members}"] = some
-        found |= of_members_alone(some, n_members, sizes)
-    variants = {
+    return {
+        "posterior_ensemble": full,
+        "posterior": replace(full, priors=sizes.priors_of_reference),
+        "members": replace(full, priors=()),
+    }
+
+
+def variants(sizes: Sizes) -> dict[str, Posterior]:
+    """What matters about a posterior: everything but one thing as it is."""
+    full = posteriors(sizes)["posterior_ensemble"]
+    changes: dict[str, dict[str, Any]] = {
         "one_prior": {"priors": sizes.priors[:1]},
         "raw": {"readouts": ("raw",)},
         "unlike": {"shares": (0.0,)},
@@ -263,34 +251,37 @@ def posteriors(sizes: Sizes) -> dict[str, Posterior]:
         "alone": {"pooled": False},
         "prior_only": {"noise": 1e9},
     }
-    for name, change in variants.items():
-        found[f"posterior_ensemble_{name}"] = replace(full, **change)
-    return found
-
-
-def of_members_alone(
-    full: Posterior, n_members: int, sizes: Sizes
-) -> dict[str, Posterior]:
-    """Posteriors for which members take no gradients: with priors, and without."""
     return {
-        f"posterior_{n_members}": replace(full, priors=sizes.priors_of_reference),
-        f"members_{n_members}": replace(full, priors=()),
+        f"posterior_ensemble_{name}": replace(full, **change)
+        for name, change in changes.items()
     }
 
 
-def fewer_than_all(n_members: int, sizes: Sizes) -> int | None:
-    """None for all members, who are the ensemble and no model of their own."""
-    return n_members if n_members < sizes.n_members else None
+def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
+    """The same of the pictures that members make, and what they tell without a prior."""
+    full = Posterior(
+        "displacement",
+        sizes.priors_of_displacement,
+        readouts=("raw", "squared", "signed_squared"),
+    )
+    return {
+        "posterior_displacement": full,
+        "members_displacement": replace(full, priors=()),
+    }
 
 
 def combined(
     run: Run, pipe: EnsemblePipeline, ready: Plan, name: str, sizes: Sizes
 ) -> None:
-    """Score by the posteriors."""
+    """Score by the posteriors, with ever more members."""
     combining = posteriors(sizes)
     if name == GENERATED:
         combining |= posteriors_of_displacement(sizes)
-    for method, scorer in combining.items():
+    for which in models(sizes):
+        for method, scorer in combining.items():
+            scoring.score(run, pipe, ready, name, method, which, scorer=scorer)
+            print(f"{name}: {method}, {which}", flush=True)
+    for method, scorer in variants(sizes).items():
         scoring.score(run, pipe, ready, name, method, scorer=scorer)
         print(f"{name}: {method}", flush=True)
 
@@ -299,12 +290,17 @@ def fewer(
     run: Run, pipe: EnsemblePipeline, ready: Plan, name: str, sizes: Sizes
 ) -> None:
     """What smaller ensembles would have said, of the first members alone."""
-    for n_members in sizes.budgets:
-        if n_members == sizes.n_members:
-            continue
-        for method, scorer in OF_MEMBERS.items():
-            some = replace(scorer, n_members=n_members)
-            scoring.score(run, pipe, ready, name, f"{method}_{n_members}", scorer=some)
+    for which in models(sizes):
+        for method in OF_MEMBERS:
+            scoring.score(run, pipe, ready, name, method, which)
+
+
+def models(sizes: Sizes) -> list[str]:
+    """The ensemble, and smaller ones of its first members."""
+    return [
+        first_members(budget) if budget < sizes.n_members else ENSEMBLE
+        for budget in sizes.budgets
+    ]
 
 
 def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan, sizes: Sizes) -> None:

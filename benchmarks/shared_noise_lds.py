@@ -10,6 +10,7 @@ difference, whose interval resamples both together. Kept in FOLDER; started agai
 training goes on where it was.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,12 +30,12 @@ from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped, Scorer
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.posterior import Posterior
+from ensemble.scorers.setting import first_members
 from ensemble.store import Run
 
 NAMES = (lds.HELD_OUT, lds.GENERATED)
 N_MEMBERS = 32
+MODELS = (first_members(N_MEMBERS // 2), first_members(N_MEMBERS))
 
 
 def trained(folder: Path, like: Run) -> Run:
@@ -53,18 +54,12 @@ def trained(folder: Path, like: Run) -> Run:
 
 def asked_of_members() -> dict[str, Scorer]:
     """What learns from members, by the name of its score in the ground truth."""
-    sizes = lds.Sizes()
-    found: dict[str, Scorer] = {}
-    for budget in (N_MEMBERS // 2, N_MEMBERS):
-        full = Posterior(
-            dampings=lds.DAMPINGS,
-            draws=Draws(n_timesteps=sizes.n_draws),
-            n_members=budget,
-        )
-        found |= lds.of_members_alone(full, budget, sizes)
-        for method, scorer in lds.OF_MEMBERS.items():
-            found[f"{method}_{budget}"] = replace(scorer, n_members=budget)
-    return found
+    found: dict[str, Scorer] = {
+        method: scorer
+        for method, scorer in lds.posteriors(lds.Sizes()).items()
+        if method != "posterior_ensemble"
+    }
+    return found | {method: SCORERS[method] for method in lds.OF_MEMBERS}
 
 
 def compared(
@@ -84,25 +79,27 @@ def compared(
         known, path = scoring.load_path(like, name, method, which)
         return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
 
-    setting = scoring.setting_of(run, pipe, ready, asked)
-    setting = replace(setting, scores=priors)
     rows = {}
-    for method, scorer in asked_of_members().items():
+    for which, (method, scorer) in itertools.product(
+        MODELS, asked_of_members().items()
+    ):
+        setting = scoring.setting_of(run, pipe, ready, asked, which)
         scores = {
-            "shared": scoring.load(like, name, method),
-            "own": scorer.score(setting),
+            "shared": scoring.load(like, name, method, which),
+            "own": scorer.score(replace(setting, scores=priors)),
         }
         predicted = {
             kind: score_of.predicted_losses(score, found.subsets)
             for kind, score in scores.items()
         }
         values = {kind: strapped.lds(guess) for kind, guess in predicted.items()}
-        rows[method] = {kind: intervals.described(*of) for kind, of in values.items()}
+        called = f"{method}-{which}"
+        rows[called] = {kind: intervals.described(*of) for kind, of in values.items()}
         shared, own = values["shared"], values["own"]
-        rows[method]["shared_minus_own"] = intervals.described(
+        rows[called]["shared_minus_own"] = intervals.described(
             shared[0] - own[0], shared[1] - own[1]
         )
-        print(name, method, rows[method], flush=True)
+        print(name, called, rows[called], flush=True)
     return rows
 
 

@@ -30,7 +30,6 @@ from ensemble.influence import Asked
 from ensemble.measurement import chosen_measurements
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
-from ensemble.scorers import Scorer
 from ensemble.store import Run, Trainable
 from splits.errors import BadInput
 
@@ -233,7 +232,7 @@ def ablate(
 def score(
     run: Run,
     name: str,
-    methods: Sequence[tuple[str, Scorer]],
+    methods: Sequence[str],
     cluster: Cluster,
     **options: Any,
 ) -> list[Path]:
@@ -242,7 +241,7 @@ def score(
     Args:
         run: The run folder.
         name: The queries.
-        methods: Their names, and what they are.
+        methods: Their names.
         cluster: Where.
         options: Further ones of `scoring.score`.
 
@@ -251,7 +250,7 @@ def score(
         KeyboardInterrupt: If asked to stop; gradients that were kept are kept.
     """
     with cluster.connected() as tasks:
-        calls = ((_place(run), name, *method, options) for method in methods)
+        calls = ((_place(run), name, method, options) for method in methods)
         return list(tasks.in_order(_score, calls))
 
 
@@ -346,9 +345,7 @@ def _measure_block(
         )
 
 
-def _score(
-    place: Place, name: str, method: str, scorer: Scorer, options: dict[str, Any]
-) -> Path:
+def _score(place: Place, name: str, method: str, options: dict[str, Any]) -> Path:
     with _opened(place) as (run, ready):
         pipe = _ensemble(place.run)
-        return scoring.score(run, pipe, ready, name, method, scorer=scorer, **options)
+        return scoring.score(run, pipe, ready, name, method, **options)

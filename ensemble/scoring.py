@@ -44,8 +44,7 @@ from ensemble.scorers import (
     Uncertain,
     by_source,
 )
-from ensemble.scorers.posterior import Posterior
-from ensemble.scorers.setting import ENSEMBLE, FIRST, first_members, over_images
+from ensemble.scorers.setting import ENSEMBLE, FIRST, over_images
 from ensemble.store import REFERENCE, Run
 from splits.codes import full_votes
 from splits.errors import BadInput
@@ -89,7 +88,7 @@ def setting_of(
         max_memory_mb=max_memory_mb,
         folder=run.scores(".features"),
         journey=functools.partial(journey_of, pipe, asked),
-        alone=alone_of(pipe, asked) if which == ENSEMBLE else None,
+        alone=alone_of(pipe, asked) if _begins_with_the_first(which) else None,
         checkpoints=functools.partial(_checkpoints, pipe, folders),
         scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
     )
@@ -430,23 +429,6 @@ def scorer_called(method: str) -> Scorer:
     return SCORERS[method]
 
 
-def of_members(method: str, n_members: int | None) -> tuple[str, Scorer]:
-    """The method of that name when it asks only the first members, and its name then.
-
-    Raises:
-        BadInput: If there is no such method, or it knows no number of members.
-    """
-    scorer = scorer_called(method)
-    if n_members is None:
-        return method, scorer
-    if not isinstance(scorer, Posterior):
-        raise BadInput(
-            f"{method} takes the models that it is given; only posteriors ask the first "
-            f"{n_members} members. Score the model {first_members(n_members)} instead."
-        )
-    return f"{method}_{n_members}", dataclasses.replace(scorer, n_members=n_members)
-
-
 def listing() -> str:
     """Every method, for people."""
     lines = []
@@ -549,6 +531,11 @@ def _checkpoints(
         network.to(members.device, members.dtype)
         for network in trajectory.load(folders[number])
     ]
+
+
+def _begins_with_the_first(which: str | int) -> bool:
+    """Whether a model's networks are the first members of the ensemble, or all."""
+    return which == ENSEMBLE or str(which).startswith(FIRST)
 
 
 def _scored_model(

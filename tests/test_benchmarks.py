@@ -113,8 +113,10 @@ def test_no_setting_trains_more_than_an_hour_allows(setting):
 def test_what_is_asked_of_members_has_been_asked_of_those_that_share_noise(name):
     scores = ground_truth.FOLDER / "digits" / "scores" / name
     methods = shared_noise_lds.asked_of_members()
-    assert {"members_16", "posterior_32", "ridge_datamodel_32"} < methods.keys()
-    assert all((scores / f"{method}.npy").exists() for method in methods)
+    assert {"members", "posterior", "ridge_datamodel"} < methods.keys()
+    for method in methods:
+        for which in shared_noise_lds.MODELS:
+            assert (scores / f"{method}-{which}.npy").exists()
 
 
 def test_gradients_of_the_ensemble_are_taken_where_they_are_asked_for():

@@ -162,7 +162,6 @@ def test_commands_one_by_one(trained):
         (["score"], "Name a method"),
         (["score", "--method", "track"], "track"),
         (["score", "--method", "trak", "--dampings", "x"], "--dampings is 'x'"),
-        (["score", "--method", "trak", "--members", "8"], "only posteriors ask"),
         (["score", "--method", "trak", "--dampings", "1,-1"], "numbers above 0"),
         (["verify", "--sources", "99"], "Source 99 does not exist"),
         (["report", "--name", "none"], "none"),

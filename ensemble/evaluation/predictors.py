@@ -64,8 +64,7 @@ class Predictor:
     @property
     def n_networks(self) -> int | None:
         """How many networks it looked at, where that is on record."""
-        asked = self.facts.get("options", {}).get("n_members")
-        return asked or self.facts.get("networks")
+        return self.facts.get("networks")
 
     @property
     def single(self) -> bool:

@@ -21,7 +21,12 @@ from ensemble.scorers.lin2025das import Das
 from ensemble.scorers.lin2025das_vector import VectorDas
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.park2023trak import Trak
-from ensemble.scorers.posterior import PRIORS, PRIORS_OF_MEMBERS, Posterior
+from ensemble.scorers.posterior import (
+    PRIORS,
+    PRIORS_OF_DISPLACEMENT,
+    PRIORS_OF_MEMBERS,
+    Posterior,
+)
 from ensemble.scorers.pruthi2020tracin import TracIn
 from ensemble.scorers.setting import (
     READOUTS,
@@ -95,7 +100,7 @@ SCORERS: dict[str, Scorer] = {
     "posterior_ensemble": Posterior(priors=(*PRIORS, *PRIORS_OF_MEMBERS)),
     "posterior_displacement": Posterior(
         measured="displacement",
-        priors=(*PRIORS, "component_cosine"),
+        priors=PRIORS_OF_DISPLACEMENT,
         readouts=("raw", "squared", "signed_squared"),
     ),
 }

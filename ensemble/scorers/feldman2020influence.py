@@ -27,7 +27,6 @@ class EmpiricalInfluence:
 
     Attributes:
         draws: Noise draws at which losses are measured.
-        n_members: Use only the first so many members; None: all.
     """
 
     paper: ClassVar[str] = "Feldman & Zhang 2020, https://arxiv.org/abs/2008.03703"
@@ -35,15 +34,13 @@ class EmpiricalInfluence:
     needs: ClassVar[str] = "an ensemble"
     scale: ClassVar[str] = "change of the query's loss"
     draws: Draws = Draws()
-    n_members: int | None = None
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query.
 
         Raises:
-            BadInput: If there is only one network, or fewer than asked for.
+            BadInput: If there is only one network.
         """
-        setting = setting.first(self.n_members)
         if len(setting.networks) < 2:
             raise BadInput(
                 "Empirical influence compares members, and there is one network. Score "

@@ -35,7 +35,6 @@ class Datamodel:
     Attributes:
         penalty: `ridge` or `lasso`.
         draws: Noise draws at which losses are measured.
-        n_members: Use only the first so many members; None: all.
     """
 
     paper: ClassVar[str] = "Ilyas et al. 2022, https://arxiv.org/abs/2202.00622"
@@ -44,7 +43,6 @@ class Datamodel:
     scale: ClassVar[str] = "change of the query's loss"
     penalty: str = "ridge"
     draws: Draws = Draws()
-    n_members: int | None = None
 
     def __post_init__(self) -> None:
         if self.penalty not in ("ridge", "lasso"):
@@ -56,7 +54,6 @@ class Datamodel:
         Raises:
             BadInput: If there are too few networks.
         """
-        setting = setting.first(self.n_members)
         if len(setting.networks) < FEWEST_MEMBERS:
             raise BadInput(
                 f"A datamodel is a regression over members, and there are "

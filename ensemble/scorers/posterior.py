@@ -48,6 +48,8 @@ CRITERIA = ("likelihood", "left_out")
 # What one model of everything is asked, and the members for themselves.
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
 PRIORS_OF_MEMBERS = ("ekfac@ensemble", "ekfac_all@ensemble")
+# What makes a model good at a picture is to make it draw that picture.
+PRIORS_OF_DISPLACEMENT = ("posterior@ensemble", "component_cosine")
 MEASURED = ("loss", "displacement")
 
 
@@ -61,7 +63,7 @@ class Posterior:
         priors: Methods whose scores are the prior, combined; () expects nothing. One
             that scores a model of its own names it, as in `ekfac@ensemble`.
         prior_model: Which model the others score: `reference`, or another that scoring
-            knows. With `n_members`, the ensemble is so many members for them too.
+            knows. The ensemble is that of the members that are asked, no others.
         dampings: Score priors that have a damping at these too.
         readouts: Take each prior by each of these, names in `setting.READOUTS`.
         shares: Of the variance that similar sources have in common: to choose from.
@@ -70,7 +72,6 @@ class Posterior:
             or `left_out`, the error at members that are left out one by one.
         pooled: All queries share λ, scale and variance, relative to the size of their
             losses; otherwise each query has its own.
-        n_members: Use only the first so many members; None: all.
         draws: Noise draws at which losses are measured.
 
     Raises:
@@ -90,7 +91,6 @@ class Posterior:
     noise: float | None = None
     criterion: str = "likelihood"
     pooled: bool = True
-    n_members: int | None = None
     draws: Draws = Draws(n_timesteps=128)
 
     def __post_init__(self) -> None:
@@ -114,10 +114,6 @@ class Posterior:
                 f"noise is {self.noise}; it must be greater than 0, or None to be "
                 "chosen."
             )
-        if self.n_members is not None and self.n_members < FEWEST_MEMBERS:
-            raise BadInput(
-                f"n_members is {self.n_members}; at least {FEWEST_MEMBERS} are needed."
-            )
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
@@ -134,7 +130,6 @@ class Posterior:
         Raises:
             BadInput: If there are too few networks, or priors cannot be had.
         """
-        setting = setting.first(self.n_members)
         if len(setting.networks) < FEWEST_MEMBERS:
             raise BadInput(
                 f"A posterior needs at least {FEWEST_MEMBERS} members, and there are "
@@ -166,7 +161,7 @@ class Posterior:
             )
         guesses, names = [], []
         for prior in self.priors:
-            path = setting.scores(*self._scored_by(prior), self.dampings)
+            path = setting.scores(*self._scored_by(prior, setting), self.dampings)
             # A method without a damping has a single score.
             for damping, score in zip(("own", *self.dampings), path, strict=False):
                 for readout in self.readouts:
@@ -176,13 +171,15 @@ class Posterior:
         setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
         return expected
 
-    def _scored_by(self, prior: str) -> tuple[str, str | int]:
+    def _scored_by(self, prior: str, setting: Setting) -> tuple[str, str | int]:
         """A prior's method, and the model that it scores."""
         method, _, named = prior.partition("@")
         model = int(named) if named.isdecimal() else named or self.prior_model
-        if model == ENSEMBLE and self.n_members is not None:
+        n_members = len(setting.networks)
+        fewer = setting.codes is not None and n_members < setting.codes.n_members
+        if model == ENSEMBLE and fewer:
             # What the others know must stay with them.
-            return method, first_members(self.n_members)
+            return method, first_members(n_members)
         return method, model
 
     def _best(

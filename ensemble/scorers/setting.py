@@ -7,7 +7,6 @@ so that its removal raises it. A source's score is the sum over its images.
 Before: queries.py, plan.py (the run). After: one module a method; scoring.py.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,23 +178,6 @@ class Setting:
         included = np.zeros((len(self.networks), self.n_sources), dtype=bool)
         included[:, self.source_of] = self.saw
         return included
-
-    def first(self, n_networks: int | None) -> "Setting":
-        """The same with only the first so many networks; None: with all of them.
-
-        Raises:
-            BadInput: If there are fewer, or none is asked for.
-        """
-        if n_networks is None:
-            return self
-        if not 0 < n_networks <= len(self.networks):
-            raise BadInput(
-                f"The first {n_networks} members are asked for, and there are "
-                f"{len(self.networks)}. Ask for 1 to {len(self.networks)}."
-            )
-        return dataclasses.replace(
-            self, networks=self.networks[:n_networks], saw=self.saw[:n_networks]
-        )
 
 
 @runtime_checkable

@@ -142,14 +142,12 @@ def test_the_first_members_are_a_model_of_their_own(trained):
     np.testing.assert_allclose(found, mean_of_who_saw(of_members, plan), rtol=1e-5)
 
 
-def test_priors_of_the_ensemble_score_the_first_members_of_a_smaller_one(trained):
+def test_a_prior_is_made_of_the_model_that_it_names(trained):
     run, *_ = trained
-    scorer = Posterior(
-        priors=("pixel_dot", "constant@ensemble"), n_members=4, draws=DRAWS
-    )
-    path = score(*trained, "demo", "smaller", scorer=scorer)
+    scorer = Posterior(priors=("pixel_dot", "constant@ensemble"), draws=DRAWS)
+    path = score(*trained, "demo", "named", scorer=scorer)
     assert (run.scores("demo") / "pixel_dot-reference.npy").exists()
-    assert (run.scores("demo") / "constant-first-4.npy").exists()
+    assert (run.scores("demo") / "constant.npy").exists()
     weights = store.read_json(path.with_suffix(".json"))["notes"][0]["weights"]
     assert "constant@ensemble, damping own, raw" in weights
 
@@ -391,15 +389,15 @@ def test_methods_that_are_sure_of_themselves_have_no_error_bars(trained):
         scoring.load_errors(trained[0], "demo", "dot")
 
 
-def test_a_method_of_fewer_members_has_a_name_of_its_own():
-    name, scorer = scoring.of_members("posterior", 16)
-    assert name == "posterior_16"
-    assert scorer == Posterior(n_members=16)
-    assert scoring.of_members("trak", None) == ("trak", SCORERS["trak"])
-    with pytest.raises(
-        BadInput, match="only posteriors ask the first 16 .*first-16 inst"
-    ):
-        scoring.of_members("trak", 16)
+@pytest.mark.parametrize(
+    ("which", "known"), [("ensemble", True), ("first-2", True), (0, False)]
+)
+def test_what_members_make_alone_is_known_of_the_first_members(trained, which, known):
+    run, pipe, plan = trained
+    setting = setting_of(run, pipe, plan, asked_of(pipe), which)
+    assert (setting.alone is not None) == known
+    for number in range(len(setting.networks) if known else 0):
+        assert setting.networks[number] is pipe.members.networks[number]
 
 
 def test_members_alone_make_the_pictures_of_a_pipeline_of_one_member():

@@ -162,15 +162,10 @@ def test_a_rival_looks_at_no_more_networks():
 
     dear, cheap = of(worth, "dear", 64), of(worse, "cheap", 16)
     few, many = (of(worse, f"both_{n}", n, errors_sha256="") for n in (16, 64))
-    asked = {**many.facts, "options": {"n_members": 16}}
-    first = dataclasses.replace(many, method="both_of_16", facts=asked)
-    rows = lds.against_best(
-        found, bootstrap(found, 10), [dear, cheap, few, many, first]
-    )
+    rows = lds.against_best(found, bootstrap(found, 10), [dear, cheap, few, many])
     assert [(row["best_single"], row["n_networks"]) for row in rows] == [
         ("cheap", 16),
         ("dear", 64),
-        ("cheap", 16),
     ]
 
 

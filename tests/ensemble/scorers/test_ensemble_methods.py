@@ -125,23 +125,6 @@ def test_the_lasso_leaves_something_but_not_everything(tmp_path):
     assert (found[:, 0] > 0).all()
 
 
-@pytest.mark.parametrize(
-    "scorer", [EmpiricalInfluence(DRAWS), Datamodel("ridge", DRAWS)]
-)
-def test_the_first_members_alone_are_a_smaller_ensemble(tmp_path, scorer):
-    setting = linear_setting(tmp_path, n_members=12)
-    fewer = dataclasses.replace(
-        setting, networks=setting.networks[:6], saw=setting.saw[:6]
-    )
-    found = of_sources(dataclasses.replace(scorer, n_members=6), setting)
-    assert np.array_equal(found, of_sources(scorer, fewer))
-    assert not np.array_equal(found, of_sources(scorer, setting))
-    with pytest.raises(BadInput, match="first 13 members are asked for, and there are"):
-        dataclasses.replace(scorer, n_members=13).score(setting)
-    with pytest.raises(BadInput, match="first 0 members are asked for"):
-        dataclasses.replace(scorer, n_members=0).score(setting)
-
-
 def test_an_unknown_penalty_is_refused():
     with pytest.raises(BadInput, match="penalty is 'none'; allowed: ridge, lasso"):
         Datamodel("none")

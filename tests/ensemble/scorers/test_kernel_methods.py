@@ -227,7 +227,7 @@ def test_checkpoints_are_averaged_and_the_finished_network_alone_is_similarity(
 
 
 def test_an_image_that_fewer_networks_saw_scores_no_less_for_that(tmp_path):
-    setting = tiny_setting.setting(tmp_path).first(3)
+    setting = tiny_setting.first(tiny_setting.setting(tmp_path), 3)
     assert set(setting.saw.sum(axis=0)) == {1, 2}
     same = dataclasses.replace(setting, networks=setting.networks[:1] * 3)
     reference = tiny_setting.of_reference(setting)

@@ -34,7 +34,7 @@ def test_query_losses_are_means_over_draws_for_every_network(tmp_path):
 
 def test_query_losses_are_measured_once_and_the_first_networks_alone(tmp_path):
     setting = tiny_setting.setting(tmp_path)
-    first = query_losses(setting.first(2), DRAWS)
+    first = query_losses(tiny_setting.first(setting, 2), DRAWS)
     assert setting.work.forwards == 2 * 3 * 3
     found = query_losses(setting, DRAWS)
     assert setting.work.forwards == 4 * 3 * 3

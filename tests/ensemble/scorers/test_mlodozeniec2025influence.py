@@ -119,7 +119,7 @@ def alone(setting, number, seed, **changes):
 
 @pytest.mark.parametrize("own_noise", [True, False])
 def test_an_image_is_scored_by_the_mean_of_the_networks_that_saw_it(setting, own_noise):
-    setting = setting.first(3)
+    setting = tiny_setting.first(setting, 3)
     n_saw = setting.saw.sum(axis=0)
     assert set(n_saw) == {1, 2}
     found = InfluenceFunction(draws=DRAWS, own_noise=own_noise).score(setting)
@@ -132,7 +132,7 @@ def test_an_image_is_scored_by_the_mean_of_the_networks_that_saw_it(setting, own
 
 def test_unseen_images_are_scored_by_the_curvature_at_what_was_seen(setting):
     everything = dataclasses.replace(setting, saw=np.ones_like(setting.saw))
-    (one,) = scored(setting.first(1), "")
+    (one,) = scored(tiny_setting.first(setting, 1), "")
     inverse = fitting.fitted(one, Curvature())
     asked, trained = (
         one.gradients(examples, "loss", DRAWS)
@@ -156,7 +156,7 @@ def test_a_network_that_saw_everything_has_nothing_unseen(setting):
 
 
 def test_with_unseen_images_all_networks_are_averaged(setting):
-    setting = setting.first(3)
+    setting = tiny_setting.first(setting, 3)
     found = InfluenceFunction(draws=DRAWS, unseen=True).score(setting)
     each = [alone(setting, number, number, unseen=True) for number in range(3)]
     np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5)

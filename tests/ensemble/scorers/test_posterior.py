@@ -9,6 +9,7 @@ from ensemble.scorers import Alone, Uncertain, by_source, gaussian
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import query_losses
 from ensemble.scorers.posterior import Posterior, likeness_of
+from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_setting
 from tests.ensemble.scorers.test_ensemble_methods import EFFECTS, Offset, linear_setting
@@ -113,7 +114,7 @@ def test_priors_are_asked_for_by_name_model_and_dampings(setting):
     assert len(chosen["noise"]) == len(chosen["scale"]) == 3
 
 
-@pytest.mark.parametrize(("n_members", "model"), [(None, "ensemble"), (6, "first-6")])
+@pytest.mark.parametrize(("n_members", "model"), [(8, "ensemble"), (6, "first-6")])
 def test_a_prior_may_name_its_model(setting, n_members, model):
     asked = []
 
@@ -121,20 +122,11 @@ def test_a_prior_may_name_its_model(setting, n_members, model):
         asked.append((method, which))
         return setting.scores(method, which, dampings)
 
-    scorer = dataclasses.replace(
-        BOTH, priors=("0", "1@ensemble", "1@2"), n_members=n_members
-    )
-    scorer.score(dataclasses.replace(setting, scores=made))
+    scorer = dataclasses.replace(BOTH, priors=("0", "1@ensemble", "1@2"))
+    asking = tiny_setting.first(setting, n_members)
+    codes = CodeBook(np.ones((4, 8), dtype=bool))
+    scorer.score(dataclasses.replace(asking, scores=made, codes=codes))
     assert asked == [("0", "reference"), ("1", model), ("1", 2)]
-
-
-def test_only_the_first_members_are_asked(setting):
-    six = dataclasses.replace(BOTH, n_members=6).score(setting)
-    fewer = dataclasses.replace(
-        setting, networks=setting.networks[:6], saw=setting.saw[:6]
-    )
-    assert np.array_equal(six, BOTH.score(fewer))
-    assert not np.allclose(six, BOTH.score(setting))
 
 
 def test_displacements_take_the_place_of_losses(tmp_path):
@@ -168,7 +160,6 @@ def test_displacements_take_the_place_of_losses(tmp_path):
         {"noise": 30.0},
         {"criterion": "left_out"},
         {"pooled": False},
-        {"n_members": 5},
         {"draws": Draws(n_timesteps=2)},
         {"measured": "displacement"},
     ],
@@ -218,7 +209,6 @@ def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
         ({"shares": (0.5, 1.5)}, "shares are .*1.5.*; numbers from 0 to 1"),
         ({"shares": ()}, r"shares are \(\)"),
         ({"noise": 0.0}, "noise is 0.0; it must be greater than 0"),
-        ({"n_members": 3}, "n_members is 3; at least 4"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -230,14 +220,10 @@ def test_too_few_networks_are_refused(tmp_path):
     setting = tiny_setting.setting(tmp_path)
     with pytest.raises(BadInput, match="at least 4 members, and there are 1"):
         PLAIN.score(tiny_setting.of_reference(setting))
-    with pytest.raises(
-        BadInput, match="first 5 members are asked for, and there are 4"
-    ):
-        dataclasses.replace(PLAIN, n_members=5).score(setting)
 
 
 def test_priors_need_scores(tmp_path):
     bare = dataclasses.replace(tiny_setting.setting(tmp_path), scores=None)
-    with pytest.raises(BadInput, match="trak, dtrak score, and this setting has no"):
+    with pytest.raises(BadInput, match="trak, dtrak, das.* score, and this setting has no"):
         PLAIN.score(bare)
     dataclasses.replace(PLAIN, priors=()).score(bare)

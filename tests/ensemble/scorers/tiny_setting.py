@@ -86,6 +86,13 @@ def scores(method: str, which: str, dampings: Sequence[float]) -> np.ndarray:
     return rng.standard_normal((1 + len(dampings), 3, 6)).astype(np.float32)
 
 
+def first(setting: Setting, n_networks: int) -> Setting:
+    """The same setting with the first so many networks."""
+    return dataclasses.replace(
+        setting, networks=setting.networks[:n_networks], saw=setting.saw[:n_networks]
+    )
+
+
 def of_reference(setting: Setting) -> Setting:
     """The same setting with one network that saw everything."""
     return dataclasses.replace(
