@@ -101,7 +101,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
   same noise. Scores are the same as for the loss: what makes a model good at a picture is
   to make it draw that picture. `posterior_displacement` asks what members draw, where
   `posterior` asks for their loss.
-- Ablation of the loss on MNIST is measured at 64 draws, everything else at 128.
+- Losses are measured at 128 draws; by datamodels, empirical influence and differential
+  ablation, at 32.
 - **MB**: most memory held at once while it scored, with Python, PyTorch and the ensemble
   (about 500); where it is missing, it was not measured apart.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
