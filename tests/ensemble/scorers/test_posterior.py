@@ -224,6 +224,8 @@ def test_too_few_networks_are_refused(tmp_path):
 
 def test_priors_need_scores(tmp_path):
     bare = dataclasses.replace(tiny_setting.setting(tmp_path), scores=None)
-    with pytest.raises(BadInput, match="trak, dtrak, das.* score, and this setting has no"):
+    with pytest.raises(
+        BadInput, match="trak, dtrak, das.* score, and this setting has no"
+    ):
         PLAIN.score(bare)
     dataclasses.replace(PLAIN, priors=()).score(bare)
