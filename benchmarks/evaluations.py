@@ -31,7 +31,7 @@ FLAGS = {
         "name": "generated",
         "method": ",".join(METHODS),
         "top": "4,16",
-        "queries": "4",
+        "queries": "8",
         "random": "3",
         "seeds": "2",
     },
