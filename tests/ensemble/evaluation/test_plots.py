@@ -92,3 +92,19 @@ def test_many_methods_make_the_picture_higher():
         heights.append(figure.get_figheight())
     assert heights[0] == plots.SIZE[1]
     assert heights[1] >= 60 * plots.LINE
+
+
+def test_only_what_nothing_beats_for_less_time_is_named():
+    rows = [
+        {"method": method, "seconds": seconds, "lds": {"value": value}}
+        for method, seconds, value in [
+            ("dear", 90.0, 0.9),
+            ("cheap", 1.0, 0.2),
+            ("beaten", 50.0, 0.5),
+            ("good", 9.0, 0.6),
+            ("same_time", 1.0, 0.1),
+            ("no_better", 95.0, 0.9),
+        ]
+    ]
+    assert [row["method"] for row in plots.front(rows)] == ["cheap", "good", "dear"]
+    assert plots.front([]) == []
