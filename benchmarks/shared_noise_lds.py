@@ -79,14 +79,19 @@ def compared(
         known, path = scoring.load_path(like, name, method, which)
         return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
 
+    settings = {
+        which: replace(
+            scoring.setting_of(run, pipe, ready, asked, which), scores=priors
+        )
+        for which in MODELS
+    }
     rows = {}
     for which, (method, scorer) in itertools.product(
         MODELS, asked_of_members().items()
     ):
-        setting = scoring.setting_of(run, pipe, ready, asked, which)
         scores = {
             "shared": scoring.load(like, name, method, which),
-            "own": scorer.score(replace(setting, scores=priors)),
+            "own": scorer.score(settings[which]),
         }
         predicted = {
             kind: score_of.predicted_losses(score, found.subsets)

@@ -45,6 +45,19 @@ def config(folder: Path, **changes: dict) -> Config:
     return configs.from_dict({"run": str(folder), **tree})
 
 
+class StopsAfter(training.Stopping):
+    """Asks to stop once so many steps have been asked about."""
+
+    def __init__(self, n_steps: int) -> None:
+        self.left = n_steps
+        self.waiting = False
+
+    @property
+    def asked(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
 def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     """A run folder with all members trained."""
     run = store.create(config(folder, **changes))

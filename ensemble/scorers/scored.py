@@ -32,7 +32,6 @@ class Scored:
         setting: What it is a part of.
         number: Its position among the setting's networks.
         network: The network, in evaluation mode.
-        seen: Numbers of the training images that it saw, ascending.
         layers: Layers that take part.
         train: The training images that it saw.
         rated: Those that it scores: what it saw, or the others.
@@ -41,10 +40,14 @@ class Scored:
     setting: Setting
     number: int
     network: nn.Module
-    seen: Int64[np.ndarray, " seen"]
     layers: Layers
     train: Seen
     rated: Seen
+
+    @property
+    def seen(self) -> Int64[np.ndarray, " seen"]:
+        """Numbers of the training images that it saw, ascending."""
+        return self.train.numbers
 
     def gradients(
         self, examples: Examples, output: str, draws: Draws, timestep: int | None = None
@@ -134,10 +137,9 @@ class Scored:
 def scored(setting: Setting, pattern: str) -> Iterator[Scored]:
     """Every network of a setting, with the layers whose names match a pattern."""
     for number, network in enumerate(setting.networks):
-        seen = np.flatnonzero(setting.saw[number])
         found = layers.find(network, pattern)
-        train = Seen(setting.train, seen)
-        yield Scored(setting, number, network, seen, found, train, rated=train)
+        train = Seen(setting.train, np.flatnonzero(setting.saw[number]))
+        yield Scored(setting, number, network, found, train, rated=train)
 
 
 def averaged(

@@ -19,6 +19,7 @@ from ensemble.training import Stopping, learning_rate, member_images
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
+from tests.tiny import StopsAfter
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -38,19 +39,6 @@ def path_name(path):
 
 def equal(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
-
-
-class StopsAfter(Stopping):
-    """Asks to stop once so many steps have been asked about."""
-
-    def __init__(self, n_steps):
-        self.left = n_steps
-        self.waiting = False
-
-    @property
-    def asked(self):
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("n_steps", range(5))
