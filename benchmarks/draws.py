@@ -19,6 +19,7 @@ mean of S seeds then has a correlation of sqrt(s / (same + (1 - same) / S)) with
 that somebody can predict who does not know the draws.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ def ceilings(
 
 def findings(run: Run, name: str) -> dict[str, Any]:
     """Both ceilings of some queries, and what posteriors reach of each."""
-    found = truth.read(run, plan.load(run), ground_truth.options_of(run, name))
-    strapped = lds.bootstrap(found)
-    _, n_queries, n_subsets = found.losses.shape
-    few, factor = at_fewer(run, name), found.identity["n_draws"] / FEWER
+    few = at_fewer(run, name)
+    _, n_queries, n_subsets = few.shape
+    options = replace(ground_truth.options_of(run, name), n_subsets=n_subsets)
+    found = truth.read(run, plan.load(run), options)
+    strapped, factor = lds.bootstrap(found), options.n_draws / FEWER
     (values, samples) = (
         ceilings(found.losses, few, factor, drawn)
         for drawn in (correlation.as_they_are(n_subsets, n_queries), strapped.drawn)

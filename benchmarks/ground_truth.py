@@ -125,9 +125,17 @@ def cell(
 
 def options_of(run: Run, name: str) -> Options:
     """With which the truth of a packed run was measured."""
-    files = store.records(run.evaluation / "truth" / name, ".npy")
-    n_draws = store.read_json(files[0])["n_draws"]
-    return Options(name, n_seeds=len(files), n_draws=n_draws)
+    folder = run.evaluation / "truth" / name
+    sidecars = [
+        store.read_json(file.with_suffix(".json"))
+        for file in store.records(folder, ".npy")
+    ]
+    return Options(
+        name,
+        n_seeds=len({sidecar["training_seed"] for sidecar in sidecars}),
+        n_subsets=max(sidecar["n_subsets"] for sidecar in sidecars),
+        n_draws=sidecars[0]["n_draws"],
+    )
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 An ensemble and a reference are trained on 128 digits, each a source of its
 own; 64 pictures are generated, and 64 digits that no source holds are kept as queries
 beside them. Methods score both with the reference and with the ensemble, ablation
-measures both, and models of 64 halves of the sources, with three seeds each, say what is
+measures both, and models of 128 halves of the sources, with three seeds each, say what is
 true: of the loss, and for generated queries also of how far from the query the picture
 lies that a model makes of the same noise. Posteriors from the first 16, 32 and 64 members
 are compared with the best single scorer. Everything is kept in FOLDER; started again, it
@@ -46,7 +46,7 @@ from ensemble.scorers.gradients import Draws
 from ensemble.scorers.posterior import (
     PRIORS,
     PRIORS_OF_DISPLACEMENT,
-    PRIORS_OF_MEMBERS,
+    PRIORS_OF_ENSEMBLE,
     Posterior,
 )
 from ensemble.scorers.setting import ENSEMBLE, first_members
@@ -108,6 +108,7 @@ class Sizes:
         n_seeds: Training seeds of each.
         methods: By name.
         priors: Of them, those that the posterior starts from.
+        priors_of_ensemble: And the one that asks the members as well.
         priors_of_displacement: What its posterior starts from.
         budgets: Numbers of members that posteriors ask.
         averaged: Methods that score the ensemble too, not the reference alone.
@@ -119,7 +120,7 @@ class Sizes:
     steps: int = 200
     batch_size: int = 32
     n_queries: int = 64
-    n_subsets: int = 64
+    n_subsets: int = 128
     n_seeds: int = 3
     methods: tuple[str, ...] = (
         *BLIND,
@@ -128,16 +129,12 @@ class Sizes:
         *OF_REFERENCE,
         *INFLUENCE,
     )
-    priors: tuple[str, ...] = (*PRIORS, *PRIORS_OF_MEMBERS)
+    priors: tuple[str, ...] = PRIORS
+    priors_of_ensemble: tuple[str, ...] = PRIORS_OF_ENSEMBLE
     priors_of_displacement: tuple[str, ...] = PRIORS_OF_DISPLACEMENT
     budgets: tuple[int, ...] = (16, 32, 64)
     averaged: tuple[str, ...] = INFLUENCE
     n_draws: int = 128
-
-    @property
-    def priors_of_reference(self) -> tuple[str, ...]:
-        """Those that name no model of their own."""
-        return tuple(prior for prior in self.priors if "@" not in prior)
 
 
 SMOKE = Sizes(
@@ -149,7 +146,8 @@ SMOKE = Sizes(
     n_subsets=8,
     n_seeds=2,
     methods=("random", "pixel_dot", "trak"),
-    priors=("trak", "pixel_dot", "trak@ensemble"),
+    priors=("trak", "pixel_dot"),
+    priors_of_ensemble=("trak", "pixel_dot", "trak@ensemble"),
     priors_of_displacement=("pixel_dot",),
     budgets=(4, 8),
 )
@@ -232,10 +230,10 @@ def scored_models(method: str, sizes: Sizes) -> list[str]:
 def posteriors(sizes: Sizes) -> dict[str, Posterior]:
     """What combines: with all priors, with those that look at one model, with none."""
     draws = Draws(n_timesteps=sizes.n_draws)
-    full = Posterior(priors=sizes.priors, dampings=DAMPINGS, draws=draws)
+    full = Posterior(priors=sizes.priors_of_ensemble, dampings=DAMPINGS, draws=draws)
     return {
         "posterior_ensemble": full,
-        "posterior": replace(full, priors=sizes.priors_of_reference),
+        "posterior": replace(full, priors=sizes.priors),
         "members": replace(full, priors=()),
     }
 
@@ -246,6 +244,7 @@ def variants(sizes: Sizes) -> dict[str, Posterior]:
     changes: dict[str, dict[str, Any]] = {
         "one_prior": {"priors": sizes.priors[:1]},
         "raw": {"readouts": ("raw",)},
+        "proportional": {"powers": (1.0,)},
         "unlike": {"shares": (0.0,)},
         "left_out": {"criterion": "left_out"},
         "alone": {"pooled": False},

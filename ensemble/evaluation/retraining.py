@@ -68,13 +68,19 @@ def config(
     )
 
 
-def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) -> Run:
+def train(
+    of: Plan,
+    included: Bool[np.ndarray, "sources sets"],
+    wanted: Config,
+    first: int = 0,
+) -> Run:
     """Train a model on each of these sets of sources, as far as it is not trained yet.
 
     Args:
         of: Images and sources.
         included: included[s, k] is True if set k holds source s.
         wanted: As `config` makes it.
+        first: Sets before this one are left alone.
 
     Raises:
         BadInput: If the folder holds something else, or a model cannot be trained.
@@ -89,7 +95,7 @@ def train(of: Plan, included: Bool[np.ndarray, "sources sets"], wanted: Config) 
     included[of.removed] = False
     ready = dataclasses.replace(of, codes=CodeBook(included), members=[])
     with locks.alone(run.path / "models"):
-        _train(run, ready)
+        _train(run, ready, range(first, included.shape[1]))
     return run
 
 
@@ -106,9 +112,8 @@ def model_alone(models: Run, number: int, like: EnsemblePipeline) -> EnsemblePip
     return pipe.to(like.members.device)
 
 
-def _train(run: Run, ready: Plan) -> None:
+def _train(run: Run, ready: Plan, members: range) -> None:
     _keep(run, ready)
-    members = range(ready.codes.n_members)
     todo = [member for member in members if not run.member(member).exists()]
     settings = run.config.training
     per_member = settings.processes_per_member
@@ -116,6 +121,7 @@ def _train(run: Run, ready: Plan) -> None:
     # Other processes would read the removed images again.
     if processes > 1 and not ready.removed:
         command = [script.__file__, str(run.path / "config.yaml")]
+        command += ["--members", ",".join(map(str, todo))]
         if launching.launch(command, processes, settings.threads, per_member) == 75:
             raise KeyboardInterrupt
     elif todo:
@@ -127,7 +133,9 @@ def _train(run: Run, ready: Plan) -> None:
             "trained. The same command tries again; if they diverge, train the "
             "ensemble with a lower training.learning_rate."
         )
-    pipeline.complete(run)
+    if not members.start:
+        # Otherwise nobody has all of it.
+        pipeline.complete(run)
 
 
 def _keep(run: Run, ready: Plan) -> None:

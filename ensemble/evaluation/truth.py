@@ -5,12 +5,15 @@ On each of them a model is trained with each of several seeds, and it is measure
 every query: its loss, or how far from the query the picture lies that it samples from
 the same noise. These are small arrays, `evaluation/truth/NAME/seed-S.npy` of losses,
 `evaluation/truth/NAME-displacement/seed-S.npy`; where they are, nothing is trained.
+Who asks for more subsets later keeps them, and `seed-S-from-N.npy` holds what those from
+the N-th on say; who asks for fewer reads the first ones.
 (Park et al. 2023, https://arxiv.org/abs/2303.14186)
 
 Before: retraining.py, losses.py. After: lds.py.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,7 @@ from ensemble.queries import Queries
 from ensemble.store import Run
 from splits import designs
 from splits.codes import CodeBook
+from splits.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +65,16 @@ def find(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Trut
         BadInput: If what is there was made with other options, or for other queries.
     """
     asked = queries.load(run, options.name)
-    book, identity = _wanted(run, plan, options, asked)
+    # Before hours of training: what cannot be measured is refused.
+    _wanted(run, plan, options, asked)
     rows = {}
-    for seed, file in _files(run, options).items():
-        if not _is_measured(file):
-            wanted = retraining.config(
-                run,
-                run.evaluation / "subsets" / f"seed-{seed}",
-                splits_of(run, options),
-                seed,
-                options.steps,
-            )
-            models = retraining.train(plan, book.bits, wanted)
-            _measure(models, pipe, asked, options, file, identity)
-        # What fits is found before hours are spent on the next seed.
-        rows[seed] = _read(file, identity)
-    return _joined(book, rows, identity)
+    for seed in retraining.seeds(run, options.n_seeds):
+        # What fits is found before hours are spent on the rest, or on the next seed.
+        rows[seed] = _read(run, plan, options, asked, seed)
+        while (first := rows[seed].shape[1]) < options.n_subsets:
+            _extend(run, pipe, plan, options, asked, seed, first)
+            rows[seed] = _read(run, plan, options, asked, seed)
+    return _joined(run, plan, options, asked, rows)
 
 
 def read(run: Run, plan: Plan, options: Options) -> Truth:
@@ -85,34 +83,48 @@ def read(run: Run, plan: Plan, options: Options) -> Truth:
     Raises:
         BadInput: If it was not, or with other options, or for other queries.
     """
+    missing = work(run, options)
+    if missing:
+        raise BadInput(
+            f"{run.evaluation / 'truth' / options.called} lacks {missing}. The "
+            "evaluation `lds` trains and measures them."
+        )
     asked = queries.load(run, options.name)
-    book, identity = _wanted(run, plan, options, asked)
-    files = _files(run, options)
-    rows = {seed: _read(file, identity) for seed, file in files.items()}
-    return _joined(book, rows, identity)
+    seeds = retraining.seeds(run, options.n_seeds)
+    rows = {seed: _read(run, plan, options, asked, seed) for seed in seeds}
+    return _joined(run, plan, options, asked, rows)
 
 
 def _joined(
-    book: CodeBook,
+    run: Run,
+    plan: Plan,
+    options: Options,
+    asked: Queries,
     rows: dict[int, Float64[np.ndarray, "queries subsets"]],
-    identity: dict[str, Any],
 ) -> Truth:
+    book, identity = _wanted(run, plan, options, asked)
     losses_of_seeds = np.stack(list(rows.values()))
     return Truth(book.bits, losses_of_seeds, {**identity, "seeds": list(rows)})
 
 
 def work(run: Run, options: Options) -> str:
     """What is still to be trained, in a line; empty if nothing is."""
-    files = _files(run, options).values()
-    missing = [file for file in files if not _is_measured(file)]
+    seeds = retraining.seeds(run, options.n_seeds)
+    missing = sum(
+        max(0, options.n_subsets - n_measured(run, options, seed)) for seed in seeds
+    )
     steps = options.steps or run.config.training.steps
-    shown = len(missing) * options.n_subsets * steps
     if not missing:
         return ""
     return (
-        f"{options.n_subsets} subsets x {len(missing)} seeds x {steps} steps = "
-        f"{shown:,} steps of training, less what is trained already"
+        f"{missing} models of subsets x {steps} steps = {missing * steps:,} steps of "
+        "training, less what is trained already"
     )
+
+
+def n_measured(run: Run, options: Options, seed: int) -> int:
+    """Subsets of whose models with this seed the truth is there, in a row."""
+    return max((last for *_, last in _parts(run, options, seed)), default=0)
 
 
 def splits_of(run: Run, options: Options) -> SplitsConfig:
@@ -130,7 +142,6 @@ def _wanted(
     book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
     how: dict[str, Any] = {"n_draws": options.n_draws}
     if options.measure != "loss":
-        # Before hours of training.
         queries.require_noise(asked)
         sampling = dataclasses.asdict(run.config.sampling)
         how = {"measure": options.measure, "sampling": sampling}
@@ -143,43 +154,66 @@ def _wanted(
     }
 
 
-def _files(run: Run, options: Options) -> dict[int, Path]:
-    """Where the losses of each seed are, or what else is measured."""
-    folder = run.evaluation / "truth" / options.called
-    seeds = retraining.seeds(run, options.n_seeds)
-    return {seed: folder / f"seed-{seed}.npy" for seed in seeds}
+def _parts(run: Run, options: Options, seed: int) -> Iterator[tuple[Path, int, int]]:
+    """Files of a seed, with the first subset of each and the one after its last."""
+    folder, first = run.evaluation / "truth" / options.called, 0
+    while (file := folder / f"{_name(seed, first)}.npy").with_suffix(".json").exists():
+        last = store.read_json(file.with_suffix(".json"))["n_subsets"]
+        yield file, first, last
+        first = last
 
 
-def _is_measured(file: Path) -> bool:
-    return file.with_suffix(".json").exists()
+def _name(seed: int, first: int) -> str:
+    """Of what begins with this subset."""
+    return f"seed-{seed}-from-{first}" if first else f"seed-{seed}"
 
 
-def _measure(
+def _extend(
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    options: Options,
+    asked: Queries,
+    seed: int,
+    first: int,
+) -> None:
+    """Train models of the subsets from the first on, and measure them."""
+    folder = run.evaluation / "subsets" / _name(seed, first)
+    if (folder / "config.yaml").exists():
+        # As many as were begun there: when something else was measured, say.
+        begun = store.open_run(folder).config.splits.n_members
+        options = dataclasses.replace(options, n_subsets=min(begun, options.n_subsets))
+    book, identity = _wanted(run, plan, options, asked)
+    splits = splits_of(run, options)
+    wanted = retraining.config(run, folder, splits, seed, options.steps)
+    models = retraining.train(plan, book.bits, wanted, first)
+    found = _measured(models, pipe, asked, options, range(first, options.n_subsets))
+    file = run.evaluation / "truth" / options.called / f"{_name(seed, first)}.npy"
+    digest = store.write_array(file, found.T)
+    facts = {**identity, "training_seed": seed, "commit": store.commit()}
+    store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
+
+
+def _measured(
     models: Run,
     pipe: EnsemblePipeline,
     asked: Queries,
     options: Options,
-    file: Path,
-    identity: dict[str, Any],
-) -> None:
+    subsets: range,
+) -> Float64[np.ndarray, "subsets queries"]:
     if options.measure == "loss":
-        found = losses.measure(
-            [models.member(subset) for subset in range(options.n_subsets)],
+        return losses.measure(
+            [models.member(subset) for subset in subsets],
             noise_schedule(models.config.model),
             losses.examples_of(pipe, asked),
             options.n_draws,
             pipe.members.side_by_side,
         )
-    else:
-        found = _displacements(models, pipe, asked, options.n_subsets)
-    digest = store.write_array(file, found.T)
-    seed = models.config.training.seed
-    facts = {**identity, "training_seed": seed, "commit": store.commit()}
-    store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
+    return _displacements(models, pipe, asked, subsets)
 
 
 def _displacements(
-    models: Run, pipe: EnsemblePipeline, asked: Queries, n_subsets: int
+    models: Run, pipe: EnsemblePipeline, asked: Queries, subsets: range
 ) -> Float64[np.ndarray, "subsets queries"]:
     """Root mean squared difference of each model's picture of a query's noise."""
 
@@ -189,14 +223,22 @@ def _displacements(
         return queries.distance(pictures, asked.images)
 
     with ThreadPoolExecutor(pipe.members.side_by_side) as pool:
-        rows = pool.map(of_subset, range(n_subsets))
-        bar = tqdm(rows, total=n_subsets, desc="sampling", unit=" models", disable=None)
+        rows = pool.map(of_subset, subsets)
+        bar = tqdm(
+            rows, total=len(subsets), desc="sampling", unit=" models", disable=None
+        )
         return np.stack(list(bar))
 
 
 def _read(
-    file: Path, identity: dict[str, Any]
+    run: Run, plan: Plan, options: Options, asked: Queries, seed: int
 ) -> Float64[np.ndarray, "queries subsets"]:
-    sidecar = store.read_json(file.with_suffix(".json"))
-    tables.require_same(file, sidecar, identity)
-    return store.read_array(file, sidecar["sha256"])
+    """What is measured of the subsets so far, in a row."""
+    rows = [np.empty((len(asked.images), 0))]
+    for file, _, last in _parts(run, options, seed):
+        part = dataclasses.replace(options, n_subsets=last)
+        _, identity = _wanted(run, plan, part, asked)
+        sidecar = store.read_json(file.with_suffix(".json"))
+        tables.require_same(file, sidecar, identity)
+        rows.append(store.read_array(file, sidecar["sha256"]))
+    return np.concatenate(rows, axis=1)[:, : options.n_subsets]

@@ -22,9 +22,8 @@ from ensemble.scorers.lin2025das_vector import VectorDas
 from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.park2023trak import Trak
 from ensemble.scorers.posterior import (
-    PRIORS,
     PRIORS_OF_DISPLACEMENT,
-    PRIORS_OF_MEMBERS,
+    PRIORS_OF_ENSEMBLE,
     Posterior,
 )
 from ensemble.scorers.pruthi2020tracin import TracIn
@@ -97,7 +96,7 @@ SCORERS: dict[str, Scorer] = {
     "unlearning": Unlearning(),
     "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
     "posterior": Posterior(),
-    "posterior_ensemble": Posterior(priors=(*PRIORS, *PRIORS_OF_MEMBERS)),
+    "posterior_ensemble": Posterior(priors=PRIORS_OF_ENSEMBLE),
     "posterior_displacement": Posterior(
         measured="displacement",
         priors=PRIORS_OF_DISPLACEMENT,

@@ -149,12 +149,12 @@ def combined(
     return np.einsum("g,gq,gqs->qs", weights, 1 / units, guesses), weights
 
 
-def spread_of(expected: Effects) -> Effects:
-    """|g| over its mean: what is expected to matter may also be most in error.
+def spread_of(expected: Effects, power: float) -> Effects:
+    """A power of |g| over its mean: what is expected to matter may also be most in error.
 
-    Where nothing is expected of any source, all have the same spread.
+    Where nothing is expected of any source, or the power is 0, all have the same spread.
     """
-    size = np.abs(expected)
+    size = np.abs(expected) ** power
     mean = size.mean(axis=1, keepdims=True)
     return np.divide(size, mean, out=np.ones_like(size), where=mean > 0)
 

@@ -9,8 +9,8 @@ both.
     mean = a g - W Aᵀ (A W Aᵀ + λ)⁻¹ (measured + a A g)
 
 Everything that is left open is found in what the members measured alone, never in what the
-result is judged by: how the priors are combined to g, its scale a, the share of the
-variance that similar sources have in common, and the noise λ. The posterior's standard
+result is judged by: how the priors are combined to g, its scale a, how the variance goes
+by g, the share of it that similar sources have in common, and the noise λ. The posterior's standard
 deviation is an error bar for every effect.
 
 Members that share initial weights and noise (`training.shared_noise`) have less of λ.
@@ -19,6 +19,7 @@ Before: gaussian.py (the algebra), losses.py, displacements.py. After:
 ensemble/scoring.py.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +48,13 @@ NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
 # What one model of everything is asked, and the members for themselves.
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
-PRIORS_OF_MEMBERS = ("ekfac@ensemble", "ekfac_all@ensemble")
+# With what costs as much as a run or more: to unlearn each query, and to ask the members.
+PRIORS_OF_ENSEMBLE = (
+    *PRIORS,
+    "unlearning_ekfac",
+    "ekfac@ensemble",
+    "ekfac_all@ensemble",
+)
 # What makes a model good at a picture is to make it draw that picture.
 PRIORS_OF_DISPLACEMENT = ("posterior@ensemble", "component_cosine")
 MEASURED = ("loss", "displacement")
@@ -66,9 +73,11 @@ class Posterior:
             knows. The ensemble is that of the members that are asked, no others.
         dampings: Score priors that have a damping at these too.
         readouts: Take each prior by each of these, names in `setting.READOUTS`.
+        powers: Of what is expected of an effect, to choose from: its variance goes by
+            that. 0 is the same for all.
         shares: Of the variance that similar sources have in common: to choose from.
         noise: λ, relative to the kernel's mean eigenvalue; None: chosen.
-        criterion: Which λ and share are best: `likelihood`, the marginal likelihood,
+        criterion: Which λ, power and share are best: `likelihood`, the marginal likelihood,
             or `left_out`, the error at members that are left out one by one.
         pooled: All queries share λ, scale and variance, relative to the size of their
             losses; otherwise each query has its own.
@@ -87,6 +96,7 @@ class Posterior:
     prior_model: str | int = "reference"
     dampings: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     readouts: tuple[str, ...] = ("raw", "signed_squared")
+    powers: tuple[float, ...] = (0.5, 1.0)
     shares: tuple[float, ...] = (0.0, 0.5, 0.9)
     noise: float | None = None
     criterion: str = "likelihood"
@@ -107,6 +117,8 @@ class Posterior:
                 f"readouts are {self.readouts}; some of {', '.join(READOUTS)} are "
                 "wanted."
             )
+        if not self.powers or not all(0 <= power <= 2 for power in self.powers):
+            raise BadInput(f"powers are {self.powers}; numbers from 0 to 2 are wanted.")
         if not self.shares or not all(0 <= share <= 1 for share in self.shares):
             raise BadInput(f"shares are {self.shares}; numbers from 0 to 1 are wanted.")
         if self.noise is not None and not self.noise > 0:
@@ -189,20 +201,19 @@ class Posterior:
         seen: Float64[np.ndarray, "members sources"],
         answers: Float64[np.ndarray, "members queries"],
     ) -> tuple[Prior, Apart, Fit]:
-        """The share whose best fit is best over all queries, and that fit."""
+        """The power and share whose best fit is best over all queries, and that fit."""
         noises = NOISES if self.noise is None else (self.noise,)
-        spread, likeness = gaussian.spread_of(expected), likeness_of(setting)
-        found = []
-        for share in self.shares:
+        left_out, likeness = self.criterion == "left_out", likeness_of(setting)
+        found = {}
+        for power, share in itertools.product(self.powers, self.shares):
+            spread = gaussian.spread_of(expected, power)
             prior = Prior(expected, spread, likeness, share)
             apart = gaussian.take_apart(prior, seen, answers)
-            left_out = self.criterion == "left_out"
-            found.append(
-                (prior, apart, gaussian.fit(apart, noises, self.pooled, left_out))
-            )
-        best = max(found, key=lambda each: each[2].merit.sum())
-        setting.notes.append(_facts(*best))
-        return best
+            fit = gaussian.fit(apart, noises, self.pooled, left_out)
+            found[power, share] = prior, apart, fit
+        power, share = max(found, key=lambda each: found[each][2].merit.sum())
+        setting.notes.append({"power": power, **_facts(*found[power, share])})
+        return found[power, share]
 
 
 def likeness_of(setting: Setting) -> Float64[np.ndarray, "sources pixels"]:

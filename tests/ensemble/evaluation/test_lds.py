@@ -1,6 +1,7 @@
 """The LDS of predictors whose worth is known, and the whole evaluation of a tiny run."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.posterior import Posterior
+from ensemble.store import Run
 from splits import designs
 from splits.errors import BadInput
 from tests import tiny
@@ -207,7 +209,7 @@ OPTIONS = Options(name="two", n_subsets=8, n_seeds=2, steps=3, n_draws=4)
 def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores):
     run, _, plan = run_with_scores
     work = LDS.work(run, plan, OPTIONS)
-    assert "8 subsets x 2 seeds x 3 steps = 48 steps" in work
+    assert "16 models of subsets x 3 steps = 48 steps" in work
     path = LDS.evaluate(*run_with_scores, OPTIONS)
     assert path == run.path / "evaluation" / "lds-two.json"
     table = store.read_json(path)
@@ -250,6 +252,67 @@ def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
         4,
     )
     np.testing.assert_allclose(found.losses[1], expected.T)
+
+
+@pytest.fixture
+def run_of_my_own(run_with_scores, tmp_path):
+    """The same without any truth, to be changed."""
+    run, pipe, plan = run_with_scores
+    ignored = shutil.ignore_patterns("evaluation")
+    path = shutil.copytree(run.path, tmp_path / "run", ignore=ignored)
+    return store.open_run(path), pipe, plan
+
+
+def trained_subsets(models: Run) -> list[int]:
+    return [
+        k for k in range(models.config.splits.n_members) if models.member(k).exists()
+    ]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_more_subsets_keep_what_was_measured(run_of_my_own, processes):
+    run, pipe, plan = run_of_my_own
+    training = dataclasses.replace(run.config.training, processes=processes)
+    run = Run(run.path, dataclasses.replace(run.config, training=training))
+    few = truth.find(run, pipe, plan, OPTIONS)
+    folder = run.evaluation / "truth" / "two"
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    more = dataclasses.replace(OPTIONS, n_subsets=10)
+    assert truth.work(run, more).startswith("4 models of subsets x 3 steps = 12 steps")
+    with pytest.raises(BadInput, match="lacks 4 models of subsets x 3 steps"):
+        truth.read(run, plan, more)
+    found = truth.find(run, pipe, plan, more)
+    assert found.losses.shape == (2, 2, 10)
+    assert np.array_equal(found.losses[:, :, :8], few.losses)
+    assert {file: file.read_bytes() for file in before} == before
+    added = store.open_run(run.path / "evaluation" / "subsets" / "seed-1-from-8")
+    assert trained_subsets(added) == [8, 9]
+    # The same models as if all had been asked for at once.
+    shutil.rmtree(run.evaluation)
+    at_once = truth.find(run, pipe, plan, more)
+    np.testing.assert_allclose(at_once.losses, found.losses, rtol=1e-6)
+    assert np.array_equal(at_once.subsets, found.subsets)
+    assert truth.work(run, OPTIONS) == ""
+    assert np.array_equal(
+        truth.read(run, plan, OPTIONS).losses, at_once.losses[:, :, :8]
+    )
+
+
+def test_another_measure_goes_along_with_the_models_that_are_there(run_of_my_own):
+    run, pipe, plan = run_of_my_own
+    truth.find(run, pipe, plan, OPTIONS)
+    more = dataclasses.replace(OPTIONS, measure="displacement", n_subsets=9)
+    assert truth.find(run, pipe, plan, more).losses.shape == (2, 2, 9)
+    models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2-from-8")
+    assert trained_subsets(models) == [8]
+
+
+def test_what_was_measured_with_other_draws_is_not_extended(run_of_my_own):
+    run, pipe, plan = run_of_my_own
+    truth.find(run, pipe, plan, OPTIONS)
+    other = dataclasses.replace(OPTIONS, n_draws=5, n_subsets=9)
+    with pytest.raises(BadInput, match="another n_draws: 4, asked for 5"):
+        truth.find(run, pipe, plan, other)
 
 
 def test_displacement_is_how_far_subset_models_draw_from_the_query(run_with_scores):
@@ -336,7 +399,6 @@ def test_a_posterior_is_evaluated_like_every_other_method(run_with_scores):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_subsets": 10}, "another n_subsets: 8, asked for 10"),
         ({"steps": 5}, "another steps: 3, asked for 5"),
         ({"methods": ("track",)}, "nothing by the method 'track'.*known: .*pixel_dot"),
         ({"name": "none"}, "There are no queries called 'none'"),

@@ -25,7 +25,7 @@ def drawn(seed=0, n_members=N_MEMBERS, n_sources=N_SOURCES, n_queries=N_QUERIES)
     expected = rng.standard_normal((n_queries, n_sources))
     features = rng.standard_normal((n_sources, 3))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    prior = Prior(expected, gaussian.spread_of(expected), features, 0.4)
+    prior = Prior(expected, gaussian.spread_of(expected, 1.0), features, 0.4)
     seen = (rng.random((n_members, n_sources)) < 0.5).astype(float)
     effects = 0.3 * expected + 0.2 * rng.standard_normal(expected.shape)
     noise = 0.1 * rng.standard_normal((n_members, n_queries))
@@ -132,7 +132,7 @@ def test_without_a_prior_the_posterior_is_ridge_on_centred_codes():
     _, seen, losses = drawn()
     nothing = np.zeros((N_QUERIES, N_SOURCES))
     features = np.zeros((N_SOURCES, 1))
-    prior = Prior(nothing, gaussian.spread_of(nothing), features, 0.0)
+    prior = Prior(nothing, gaussian.spread_of(nothing, 1.0), features, 0.0)
     apart = gaussian.take_apart(prior, seen, losses)
     fit = gaussian.fit(apart, [0.7], pooled=True, left_out=False)
     mean, _ = gaussian.posterior(prior, seen, apart, fit)
@@ -312,15 +312,18 @@ def test_a_guess_that_tells_no_member_from_another_stays_harmless():
     seen = np.stack([rng.permutation([1.0, 1, 1, 0, 0, 0]) for _ in range(10)])
     losses = 1 + rng.standard_normal((10, 2))
     expected = np.full((2, 6), 0.1)
-    prior = Prior(expected, gaussian.spread_of(expected), np.zeros((6, 1)), 0.0)
+    prior = Prior(expected, gaussian.spread_of(expected, 1.0), np.zeros((6, 1)), 0.0)
     apart = gaussian.take_apart(prior, seen, losses)
     assert np.abs(apart.expected).max() < 1e-12
     assert (gaussian.fit(apart, NOISES, True, left_out=False).scale == 0).all()
 
 
-def test_spread_is_the_size_of_what_is_expected_with_mean_one():
-    found = gaussian.spread_of(np.array([[1.0, -3.0], [0.0, 0.0]]))
-    assert found.tolist() == [[0.5, 1.5], [1.0, 1.0]]
+@pytest.mark.parametrize(
+    ("power", "first"), [(1.0, [0.2, 1.8]), (0.5, [0.5, 1.5]), (0.0, [1.0, 1.0])]
+)
+def test_spread_is_a_power_of_what_is_expected_with_mean_one(power, first):
+    found = gaussian.spread_of(np.array([[1.0, -9.0], [0.0, 0.0]]), power)
+    np.testing.assert_allclose(found, [first, [1.0, 1.0]])
 
 
 def test_contrasts_are_an_orthonormal_basis_of_what_sums_to_zero():

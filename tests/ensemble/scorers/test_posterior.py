@@ -64,6 +64,7 @@ def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting):
         priors=("0",),
         dampings=(),
         readouts=("raw",),
+        powers=(0.7,),
         shares=(0.3,),
         noise=0.5,
         draws=DRAWS,
@@ -74,7 +75,7 @@ def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting):
         setting.scores("0", "reference", ()).astype(float), seen, losses
     )
     prior = gaussian.Prior(
-        expected, gaussian.spread_of(expected), likeness_of(setting), 0.3
+        expected, gaussian.spread_of(expected, 0.7), likeness_of(setting), 0.3
     )
     apart = gaussian.take_apart(prior, seen, losses)
     fit = gaussian.fit(apart, [0.5], pooled=True, left_out=False)
@@ -109,6 +110,7 @@ def test_priors_are_asked_for_by_name_model_and_dampings(setting):
         "0, damping 0.1, raw",
     ]
     assert len(weights["weights"]) == 2 * 3 * 2
+    assert chosen["power"] in PLAIN.powers
     assert chosen["share"] in PLAIN.shares
     assert chosen["n_members"] == 8
     assert len(chosen["noise"]) == len(chosen["scale"]) == 3
@@ -156,6 +158,7 @@ def test_displacements_take_the_place_of_losses(tmp_path):
         {"priors": ()},
         {"dampings": (0.1,)},
         {"readouts": ("squared",)},
+        {"powers": (2.0,)},
         {"shares": (1.0,)},
         {"noise": 30.0},
         {"criterion": "left_out"},
@@ -172,19 +175,23 @@ def test_every_option_changes_the_score(setting, change):
         setting = tiny_setting.setting(setting.folder)
         base = dataclasses.replace(PLAIN, priors=("trak",))
     else:
-        base = dataclasses.replace(BOTH, noise=None)
+        base = dataclasses.replace(BOTH, noise=None, powers=(1.0,))
     found = dataclasses.replace(base, **change).with_errors(setting)
     assert not np.allclose(found, base.with_errors(setting), rtol=1e-6)
 
 
-def test_the_share_with_the_greatest_merit_is_taken(setting):
-    def merit(shares):
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("shares", (0.0, 0.5, 0.9)), ("powers", (0.0, 0.5, 1.0, 2.0))],
+)
+def test_what_has_the_greatest_merit_is_taken(setting, option, values):
+    def merit(values):
         noted = dataclasses.replace(setting, notes=[])
-        dataclasses.replace(BOTH, shares=shares).score(noted)
-        return sum(noted.notes[-1]["merit"]), noted.notes[-1]["share"]
+        dataclasses.replace(BOTH, **{option: values}).score(noted)
+        return sum(noted.notes[-1]["merit"]), noted.notes[-1][option[:-1]]
 
-    alone = {share: merit((share,))[0] for share in (0.0, 0.5, 0.9)}
-    assert merit((0.0, 0.5, 0.9)) == (max(alone.values()), max(alone, key=alone.get))
+    alone = {value: merit((value,))[0] for value in values}
+    assert merit(values) == (max(alone.values()), max(alone, key=alone.get))
 
 
 def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
@@ -208,6 +215,8 @@ def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
         ({"readouts": ()}, r"readouts are \(\)"),
         ({"shares": (0.5, 1.5)}, "shares are .*1.5.*; numbers from 0 to 1"),
         ({"shares": ()}, r"shares are \(\)"),
+        ({"powers": (0.5, 2.5)}, "powers are .*2.5.*; numbers from 0 to 2"),
+        ({"powers": ()}, r"powers are \(\)"),
         ({"noise": 0.0}, "noise is 0.0; it must be greater than 0"),
     ],
 )
