@@ -42,6 +42,7 @@ from ensemble.scorers import (
     Scorer,
     Setting,
     Uncertain,
+    Work,
     by_source,
 )
 from ensemble.scorers.setting import ENSEMBLE, FIRST, over_images
@@ -151,10 +152,10 @@ def score(
             _check(path, kept)
             store.note_stage(run, stage)
             return path
-        setting = dataclasses.replace(
-            setting_of(run, pipe, plan, asked, which, max_memory_mb),
-            scores=functools.partial(scores_of, run, pipe, plan, name, max_memory_mb),
-        )
+        setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
+        asked_of = (run, pipe, plan, name, max_memory_mb, setting.work)
+        others = functools.partial(_scores_counted, *asked_of)
+        setting = dataclasses.replace(setting, scores=others)
         began = time.perf_counter()
         with store.stage(run, stage):
             written = _write(path, scorer, setting, identity, dampings, per_image)
@@ -345,6 +346,27 @@ def scores_of(
         return own[None]
     known, path = load_path(run, name, method, which)
     return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
+
+
+def _scores_counted(
+    run: Run,
+    pipe: EnsemblePipeline,
+    plan: Plan,
+    name: str,
+    max_memory_mb: int,
+    work: Work,
+    method: str,
+    which: str | int,
+    dampings: Sequence[float],
+) -> Float32[np.ndarray, "scores queries sources"]:
+    """The same, and their seconds are counted whenever they were spent."""
+    began = time.perf_counter()
+    found = scores_of(run, pipe, plan, name, max_memory_mb, method, which, dampings)
+    sidecar = score_file(run, name, method, which).with_suffix(".json")
+    # What was spent on them just now is part of that.
+    spent = time.perf_counter() - began
+    work.seconds_before += store.read_json(sidecar)["seconds"] - spent
+    return found
 
 
 def _scores_anew(

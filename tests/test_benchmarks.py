@@ -16,14 +16,16 @@ from benchmarks import (
     faults,
     ground_truth,
     lds,
+    limits,
     mnist,
     scale,
     shards,
     shared_noise_lds,
     teams,
 )
-from ensemble.evaluation import correlation
+from ensemble.evaluation import correlation, truth
 from ensemble.scorers import SCORERS
+from splits import designs as splits_designs
 from splits.errors import BadInput
 
 
@@ -181,3 +183,38 @@ def test_what_the_draws_add_to_reliability_is_told_from_what_the_subsets_do():
 def test_without_noise_of_draws_both_ceilings_are_the_same():
     same = np.array([0.6])
     np.testing.assert_allclose(draws.share_of_subsets(same, same, same, 2.0), same)
+
+
+def additive_truth(noise, n_subsets=64):
+    """Losses that are minus the sum of what sources are worth, and what these are."""
+    rng = np.random.default_rng(0)
+    worth = rng.standard_normal((5, 20))
+    subsets = splits_designs.draw("random_subsets", 20, n_subsets).bits
+    shape = (2, 5, n_subsets)
+    losses = 3 - worth @ subsets + noise * rng.standard_normal(shape)
+    return worth, truth.Truth(subsets, losses, {})
+
+
+def test_who_is_told_enough_halves_tells_the_others_whatever_was_guessed():
+    _, found = additive_truth(noise=0.0)
+    guess = np.random.default_rng(1).standard_normal((5, 20))
+    few, many = (
+        correlation.rank_correlation(
+            limits.predicted(guess, found, n_told), found.mean
+        ).mean()
+        for n_told in (8, 56)
+    )
+    assert few < 0.8
+    assert many > 0.99
+
+
+def test_what_is_told_is_never_what_is_judged():
+    worth, found = additive_truth(noise=0.5)
+    judged = np.arange(64) % limits.N_PARTS == 3
+    changed = found.losses.copy()
+    changed[:, :, judged] = 100.0
+    other = truth.Truth(found.subsets, changed, {})
+    before, after = (
+        limits.predicted(worth, those, 56)[:, judged] for those in (found, other)
+    )
+    assert np.array_equal(before, after)

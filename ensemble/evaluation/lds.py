@@ -167,7 +167,7 @@ def chosen_dampings(
     n_subsets = found.subsets.shape[1]
     order = rng.permutation(n_subsets)
     choosing, reporting = (
-        _part(found, np.sort(half)) for half in np.split(order, [n_subsets // 2])
+        of_subsets(found, np.sort(half)) for half in np.split(order, [n_subsets // 2])
     )
     strapped = bootstrap(reporting)
     rows = []
@@ -313,7 +313,8 @@ def reliability_facts(found: Truth, strapped: Bootstrap) -> dict[str, Any]:
     return facts
 
 
-def _part(found: Truth, subsets: np.ndarray) -> Truth:
+def of_subsets(found: Truth, subsets: np.ndarray) -> Truth:
+    """The truth of some of the subsets, given as numbers or as a mask."""
     return Truth(found.subsets[:, subsets], found.losses[:, :, subsets], found.identity)
 
 

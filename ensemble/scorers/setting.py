@@ -113,7 +113,8 @@ class Work:
     Attributes:
         gradients: Gradients taken of single images at single draws.
         forwards: Single images at single draws that were only denoised.
-        seconds_before: Spent on what was read back from `Setting.folder`.
+        seconds_before: Spent on what was read back from `Setting.folder`, and on each
+            of the scores that others are built on; what these share counts for each.
     """
 
     gradients: int = 0

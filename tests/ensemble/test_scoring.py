@@ -358,6 +358,25 @@ def test_a_posterior_writes_error_bars_and_makes_the_priors_that_are_missing(tra
     assert notes[-1]["n_members"] == 4
 
 
+def test_a_posteriors_seconds_count_its_priors_whenever_they_were_scored(trained):
+    run, *_ = trained
+    plain = Posterior(priors=("pixel_dot",), prior_model=1, draws=DRAWS)
+
+    def seconds(called, scorer):
+        path = score(*trained, "demo", called, scorer=scorer)
+        return store.read_json(path.with_suffix(".json"))["seconds"]
+
+    priors = [*plain.priors, "feature_cosine"]
+    several = dataclasses.replace(plain, priors=tuple(priors))
+    # A prior that took long, and is there; one that is scored for it, and in no time.
+    score(*trained, "demo", "pixel_dot", which=1)
+    sidecar = run.scores("demo") / "pixel_dot-member-1.json"
+    facts = store.read_json(sidecar)
+    store.write_json(sidecar, {**facts, "seconds": 1000.0})
+    assert 1000 < seconds("built", plain) < 1100
+    assert 1000 < seconds("built_of_both", several) < 1100
+
+
 def test_a_prior_is_read_at_its_own_damping_and_at_those_asked_for(trained):
     run, pipe, plan = trained
     asked = (run, pipe, plan, "demo", 512, "dtrak", 1)
