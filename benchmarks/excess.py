@@ -24,6 +24,7 @@ from benchmarks import record
 from ensemble import store
 from ensemble.config import DataConfig
 from ensemble.data import load as load_data
+from ensemble.queries import distance
 from splits import shards
 
 N_QUERIES, N_COPIES, PLANTED = 16, 16, 3
@@ -92,9 +93,9 @@ def planted_findings(run: store.Run) -> dict:
     folder = run.influence("demo-differential")
     displacement = np.load(folder / "displacement.npy")
     p_values = np.load(folder / "p_values.npy")
-    queries = np.load(run.queries("demo") / "images.npy")
+    pictures = np.load(run.queries("demo") / "images.npy")
     image = load_data(DataConfig(n_images=PLANTED + 1)).images[PLANTED]
-    gaps = np.sqrt(np.square(queries - image).mean(axis=(1, 2, 3)))
+    gaps = distance(pictures, image)
     ranks = (displacement > displacement[:, [PLANTED]]).sum(axis=1)
     return {
         "copies": N_COPIES,

@@ -1,7 +1,8 @@
 """The shipped ground truth: losses of retrained models and the scores beside them.
 
     python -m benchmarks.ground_truth pack RUN SETTING     # RUN: what benchmarks.lds made
-    python attribute.py benchmarks/ground_truth/SETTING evaluate --what lds --name NAME
+    python attribute.py benchmarks/ground_truth/SETTING evaluate --what lds --name NAME \
+        --subsets 128
     python -m benchmarks.ground_truth cell SETTING [--subset K --seed S]
 
 The second command makes the table again, in minutes and from what is committed: a run

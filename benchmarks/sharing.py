@@ -18,7 +18,7 @@ import torch
 from benchmarks import record
 from benchmarks.ablation import agreement, opened
 from ensemble.pipeline import EnsemblePipeline
-from ensemble.queries import Queries
+from ensemble.queries import Queries, distance
 
 SHARED_STEPS = [1, 2, 3, 5, 10, 20]
 
@@ -44,11 +44,9 @@ def displacements(
         else:
             predicted = model(states, timestep, weights.repeat(n_queries, 1))
         states = scheduler.step(predicted, timestep, states).prev_sample
-    moved = (
-        states.unflatten(0, (n_queries, n_vectors)).numpy() - queries.images[:, None]
-    )
+    pictures = states.unflatten(0, (n_queries, n_vectors)).numpy()
     work = model.n_forwards - before
-    return np.sqrt(np.square(moved, dtype=np.float64).mean(axis=(2, 3, 4))), work
+    return distance(pictures, queries.images[:, None]), work
 
 
 @torch.no_grad()

@@ -543,9 +543,8 @@ def _exact_displacement(
     """Exact displacement of each query by each of its chosen units."""
     if not chosen.size:
         return np.zeros(chosen.shape)
-    pictures = _exact_pictures(pipe, asked_for, units, chosen).astype(np.float64)
-    moved = pictures - asked_for.images[:, None]
-    return np.sqrt(np.square(moved).mean(axis=(2, 3, 4)))
+    pictures = _exact_pictures(pipe, asked_for, units, chosen)
+    return queries.distance(pictures, asked_for.images[:, None])
 
 
 def _generation(pipe: EnsemblePipeline, asked_for: Queries) -> int:
