@@ -111,7 +111,7 @@ def work(run: Run, options: Options) -> str:
     """What is still to be trained, in a line; empty if nothing is."""
     seeds = retraining.seeds(run, options.n_seeds)
     missing = sum(
-        max(0, options.n_subsets - n_measured(run, options, seed)) for seed in seeds
+        max(0, options.n_subsets - _n_measured(run, options, seed)) for seed in seeds
     )
     steps = options.steps or run.config.training.steps
     if not missing:
@@ -122,9 +122,9 @@ def work(run: Run, options: Options) -> str:
     )
 
 
-def n_measured(run: Run, options: Options, seed: int) -> int:
-    """Subsets of whose models with this seed the truth is there, in a row."""
-    return max((last for *_, last in _parts(run, options, seed)), default=0)
+def _n_measured(run: Run, options: Options, seed: int) -> int:
+    """Subsets, in a row, of which the model with this seed is measured."""
+    return max((last for _, last in _parts(run, options, seed)), default=0)
 
 
 def splits_of(run: Run, options: Options) -> SplitsConfig:
@@ -154,12 +154,12 @@ def _wanted(
     }
 
 
-def _parts(run: Run, options: Options, seed: int) -> Iterator[tuple[Path, int, int]]:
-    """Files of a seed, with the first subset of each and the one after its last."""
+def _parts(run: Run, options: Options, seed: int) -> Iterator[tuple[Path, int]]:
+    """Files of a seed, each with the subset that the next one begins with."""
     folder, first = run.evaluation / "truth" / options.called, 0
     while (file := folder / f"{_name(seed, first)}.npy").with_suffix(".json").exists():
         last = store.read_json(file.with_suffix(".json"))["n_subsets"]
-        yield file, first, last
+        yield file, last
         first = last
 
 
@@ -235,7 +235,7 @@ def _read(
 ) -> Float64[np.ndarray, "queries subsets"]:
     """What is measured of the subsets so far, in a row."""
     rows = [np.empty((len(asked.images), 0))]
-    for file, _, last in _parts(run, options, seed):
+    for file, last in _parts(run, options, seed):
         part = dataclasses.replace(options, n_subsets=last)
         _, identity = _wanted(run, plan, part, asked)
         sidecar = store.read_json(file.with_suffix(".json"))
