@@ -26,7 +26,6 @@ from ensemble import config as configs
 from ensemble import pipeline, plan, queries, scoring, store, training
 from ensemble.evaluation import held_out, intervals, truth
 from ensemble.evaluation import lds as score_of
-from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped, Scorer
@@ -66,7 +65,7 @@ def compared(
     like: Run, run: Run, pipe: EnsemblePipeline, ready: Plan, name: str
 ) -> dict[str, Any]:
     """LDS by members of either kind, of one set of queries."""
-    options = Options(name)
+    options = ground_truth.options_of(like, name)
     found = truth.read(like, plan.load(like), options)
     strapped = score_of.bootstrap(found)
     images = queries.load(like, name).images
