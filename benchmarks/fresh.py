@@ -1,0 +1,54 @@
+"""The posteriors against the best single scorer, by halves that nobody had looked at.
+
+    python -m benchmarks.fresh
+
+What posteriors are made of was chosen while the first 64 halves of the shipped ground
+truth were known. The other 64 were trained after that, and are the whole judge here. From
+the shipped ground truth, in minutes.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks import ground_truth, mnist, record
+from ensemble import plan, store
+from ensemble.evaluation import lds, predictors, truth
+from ensemble.evaluation.options import Options
+from ensemble.store import Run
+
+SETTINGS = ("digits", "mnist")
+N_KNOWN = 64
+MEASURED = (("held_out", "loss"), ("generated", "loss"), ("generated", "displacement"))
+METHODS = {"loss": "posterior_ensemble", "displacement": "posterior_displacement"}
+
+
+def findings(run: Run, name: str, measure: str) -> dict[str, Any]:
+    """Each posterior of that measure, by its number of members."""
+    n_subsets = ground_truth.options_of(run, name).n_subsets
+    options = Options(name, measure=measure, n_subsets=n_subsets)
+    found = truth.read(run, plan.load(run), options)
+    fresh = lds.of_subsets(found, np.arange(N_KNOWN, n_subsets))
+    rows = lds.against_best(fresh, lds.bootstrap(fresh), predictors.find(run, name))
+    whole, first = METHODS[measure], f"{METHODS[measure]}-first-"
+    return {
+        row["method"]: row
+        for row in rows
+        if row["method"] == whole or row["method"].startswith(first)
+    }
+
+
+def main() -> None:
+    mnist.write(ground_truth.MNIST)
+    results: dict[str, Any] = {"first_half": N_KNOWN}
+    for setting in SETTINGS:
+        run = store.open_run(ground_truth.FOLDER / setting)
+        results[setting] = {
+            f"{name}, {measure}": findings(run, name, measure)
+            for name, measure in MEASURED
+        }
+    record.write("fresh", [1, 2, 3], results)
+
+
+if __name__ == "__main__":
+    main()
