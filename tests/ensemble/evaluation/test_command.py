@@ -34,7 +34,7 @@ def test_the_price_is_told_before_and_the_table_after(run, capsys):
     flags = ["--what", "lds", "--subsets", "8", "--seeds", "2", "--steps", "2"]
     assert evaluate(run, *flags, "--draws", "2") == 0
     told = capsys.readouterr().out
-    assert told.startswith("To do: 8 subsets x 2 seeds x 2 steps = 32 steps")
+    assert told.startswith("To do: 16 models of subsets x 2 steps = 32 steps")
     assert "control_exact_retraining" in told
     assert "lds-demo.json; beside it a CSV, and lds-demo-methods.svg" in told
     assert (run.path / "evaluation" / "lds-demo-reliability.png").exists()
