@@ -330,8 +330,8 @@ def _damping(name: str, spectrum: Spectrum, relative: float, like: Tensor) -> fl
     if flat:
         raise BadInput(
             f"The loss is flat along {flat} of {eigenvalues.numel()} directions of "
-            f"layer {name}, and damping=0 divides by its curvature. Use a damping above "
-            "0, or more draws."
+            f"layer {name}, and damping={relative:g} adds less than rounding errors to "
+            "a curvature that is divided by. Use a greater damping, or more draws."
         )
     return damping
 

@@ -161,10 +161,11 @@ def test_what_was_damped_and_what_was_ignored_is_on_record():
     assert relative == pytest.approx(Curvature().damping)
 
 
-def test_no_damping_along_flat_directions_is_refused():
+@pytest.mark.parametrize(("damping", "shown"), [(0.0, "0"), (1e-18, "1e-18")])
+def test_too_little_damping_along_flat_directions_is_refused(damping, shown):
     sample = denoisers.sample(2, 1, 2, 2)
-    with pytest.raises(BadInput, match=r"flat along \d+ of 20 directions of layer"):
-        fit(denoisers.linear(), sample, damping=0.0, targets="exact")
+    with pytest.raises(BadInput, match=rf"flat along \d+ of 20 .*damping={shown} adds"):
+        fit(denoisers.linear(), sample, damping=damping, targets="exact")
 
 
 @pytest.mark.parametrize(
