@@ -104,7 +104,7 @@ def test_more_than_is_on_record_needs_the_members(packed):
 
 def test_without_losses_there_is_no_table(packed):
     shutil.rmtree(packed.path / "evaluation")
-    with pytest.raises(BadInput, match="is missing"):
+    with pytest.raises(BadInput, match="lacks 16 models of subsets"):
         truth.read(packed, plan.load(packed), OPTIONS)
 
 
