@@ -96,7 +96,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
 - **damping chosen**: for methods that have one, best of raw with the damping that one
   half of the subsets chooses, on the other half.
 - **seconds** for all queries on the machine of the record, with those of features that
-  methods before it left; of a posterior without its priors'.
+  methods before it left; a posterior's count those of each prior, and what priors
+  share for each.
 - **displacement**: how far from the query the picture lies that a model samples from the
   same noise. Scores are the same as for the loss: what makes a model good at a picture is
   to make it draw that picture. `posterior_displacement` asks what members draw, where
@@ -111,7 +112,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
 - `posterior_ensemble` starts from what the reference and the members score, `posterior`
   from the reference's scores alone, `members` from nothing. What follows the name says
   what else is different: `prior_only` listens to the priors alone, `alone` fits every
-  query by itself, `one_prior` knows only `trak`.
+  query by itself, `one_prior` knows only `trak`, `proportional` lets the variance go by
+  the size of what is expected, `unlike` sees no likeness between sources.
 - **best single**: of the scorers that look at no more models than the posterior, the
   best on these very subsets.
 """
