@@ -14,15 +14,18 @@ from benchmarks import (
     designs,
     draws,
     faults,
+    fresh,
     ground_truth,
     lds,
     limits,
     mnist,
+    record,
     scale,
     shards,
     shared_noise_lds,
     teams,
 )
+from ensemble import store
 from ensemble.evaluation import correlation, truth
 from ensemble.scorers import SCORERS
 from splits import designs as splits_designs
@@ -218,3 +221,15 @@ def test_what_is_told_is_never_what_is_judged():
         limits.predicted(worth, those, 56)[:, judged] for those in (found, other)
     )
     assert np.array_equal(before, after)
+
+
+def test_the_fresh_halves_say_again_what_is_on_record():
+    run = store.open_run(ground_truth.FOLDER / "digits")
+    found = fresh.findings(run, "generated", "displacement")
+    content = json.loads((record.RESULTS / "fresh.json").read_text(encoding="utf-8"))
+    kept = content["results"]["digits"]["generated, displacement"]
+    assert found.keys() == kept.keys()
+    assert {row["n_networks"] for row in kept.values()} == {1}
+    for method, row in found.items():
+        assert row["difference"] == pytest.approx(kept[method]["difference"], abs=1e-6)
+        assert row["lds"] == pytest.approx(kept[method]["lds"], abs=1e-6)
