@@ -17,7 +17,6 @@ from ensemble.evaluation import lds, predictors, truth
 from ensemble.evaluation.options import Options
 from ensemble.store import Run
 
-SETTINGS = ("digits", "mnist")
 N_KNOWN = 64
 MEASURED = (("held_out", "loss"), ("generated", "loss"), ("generated", "displacement"))
 METHODS = {"loss": "posterior_ensemble", "displacement": "posterior_displacement"}
@@ -41,7 +40,7 @@ def findings(run: Run, name: str, measure: str) -> dict[str, Any]:
 def main() -> None:
     mnist.write(ground_truth.MNIST)
     results: dict[str, Any] = {"first_half": N_KNOWN}
-    for setting in SETTINGS:
+    for setting in ground_truth.PICTURES:
         run = store.open_run(ground_truth.FOLDER / setting)
         results[setting] = {
             f"{name}, {measure}": findings(run, name, measure)

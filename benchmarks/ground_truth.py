@@ -1,8 +1,8 @@
-"""The shipped ground truth: losses of retrained models and the scores beside them.
+r"""The shipped ground truth: losses of retrained models and the scores beside them.
 
     python -m benchmarks.ground_truth pack RUN SETTING     # RUN: what benchmarks.lds made
-    python attribute.py benchmarks/ground_truth/SETTING evaluate --what lds --name NAME \
-        --subsets 128
+    python attribute.py benchmarks/ground_truth/SETTING evaluate --what lds \
+        --subsets 128 --name NAME
     python -m benchmarks.ground_truth cell SETTING [--subset K --seed S]
 
 The second command makes the table again, in minutes and from what is committed: a run
@@ -127,10 +127,7 @@ def cell(
 def options_of(run: Run, name: str) -> Options:
     """With which the truth of a packed run was measured."""
     folder = run.evaluation / "truth" / name
-    sidecars = [
-        store.read_json(file.with_suffix(".json"))
-        for file in store.records(folder, ".npy")
-    ]
+    sidecars = [store.read_json(file) for file in store.records(folder, ".npy")]
     return Options(
         name,
         n_seeds=len({sidecar["training_seed"] for sidecar in sidecars}),

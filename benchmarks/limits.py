@@ -26,7 +26,6 @@ from ensemble.scorers.posterior import NOISES
 from ensemble.store import Run
 
 METHOD = "posterior_ensemble"
-SETTINGS = ("digits", "mnist")
 NAMES = ("held_out", "generated")
 POWERS = (0.0, 0.5, 1.0)
 N_PARTS = 8
@@ -40,12 +39,13 @@ def told(score: Scores, found: Truth) -> Scores:
     """The score, corrected by the mean losses of the models of some halves."""
     seen, losses = found.subsets.T.astype(np.float64), found.mean.T
     nothing_alike = np.zeros((score.shape[1], 1))
-    fits = []
-    for power in POWERS:
-        prior = Prior(score, gaussian.spread_of(score, power), nothing_alike, 0.0)
-        apart = gaussian.take_apart(prior, seen, losses)
-        fits.append((prior, apart, gaussian.fit(apart, NOISES, True, left_out=False)))
-    prior, apart, fit = max(fits, key=lambda each: each[2].merit.sum())
+    priors = (
+        Prior(score, gaussian.spread_of(score, power), nothing_alike, 0.0)
+        for power in POWERS
+    )
+    _, (prior, apart, fit) = gaussian.best(
+        priors, seen, losses, NOISES, pooled=True, left_out=False
+    )
     mean, _ = gaussian.posterior(prior, seen, apart, fit)
     return mean
 
@@ -93,7 +93,7 @@ def main() -> None:
             name: findings(store.open_run(ground_truth.FOLDER / setting), name)
             for name in NAMES
         }
-        for setting in SETTINGS
+        for setting in ground_truth.PICTURES
     }
     record.write("limits", [1, 2, 3], {"method": METHOD, **results})
 

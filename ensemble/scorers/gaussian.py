@@ -18,7 +18,7 @@ Dubrule 1983 for members that are left out.)
 Before: setting.py (who saw what), losses.py. After: posterior.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,6 +219,33 @@ def fit(apart: Apart, noises: Sequence[float], pooled: bool, left_out: bool) -> 
         for name in ("noise", "scale", "variance", "information")
     )
     return Fit(noise, scale, variance, information, merit[best, queries])
+
+
+def best(
+    priors: Iterable[Prior],
+    seen: Seen,
+    losses: Losses,
+    noises: Sequence[float],
+    pooled: bool,
+    left_out: bool,
+) -> tuple[int, tuple[Prior, Apart, Fit]]:
+    """Of several priors the one whose best fit is best over all queries, and its number.
+
+    Args:
+        priors: At least one; all but the best so far are let go.
+        seen: The members' sources.
+        losses: What they measured.
+        noises: λ to choose from.
+        pooled: As in `fit`.
+        left_out: As in `fit`.
+    """
+
+    def fitted(prior: Prior) -> tuple[Prior, Apart, Fit]:
+        apart = take_apart(prior, seen, losses)
+        return prior, apart, fit(apart, noises, pooled, left_out)
+
+    numbered = enumerate(map(fitted, priors))
+    return max(numbered, key=lambda each: each[1][2].merit.sum())
 
 
 def log_likelihood(apart: Apart, fit: Fit) -> OfQuery:

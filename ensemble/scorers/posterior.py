@@ -8,10 +8,10 @@ both.
 
     mean = a g - W Aᵀ (A W Aᵀ + λ)⁻¹ (measured + a A g)
 
-Everything that is left open is found in what the members measured alone, never in what the
-result is judged by: how the priors are combined to g, its scale a, how the variance goes
-by g, the share of it that similar sources have in common, and the noise λ. The posterior's standard
-deviation is an error bar for every effect.
+Everything that is left open is found in what the members measured alone, never in what
+the result is judged by: how the priors are combined to g, its scale a, how the variance
+goes by g, the share of it that similar sources have in common, and the noise λ. The
+posterior's standard deviation is an error bar for every effect.
 
 Members that share initial weights and noise (`training.shared_noise`) have less of λ.
 
@@ -46,9 +46,9 @@ FEWEST_MEMBERS = 4
 # almost exactly to members that say almost nothing.
 NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
-# What one model of everything is asked, and the members for themselves.
+# What one model of everything is asked.
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
-# With what costs as much as a run or more: to unlearn each query, and to ask the members.
+# What takes longer besides: it unlearns each query, and the members score for themselves.
 PRIORS_OF_ENSEMBLE = (
     *PRIORS,
     "unlearning_ekfac",
@@ -77,8 +77,8 @@ class Posterior:
             that. 0 is the same for all.
         shares: Of the variance that similar sources have in common: to choose from.
         noise: λ, relative to the kernel's mean eigenvalue; None: chosen.
-        criterion: Which λ, power and share are best: `likelihood`, the marginal likelihood,
-            or `left_out`, the error at members that are left out one by one.
+        criterion: Which λ, power and share are best: `likelihood`, the marginal
+            likelihood, or `left_out`, the error at members that are left out one by one.
         pooled: All queries share λ, scale and variance, relative to the size of their
             losses; otherwise each query has its own.
         draws: Noise draws at which losses are measured.
@@ -203,17 +203,19 @@ class Posterior:
     ) -> tuple[Prior, Apart, Fit]:
         """The power and share whose best fit is best over all queries, and that fit."""
         noises = NOISES if self.noise is None else (self.noise,)
-        left_out, likeness = self.criterion == "left_out", likeness_of(setting)
-        found = {}
-        for power, share in itertools.product(self.powers, self.shares):
-            spread = gaussian.spread_of(expected, power)
-            prior = Prior(expected, spread, likeness, share)
-            apart = gaussian.take_apart(prior, seen, answers)
-            fit = gaussian.fit(apart, noises, self.pooled, left_out)
-            found[power, share] = prior, apart, fit
-        power, share = max(found, key=lambda each: found[each][2].merit.sum())
-        setting.notes.append({"power": power, **_facts(*found[power, share])})
-        return found[power, share]
+        likeness = likeness_of(setting)
+        choices = list(itertools.product(self.powers, self.shares))
+        priors = (
+            Prior(expected, gaussian.spread_of(expected, power), likeness, share)
+            for power, share in choices
+        )
+        left_out = self.criterion == "left_out"
+        number, (prior, apart, fit) = gaussian.best(
+            priors, seen, answers, noises, self.pooled, left_out
+        )
+        power, _ = choices[number]
+        setting.notes.append({"power": power, **_facts(prior, apart, fit)})
+        return prior, apart, fit
 
 
 def likeness_of(setting: Setting) -> Float64[np.ndarray, "sources pixels"]:
