@@ -154,7 +154,8 @@ def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
         "the same noise (default loss)",
     )
     for flag, meaning in {
-        "subsets": "lds: random halves of the sources (default 64)",
+        "subsets": "lds: random halves of the sources (default: as many as are measured, "
+        "at least 64)",
         "seeds": "training seeds of all that is trained (default 3)",
         "steps": "optimiser steps of what is trained (default: the members')",
         "draws": "noise draws at which a loss is measured (default 128)",
@@ -345,10 +346,12 @@ def score(run: Run, options: argparse.Namespace) -> None:
 
 def evaluate(run: Run, options: argparse.Namespace) -> None:
     """Evaluate scores, ablation or the ensemble, and show the table."""
-    from ensemble.evaluation import EVALUATIONS, plots, tables
+    from ensemble.evaluation import EVALUATIONS, plots, tables, truth
     from ensemble.evaluation.options import from_flags
 
     chosen, ready = from_flags(vars(options)), plan.load(run)
+    if options.what == "lds" and options.subsets is None:
+        chosen = truth.no_fewer(run, chosen)
     evaluation = EVALUATIONS[options.what]
     work = evaluation.work(run, ready, chosen)
     if work:

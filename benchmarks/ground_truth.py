@@ -1,8 +1,7 @@
-r"""The shipped ground truth: losses of retrained models and the scores beside them.
+"""The shipped ground truth: losses of retrained models and the scores beside them.
 
     python -m benchmarks.ground_truth pack RUN SETTING     # RUN: what benchmarks.lds made
-    python attribute.py benchmarks/ground_truth/SETTING evaluate --what lds \
-        --subsets 128 --name NAME
+    python attribute.py benchmarks/ground_truth/SETTING evaluate --what lds --name NAME
     python -m benchmarks.ground_truth cell SETTING [--subset K --seed S]
 
 The second command makes the table again, in minutes and from what is committed: a run

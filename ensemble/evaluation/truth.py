@@ -122,6 +122,13 @@ def work(run: Run, options: Options) -> str:
     )
 
 
+def no_fewer(run: Run, options: Options) -> Options:
+    """The same options, with all subsets that every seed has measured already."""
+    seeds = retraining.seeds(run, options.n_seeds)
+    measured = min(_n_measured(run, options, seed) for seed in seeds)
+    return dataclasses.replace(options, n_subsets=max(options.n_subsets, measured))
+
+
 def _n_measured(run: Run, options: Options, seed: int) -> int:
     """Subsets, in a row, of which the model with this seed is measured."""
     return max((last for _, last in _parts(run, options, seed)), default=0)

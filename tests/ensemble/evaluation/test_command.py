@@ -3,8 +3,10 @@
 import pytest
 
 import attribute
-from ensemble import queries, scoring
+from ensemble import queries, scoring, store
 from ensemble.evaluation import EVALUATIONS
+from ensemble.evaluation import options as evaluation_options
+from ensemble.evaluation.options import Options
 from splits.errors import BadInput
 from tests import tiny
 
@@ -40,6 +42,21 @@ def test_the_price_is_told_before_and_the_table_after(run, capsys):
     assert (run.path / "evaluation" / "lds-demo-reliability.png").exists()
     assert evaluate(run, *flags, "--draws", "2") == 0
     assert "To do" not in capsys.readouterr().out
+
+
+def test_without_a_number_of_subsets_all_that_are_measured_count(
+    run, capsys, monkeypatch
+):
+    few = ["--seeds", "2", "--steps", "2", "--draws", "2"]
+    assert evaluate(run, "--what", "lds", "--subsets", "9", *few) == 0
+    # As if eight were the default, so that nine are more.
+    least = Options(n_subsets=8, n_seeds=2, steps=2, n_draws=2)
+    monkeypatch.setattr(evaluation_options, "from_flags", lambda flags: least)
+    capsys.readouterr()
+    assert evaluate(run, "--what", "lds", *few) == 0
+    assert "To do" not in capsys.readouterr().out
+    table = store.read_json(run.evaluation / "lds-demo.json")
+    assert table["n_subsets"] == 9
 
 
 @pytest.mark.parametrize(

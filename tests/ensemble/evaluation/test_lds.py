@@ -293,6 +293,8 @@ def test_more_subsets_keep_what_was_measured(run_of_my_own, processes):
     np.testing.assert_allclose(at_once.losses, found.losses, rtol=1e-6)
     assert np.array_equal(at_once.subsets, found.subsets)
     assert truth.work(run, OPTIONS) == ""
+    assert truth.no_fewer(run, OPTIONS) == more
+    assert truth.no_fewer(run, dataclasses.replace(more, n_subsets=12)).n_subsets == 12
     assert np.array_equal(
         truth.read(run, plan, OPTIONS).losses, at_once.losses[:, :, :8]
     )
