@@ -72,7 +72,7 @@ KERNELS = (
     "trak",
     "dtrak",
 )
-INFLUENCE = ("ekfac", "ekfac_all")
+INFLUENCE = ("ekfac", "ekfac_all", "unlearning_all")
 OF_REFERENCE = (
     "journey_trak",
     "dtrak_mean",
@@ -220,8 +220,8 @@ def scored(
 
 def scored_models(method: str, sizes: Sizes) -> list[str]:
     """Whether a method looks at the ensemble, the reference, or both."""
-    # The reference leaves nothing out that `ekfac_all` could score beside.
-    of_ensemble = method in (*BLIND, "ekfac_all")
+    # The reference leaves nothing out that these could score beside.
+    of_ensemble = method in (*BLIND, "ekfac_all", "unlearning_all")
     if of_ensemble or "an ensemble" in SCORERS[method].needs:
         return ["ensemble"]
     return ["ensemble", REFERENCE] if method in sizes.averaged else [REFERENCE]

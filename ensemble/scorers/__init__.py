@@ -14,6 +14,7 @@ from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.features import Feature
 from ensemble.scorers.feldman2020influence import EmpiricalInfluence
 from ensemble.scorers.georgiev2023journey import JourneyTrak
+from ensemble.scorers.gradients import Draws
 from ensemble.scorers.hammoudeh2022gas import Gas
 from ensemble.scorers.hammoudeh2022renormalised import RenormalisedInfluence
 from ensemble.scorers.ilyas2022datamodels import Datamodel
@@ -95,6 +96,13 @@ SCORERS: dict[str, Scorer] = {
     "kfac": InfluenceFunction(curvature=Curvature("kfac")),
     "unlearning": Unlearning(),
     "unlearning_ekfac": Unlearning(step_size=0.1, curvature=Curvature()),
+    "unlearning_all": Unlearning(
+        step_size=0.1,
+        curvature=Curvature(damping=0.01),
+        query_draws=Draws(n_timesteps=16),
+        draws=Draws(n_timesteps=4),
+        unseen=True,
+    ),
     "posterior": Posterior(),
     "posterior_ensemble": Posterior(priors=PRIORS_OF_ENSEMBLE),
     "posterior_displacement": Posterior(

@@ -29,7 +29,7 @@ from ensemble.scorers.blocks import Against
 from ensemble.scorers.curvature import Curvature, Fitted
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.layers import Gradients
-from ensemble.scorers.scored import Scored, averaged
+from ensemble.scorers.scored import Scored, averaged, scored
 from ensemble.scorers.setting import Examples, Setting
 from splits.errors import BadInput
 
@@ -71,7 +71,7 @@ class VectorDas:
         return averaged(
             lambda _: self,
             setting,
-            self.pattern,
+            scored(setting, self.pattern),
             lambda one: one.sizes(len(self.draws), self._n_directions()),
             self._prepare_by,
         )

@@ -26,7 +26,7 @@ from ensemble.scorers import fitting, layers
 from ensemble.scorers.blocks import Against
 from ensemble.scorers.curvature import Curvature
 from ensemble.scorers.gradients import Draws
-from ensemble.scorers.scored import Scored, averaged
+from ensemble.scorers.scored import Scored, averaged, scored, with_unseen
 from ensemble.scorers.setting import Setting
 from splits.errors import BadInput
 
@@ -99,15 +99,15 @@ class InfluenceFunction:
                 f"timestep is {self.timestep}, but the noise schedule has only "
                 f"{n_known}. Choose a smaller one."
             )
+        networks = scored(setting, self.pattern)
         return averaged(
             self._of,
             setting,
-            self.pattern,
+            with_unseen(networks) if self.unseen else networks,
             # A query's gradient, and the same divided by each damped curvature.
             lambda one: one.sizes(len(self.draws), n_held=1 + len(dampings)),
             lambda one: self._of(one)._prepare_by(one, dampings),
             dampings,
-            self.unseen,
         )
 
     def _of(self, one: Scored) -> "InfluenceFunction":

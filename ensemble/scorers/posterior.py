@@ -48,12 +48,13 @@ NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
 # What one model of everything is asked.
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
-# What takes longer besides: it unlearns each query, and the members score for themselves.
+# What takes longer besides: queries are unlearned, and the members score for themselves.
 PRIORS_OF_ENSEMBLE = (
     *PRIORS,
     "unlearning_ekfac",
     "ekfac@ensemble",
     "ekfac_all@ensemble",
+    "unlearning_all@ensemble",
 )
 # What makes a model good at a picture is to make it draw that picture.
 PRIORS_OF_DISPLACEMENT = ("posterior@ensemble", "component_cosine")

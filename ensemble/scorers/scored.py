@@ -5,7 +5,7 @@ Before: layers.py, gradients.py (draws), memory.py. After: fitting.py.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ensemble.scorers import blocks, features, gradients, layers, memory
 from ensemble.scorers.blocks import Against, Sizes
 from ensemble.scorers.gradients import OUTPUTS, Draws, States
 from ensemble.scorers.layers import Gradients, Layers, Passage
-from ensemble.scorers.setting import Examples, Seen, Setting
+from ensemble.scorers.setting import Examples, Seen, Setting, all_of
 
 # Images whose scores are added up at once.
 MOST_IMAGES = 4096
@@ -145,28 +145,26 @@ def scored(setting: Setting, pattern: str) -> Iterator[Scored]:
 def averaged(
     scorer: Callable[[Scored], Any],
     setting: Setting,
-    pattern: str,
+    parts: Iterable[Scored],
     sizes: Callable[[Scored], Sizes],
     prepare: Callable[[Scored], Callable[[slice], Against]],
     dampings: Sequence[float] = (),
-    unseen: bool = False,
 ) -> Float32[np.ndarray, "*dampings queries images"]:
-    """Mean score by the networks that saw an image, or by all; 0 where there is none.
+    """Mean score of an image by the networks that rate it; 0 where there is none.
 
     Args:
         scorer: The scorer of one network; its options decide which table on disk is
             its own.
         setting: What is scored.
-        pattern: Which layers take part, by name.
+        parts: The networks, each with the images that it rates.
         sizes: Of the blocks, for one network.
         prepare: Gives, for one network, what prepares a block of queries.
         dampings: At each of which there are scores, if not at the scorer's own.
-        unseen: A network scores what it did not see as well.
     """
     leading = (len(dampings),) if dampings else ()
     total = features.table(setting, *leading)
     n_scored = np.zeros(len(setting.train), dtype=np.int64)
-    for part in _parts(setting, pattern, unseen):
+    for part in parts:
         numbers = part.rated.numbers
         name = blocks.digest(
             scorer(part), setting, part.network, part.seen, numbers, dampings
@@ -181,13 +179,20 @@ def averaged(
     return total
 
 
-def _parts(setting: Setting, pattern: str, unseen: bool) -> Iterator[Scored]:
-    """Every network with what it saw; and again with what it did not, if wanted."""
-    for one in scored(setting, pattern):
+def with_unseen(networks: Iterable[Scored]) -> Iterator[Scored]:
+    """Every network with what it saw; and once more with what it did not."""
+    for one in networks:
         yield one
-        others = np.setdiff1d(np.arange(len(setting.train)), one.seen)
-        if unseen and others.size:
-            yield dataclasses.replace(one, rated=Seen(setting.train, others))
+        everything = np.arange(len(one.setting.train))
+        others = np.setdiff1d(everything, one.seen)
+        if others.size:
+            yield dataclasses.replace(one, rated=Seen(one.setting.train, others))
+
+
+def rating_all(networks: Iterable[Scored]) -> Iterator[Scored]:
+    """Every network with all training images at once."""
+    for one in networks:
+        yield dataclasses.replace(one, rated=all_of(one.setting.train))
 
 
 def states_at(

@@ -29,7 +29,7 @@ from ensemble.scorers.blocks import Against, Sizes
 from ensemble.scorers.curvature import Curvature, Fitted
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import losses
-from ensemble.scorers.scored import Scored, averaged
+from ensemble.scorers.scored import Scored, averaged, rating_all, scored
 from ensemble.scorers.setting import Examples, Setting
 from splits.errors import BadInput
 
@@ -51,7 +51,9 @@ class Unlearning:
         pattern: Only layers whose names match this regular expression are changed; the
             paper takes keys and values of cross-attention, `attn2.*to_[kv]`.
         query_draws: Timesteps and noise of the query, drawn afresh for every step.
-        draws: Timesteps and noise of the training images.
+        draws: Timesteps and noise of the training images. Each further network has
+            noise of its own, so that the mean over networks is one over more draws.
+        unseen: A network also scores what it did not see, after the same steps.
     """
 
     n_steps: int = 1
@@ -60,6 +62,7 @@ class Unlearning:
     pattern: str = ""
     query_draws: Draws = Draws(n_timesteps=100)
     draws: Draws = Draws(n_timesteps=20)
+    unseen: bool = False
 
     paper: ClassVar[str] = "Wang et al. 2024, https://arxiv.org/abs/2406.09408"
     cost: ClassVar[str] = (
@@ -77,14 +80,29 @@ class Unlearning:
             )
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Mean score of every training image by the networks that saw it.
+        """Mean score of every training image by the networks that saw it, or by all.
 
         Raises:
             BadInput: If the steps lead to losses that are not finite.
         """
         sizes = Sizes(n_queries=1, n_images=IMAGES_AT_ONCE)
+        networks = scored(setting, self.pattern)
         return averaged(
-            lambda _: self, setting, self.pattern, lambda _: sizes, self._prepare_by
+            self._of,
+            setting,
+            rating_all(networks) if self.unseen else networks,
+            lambda _: sizes,
+            lambda one: self._of(one)._prepare_by(one),
+        )
+
+    def _of(self, one: Scored) -> "Unlearning":
+        """What one network does: which images it scores is not its concern."""
+        query_draws, draws = (
+            dataclasses.replace(draws, seed=draws.seed + one.number)
+            for draws in (self.query_draws, self.draws)
+        )
+        return dataclasses.replace(
+            self, query_draws=query_draws, draws=draws, unseen=False
         )
 
     def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:

@@ -74,6 +74,42 @@ def test_the_query_is_unlearned(setting):
     assert losses[0] < losses[1] < losses[2]
 
 
+def of_network(setting, number):
+    """One network of a setting, with the noise that is its own there."""
+    alone = dataclasses.replace(
+        setting,
+        networks=[setting.networks[number]],
+        saw=setting.saw[number : number + 1],
+        codes=None,
+    )
+    draws = dataclasses.replace(DRAWS, seed=DRAWS.seed + number)
+    return alone, dataclasses.replace(QUICK, query_draws=draws, draws=draws)
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_an_ensemble_is_the_mean_over_those_that_score_an_image(tmp_path, unseen):
+    setting = tiny_setting.setting(tmp_path)
+    total = np.zeros((len(setting.queries), len(setting.train)))
+    n_scored = np.zeros(len(setting.train))
+    for number in range(len(setting.networks)):
+        alone, scorer = of_network(setting, number)
+        total += dataclasses.replace(scorer, unseen=unseen).score(alone)
+        n_scored += 1 if unseen else setting.saw[number]
+    found = dataclasses.replace(QUICK, unseen=unseen).score(setting)
+    np.testing.assert_allclose(found, total / n_scored, rtol=1e-5, atol=1e-12)
+
+
+def test_what_a_network_did_not_see_suffers_too(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    alone, scorer = of_network(setting, 1)
+    seen = scorer.score(alone)
+    both = dataclasses.replace(scorer, unseen=True).score(alone)
+    saw = alone.saw[0]
+    np.testing.assert_allclose(both[:, saw], seen[:, saw], rtol=1e-5)
+    assert (seen[:, ~saw] == 0).all()
+    assert (both[:, ~saw] != 0).all()
+
+
 def test_only_layers_that_match_are_changed(setting):
 
     scorer = dataclasses.replace(QUICK, pattern=r"body\.2")
