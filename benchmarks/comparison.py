@@ -32,6 +32,7 @@ ROWS = (
     *_of_members("`posterior_ensemble`", "posterior_ensemble"),
     *_of_members("`posterior`", "posterior"),
     *_of_members("`ekfac_all`", "ekfac_all"),
+    *_of_members("`unlearning_all`", "unlearning_all"),
     *_of_members("`ekfac`", "ekfac"),
     *(
         (f"`{method}`", (f"{method}-reference",))
@@ -107,8 +108,8 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
 - **MB**: most memory held at once while it scored, with Python, PyTorch and the ensemble
   (about 500); where it is missing, it was not measured apart.
 - `-reference`: one model of everything is looked at; without it, the ensemble, whose
-  gradients are averaged, for each image over the members that saw it (`ekfac_all`: over
-  all). `first-16`, `first_16`: only so many members.
+  scores are averaged, for each image over the members that saw it (`ekfac_all` and
+  `unlearning_all`: over all). `first-16`, `first_16`: only so many members.
 - `posterior_ensemble` starts from what the reference and the members score, `posterior`
   from the reference's scores alone, `members` from nothing. What follows the name says
   what else is different: `prior_only` listens to the priors alone, `alone` fits every
