@@ -57,7 +57,11 @@ PRIORS_OF_ENSEMBLE = (
     "unlearning_all@ensemble",
 )
 # What makes a model good at a picture is to make it draw that picture.
-PRIORS_OF_DISPLACEMENT = ("posterior@ensemble", "component_cosine")
+PRIORS_OF_DISPLACEMENT = (
+    "posterior@ensemble",
+    "component_cosine",
+    "unlearning_all@ensemble",
+)
 MEASURED = ("loss", "displacement")
 
 
