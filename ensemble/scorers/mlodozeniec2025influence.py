@@ -112,8 +112,7 @@ class InfluenceFunction:
 
     def _of(self, one: Scored) -> "InfluenceFunction":
         """What one network does: the same with or without what others score beside it."""
-        number = one.number if self.own_noise else 0
-        draws = dataclasses.replace(self.draws, seed=self.draws.seed + number)
+        draws = one.own(self.draws) if self.own_noise else self.draws
         return dataclasses.replace(self, draws=draws, unseen=False)
 
     def _prepare_by(

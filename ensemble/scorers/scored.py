@@ -49,6 +49,10 @@ class Scored:
         """Numbers of the training images that it saw, ascending."""
         return self.train.numbers
 
+    def own(self, draws: Draws) -> Draws:
+        """As many draws, with noise that is its own among the setting's networks."""
+        return dataclasses.replace(draws, seed=draws.seed + self.number)
+
     def gradients(
         self, examples: Examples, output: str, draws: Draws, timestep: int | None = None
     ) -> Gradients:
@@ -180,7 +184,10 @@ def averaged(
 
 
 def with_unseen(networks: Iterable[Scored]) -> Iterator[Scored]:
-    """Every network with what it saw; and once more with what it did not."""
+    """Every network with what it saw; and once more with what it did not.
+
+    Apart, so that a scorer that stops at what was seen shares its table.
+    """
     for one in networks:
         yield one
         everything = np.arange(len(one.setting.train))

@@ -97,12 +97,11 @@ class Unlearning:
 
     def _of(self, one: Scored) -> "Unlearning":
         """What one network does: which images it scores is not its concern."""
-        query_draws, draws = (
-            dataclasses.replace(draws, seed=draws.seed + one.number)
-            for draws in (self.query_draws, self.draws)
-        )
         return dataclasses.replace(
-            self, query_draws=query_draws, draws=draws, unseen=False
+            self,
+            query_draws=one.own(self.query_draws),
+            draws=one.own(self.draws),
+            unseen=False,
         )
 
     def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:

@@ -110,6 +110,18 @@ def test_what_a_network_did_not_see_suffers_too(tmp_path):
     assert (both[:, ~saw] != 0).all()
 
 
+def test_for_short_steps_unseen_images_have_the_influence_function_too(tmp_path):
+    alone, scorer = of_network(tiny_setting.setting(tmp_path), 1)
+    step_size = 1e-7
+    short = dataclasses.replace(
+        scorer, step_size=step_size, curvature=Curvature(), unseen=True
+    )
+    found = short.score(alone) * alone.saw.sum() / step_size
+    expected = InfluenceFunction(draws=scorer.draws, unseen=True).score(alone)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * scale)
+
+
 def test_only_layers_that_match_are_changed(setting):
 
     scorer = dataclasses.replace(QUICK, pattern=r"body\.2")
