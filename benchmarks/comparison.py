@@ -114,7 +114,9 @@ sources ([how](evaluation.md#lds)). Intervals are 95 %, over subsets and queries
   from the reference's scores alone, `members` from nothing. What follows the name says
   what else is different: `prior_only` listens to the priors alone, `alone` fits every
   query by itself, `one_prior` knows only `trak`, `proportional` lets the variance go by
-  the size of what is expected, `unlike` sees no likeness between sources.
+  the size of what is expected, `unlike` sees no likeness between sources and
+  `alike_by_pixels` only that of pictures, `plain_weights` combines priors by plain least
+  squares, `raw` takes them as they are.
 - **best single**: of the scorers that look at no more models than the posterior, the
   best on these very subsets.
 """

@@ -246,6 +246,8 @@ def variants(sizes: Sizes) -> dict[str, Posterior]:
         "raw": {"readouts": ("raw",)},
         "proportional": {"powers": (1.0,)},
         "unlike": {"shares": (0.0,)},
+        "alike_by_pixels": {"likenesses": ("pixels",)},
+        "plain_weights": {"refits": 0},
         "left_out": {"criterion": "left_out"},
         "alone": {"pooled": False},
         "prior_only": {"noise": 1e9},
@@ -258,11 +260,7 @@ def variants(sizes: Sizes) -> dict[str, Posterior]:
 
 def posteriors_of_displacement(sizes: Sizes) -> dict[str, Posterior]:
     """The same of the pictures that members make, and what they tell without a prior."""
-    full = Posterior(
-        "displacement",
-        sizes.priors_of_displacement,
-        readouts=("raw", "squared", "signed_squared"),
-    )
+    full = Posterior("displacement", sizes.priors_of_displacement)
     return {
         "posterior_displacement": full,
         "members_displacement": replace(full, priors=()),

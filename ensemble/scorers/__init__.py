@@ -106,8 +106,6 @@ SCORERS: dict[str, Scorer] = {
     "posterior": Posterior(),
     "posterior_ensemble": Posterior(priors=PRIORS_OF_ENSEMBLE),
     "posterior_displacement": Posterior(
-        measured="displacement",
-        priors=PRIORS_OF_DISPLACEMENT,
-        readouts=("raw", "squared", "signed_squared"),
+        measured="displacement", priors=PRIORS_OF_DISPLACEMENT
     ),
 }

@@ -39,6 +39,7 @@ Seen = Float64[np.ndarray, "members sources"]
 Losses = Float64[np.ndarray, "members queries"]
 Effects = Float64[np.ndarray, "queries sources"]
 OfQuery = Float64[np.ndarray, " queries"]
+Axes = Float64[np.ndarray, "queries members contrasts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class Apart:
     """
 
     eigenvalues: Float64[np.ndarray, "queries contrasts"]
-    axes: Float64[np.ndarray, "queries members contrasts"]
+    axes: Axes
     measured: Float64[np.ndarray, "queries contrasts"]
     expected: Float64[np.ndarray, "queries contrasts"]
     loss_unit: OfQuery
@@ -121,12 +122,23 @@ def contrasts(n_members: int) -> Float64[np.ndarray, "contrasts members"]:
 
 
 def combined(
-    guesses: Float64[np.ndarray, "guesses queries sources"], seen: Seen, losses: Losses
+    guesses: Float64[np.ndarray, "guesses queries sources"],
+    seen: Seen,
+    losses: Losses,
+    axes: Axes | None = None,
 ) -> tuple[Effects, Float64[np.ndarray, " guesses"]]:
     """One guess from many, by non-negative least squares of losses on what each predicts.
 
     The weights are the same for all queries. Guesses that are the same share theirs. If
     no guess has anything to do with the losses, all weigh the same.
+
+    Args:
+        guesses: Up to scale.
+        seen: The members' sources.
+        losses: What they measured.
+        axes: Contrasts along which squares are summed, those of `whitening`: the least
+            squares are generalised, by what a fit says of how residuals vary together.
+            None takes them as independent and of the same size.
 
     Returns:
         The guess, and the weight of each at unit size.
@@ -137,7 +149,12 @@ def combined(
     units = _unit(predicted, np.abs(guesses) @ np.abs(columns))
     target = (basis @ losses).T
     target = target / _unit(target, losses.T)[:, None]
-    columns = (predicted / units[..., None]).reshape(len(guesses), -1).T
+    columns = predicted / units[..., None]
+    if axes is not None:
+        turn = basis @ axes
+        columns = np.einsum("gqc,qck->gqk", columns, turn)
+        target = np.einsum("qc,qck->qk", target, turn)
+    columns = columns.reshape(len(guesses), -1).T
     ridge = np.sqrt(RIDGE * target.size) * np.eye(len(guesses))
     weights, _ = scipy.optimize.nnls(
         np.concatenate([columns, ridge]),
@@ -193,6 +210,15 @@ def take_apart(prior: Prior, seen: Seen, losses: Losses) -> Apart:
         expected_unit,
         kernel_unit,
     )
+
+
+def whitening(apart: Apart, fit: Fit) -> Axes:
+    """Contrasts in which losses vary alike and independently, if the fit is right.
+
+    Their squares sum to the number of contrasts on average over queries.
+    """
+    precision = 1 / (fit.variance[:, None] * _damped(apart, fit))
+    return apart.axes * np.sqrt(precision / precision.mean())[:, None]
 
 
 def fit(apart: Apart, noises: Sequence[float], pooled: bool, left_out: bool) -> Fit:

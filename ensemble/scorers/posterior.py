@@ -10,8 +10,8 @@ both.
 
 Everything that is left open is found in what the members measured alone, never in what
 the result is judged by: how the priors are combined to g, its scale a, how the variance
-goes by g, the share of it that similar sources have in common, and the noise λ. The
-posterior's standard deviation is an error bar for every effect.
+goes by g, which sources are similar, the share of it that these have in common, and the
+noise λ. The posterior's standard deviation is an error bar for every effect.
 
 Members that share initial weights and noise (`training.shared_noise`) have less of λ.
 
@@ -46,6 +46,8 @@ FEWEST_MEMBERS = 4
 # almost exactly to members that say almost nothing.
 NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
+# What makes sources similar.
+LIKENESSES = ("pixels", "expected", "both")
 # What one model of everything is asked.
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
 # What takes longer besides: queries are unlearned, and the members score for themselves.
@@ -63,6 +65,7 @@ PRIORS_OF_DISPLACEMENT = (
     "unlearning_all@ensemble",
 )
 MEASURED = ("loss", "displacement")
+Fitted = tuple[Prior, Apart, Fit]
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,16 @@ class Posterior:
         readouts: Take each prior by each of these, names in `setting.READOUTS`.
         powers: Of what is expected of an effect, to choose from: its variance goes by
             that. 0 is the same for all.
+        likenesses: To choose from: sources are similar that look alike (`pixels`), or
+            whose effects on all queries are expected to be alike (`expected`), or as
+            the mean of these (`both`).
         shares: Of the variance that similar sources have in common: to choose from.
         noise: λ, relative to the kernel's mean eigenvalue; None: chosen.
-        criterion: Which λ, power and share are best: `likelihood`, the marginal
-            likelihood, or `left_out`, the error at members that are left out one by one.
+        criterion: Which λ, power, likeness and share are best: `likelihood`, the
+            marginal likelihood, or `left_out`, the error at members that are left out
+            one by one.
+        refits: How often priors are combined anew once it is known how what they leave
+            open varies together: by generalised least squares. 0 keeps the plain ones.
         pooled: All queries share λ, scale and variance, relative to the size of their
             losses; otherwise each query has its own.
         draws: Noise draws at which losses are measured.
@@ -100,11 +109,13 @@ class Posterior:
     priors: tuple[str, ...] = PRIORS
     prior_model: str | int = "reference"
     dampings: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    readouts: tuple[str, ...] = ("raw", "signed_squared")
+    readouts: tuple[str, ...] = ("raw", "squared", "signed_squared")
     powers: tuple[float, ...] = (0.5, 1.0)
-    shares: tuple[float, ...] = (0.0, 0.5, 0.9)
+    likenesses: tuple[str, ...] = ("pixels", "both")
+    shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
     noise: float | None = None
     criterion: str = "likelihood"
+    refits: int = 1
     pooled: bool = True
     draws: Draws = Draws(n_timesteps=128)
 
@@ -124,6 +135,11 @@ class Posterior:
             )
         if not self.powers or not all(0 <= power <= 2 for power in self.powers):
             raise BadInput(f"powers are {self.powers}; numbers from 0 to 2 are wanted.")
+        if not self.likenesses or not set(self.likenesses) <= set(LIKENESSES):
+            raise BadInput(
+                f"likenesses are {self.likenesses}; some of {', '.join(LIKENESSES)} are "
+                "wanted."
+            )
         if not self.shares or not all(0 <= share <= 1 for share in self.shares):
             raise BadInput(f"shares are {self.shares}; numbers from 0 to 1 are wanted.")
         if self.noise is not None and not self.noise > 0:
@@ -131,6 +147,8 @@ class Posterior:
                 f"noise is {self.noise}; it must be greater than 0, or None to be "
                 "chosen."
             )
+        if self.refits < 0:
+            raise BadInput(f"refits is {self.refits}; 0 or more are wanted.")
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
@@ -158,19 +176,29 @@ class Posterior:
             if self.measured == "loss"
             else query_displacements(setting)
         )
-        expected = self._expected(setting, seen, answers)
-        prior, apart, fit = self._best(setting, expected, seen, answers)
+        names, guesses = self._guesses(setting)
+
+        def fitted(
+            axes: gaussian.Axes | None = None,
+        ) -> tuple[Float64[np.ndarray, " guesses"], dict[str, Any], Fitted]:
+            expected, weights = gaussian.combined(guesses, seen, answers, axes)
+            return weights, *self._best(setting, expected, seen, answers)
+
+        weights, chosen, (prior, apart, fit) = fitted()
+        for _ in range(self.refits):
+            weights, chosen, (prior, apart, fit) = fitted(
+                gaussian.whitening(apart, fit)
+            )
+        setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
+        setting.notes.append(chosen | _facts(apart, fit))
         return gaussian.posterior(prior, seen, apart, fit)
 
-    def _expected(
-        self,
-        setting: Setting,
-        seen: Float64[np.ndarray, "members sources"],
-        answers: Float64[np.ndarray, "members queries"],
-    ) -> Float64[np.ndarray, "queries sources"]:
-        """What the priors guess together, up to scale."""
+    def _guesses(
+        self, setting: Setting
+    ) -> tuple[list[str], Float64[np.ndarray, "guesses queries sources"]]:
+        """What each prior guesses, up to scale, and what it is called."""
         if not self.priors:
-            return np.zeros((len(setting.queries), setting.n_sources))
+            return ["nothing"], np.zeros((1, len(setting.queries), setting.n_sources))
         if setting.scores is None:
             raise BadInput(
                 f"The prior is what {', '.join(self.priors)} score, and this setting "
@@ -184,9 +212,7 @@ class Posterior:
                 for readout in self.readouts:
                     guesses.append(READOUTS[readout](score.astype(np.float64)))
                     names.append(f"{prior}, damping {damping}, {readout}")
-        expected, weights = gaussian.combined(np.stack(guesses), seen, answers)
-        setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
-        return expected
+        return names, np.stack(guesses)
 
     def _scored_by(self, prior: str, setting: Setting) -> tuple[str, str | int]:
         """A prior's method, and the model that it scores."""
@@ -205,36 +231,57 @@ class Posterior:
         expected: Float64[np.ndarray, "queries sources"],
         seen: Float64[np.ndarray, "members sources"],
         answers: Float64[np.ndarray, "members queries"],
-    ) -> tuple[Prior, Apart, Fit]:
-        """The power and share whose best fit is best over all queries, and that fit."""
+    ) -> tuple[dict[str, Any], Fitted]:
+        """Of all there is to choose from, what fits best over all queries, and its fit."""
         noises = NOISES if self.noise is None else (self.noise,)
-        likeness = likeness_of(setting)
-        choices = list(itertools.product(self.powers, self.shares))
+        alike = {kind: likeness_of(setting, expected, kind) for kind in self.likenesses}
+        choices = list(itertools.product(self.powers, self.likenesses, self.shares))
         priors = (
-            Prior(expected, gaussian.spread_of(expected, power), likeness, share)
-            for power, share in choices
+            Prior(expected, gaussian.spread_of(expected, power), alike[kind], share)
+            for power, kind, share in choices
         )
         left_out = self.criterion == "left_out"
-        number, (prior, apart, fit) = gaussian.best(
+        number, found = gaussian.best(
             priors, seen, answers, noises, self.pooled, left_out
         )
-        power, _ = choices[number]
-        setting.notes.append({"power": power, **_facts(prior, apart, fit)})
-        return prior, apart, fit
+        names = ("power", "likeness", "share")
+        return dict(zip(names, choices[number], strict=True)), found
 
 
-def likeness_of(setting: Setting) -> Float64[np.ndarray, "sources pixels"]:
-    """Mean picture of each source minus that of all images, at length one."""
+def likeness_of(
+    setting: Setting, expected: Float64[np.ndarray, "queries sources"], kind: str
+) -> Float64[np.ndarray, "sources features"]:
+    """Features of each source, at length one, whose products say how alike two are.
+
+    Args:
+        setting: Pictures; a source's is the mean of its images minus that of all.
+        expected: Effects up to scale; a source's are its difference from the mean
+            source, in units of the query.
+        kind: One of `LIKENESSES`. Where one of both is zero, the other decides.
+    """
+    features_of = {"pixels": _looks(setting), "expected": _actions(expected)}
+    kinds = features_of if kind == "both" else (kind,)
+    return features.unit(np.hstack([features.unit(features_of[one]) for one in kinds]))
+
+
+def _looks(setting: Setting) -> Float64[np.ndarray, "sources pixels"]:
+    """Mean picture of each source minus that of all images."""
     rows = pixels(setting.train.images).astype(np.float64)
     sums = np.zeros((setting.n_sources, rows.shape[1]))
     np.add.at(sums, setting.source_of, rows - rows.mean(axis=0))
-    return features.unit(sums)
+    return sums
 
 
-def _facts(prior: Prior, apart: Apart, fit: Fit) -> dict[str, Any]:
-    """For the sidecar: what was chosen, query by query."""
+def _actions(
+    expected: Float64[np.ndarray, "queries sources"],
+) -> Float64[np.ndarray, "sources queries"]:
+    """What is expected of each source minus the mean of all, at unit size per query."""
+    return features.unit(expected - expected.mean(axis=1, keepdims=True)).T
+
+
+def _facts(apart: Apart, fit: Fit) -> dict[str, Any]:
+    """For the sidecar: what was found, query by query."""
     return {
-        "share": prior.share,
         "noise": fit.noise.tolist(),
         "scale": fit.scale.tolist(),
         "variance": fit.variance.tolist(),

@@ -239,6 +239,57 @@ def test_error_bars_hold_what_they_promise_where_the_model_is_true(known):
     assert after.mean() < 0.7 * before.mean()
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_whitened_losses_vary_alike_and_independently(pooled):
+    prior, seen, losses = drawn()
+    apart = gaussian.take_apart(prior, seen, losses)
+    fit = gaussian.fit(apart, NOISES, pooled, left_out=False)
+    axes = gaussian.whitening(apart, fit)
+    variances = []
+    for query in range(N_QUERIES):
+        _, of_effects, of_noise = in_loss_units(apart, fit, query)
+        kernel = of_effects * seen @ covariance(prior, query) @ seen.T
+        between = kernel + of_noise * np.eye(N_MEMBERS)
+        found = axes[query].T @ between @ axes[query] / apart.loss_unit[query] ** 2
+        variances.append(found[0, 0])
+        wanted = found[0, 0] * np.eye(N_MEMBERS - 1)
+        np.testing.assert_allclose(found, wanted, atol=1e-9 * found[0, 0])
+    np.testing.assert_allclose(variances, variances[0])
+    assert np.square(axes).sum() == pytest.approx(N_QUERIES * (N_MEMBERS - 1))
+
+
+def test_guesses_are_combined_by_generalised_least_squares():
+    prior, seen, losses = drawn()
+    rng = np.random.default_rng(3)
+    other = prior.expected + rng.standard_normal(prior.expected.shape)
+    guesses = np.stack([prior.expected, other])
+    apart = gaussian.take_apart(prior, seen, losses)
+    fit = gaussian.fit(apart, NOISES, pooled=True, left_out=False)
+    axes = gaussian.whitening(apart, fit)
+    found, weights = gaussian.combined(guesses, seen, losses, axes)
+    assert (weights > 0).all()
+    basis = gaussian.contrasts(N_MEMBERS)
+    normal, pull = np.zeros((2, 2)), np.zeros(2)
+    units = []
+    for query in range(N_QUERIES):
+        _, of_effects, of_noise = in_loss_units(apart, fit, query)
+        kernel = of_effects * seen @ covariance(prior, query) @ seen.T
+        between = basis @ (kernel + of_noise * np.eye(N_MEMBERS)) @ basis.T
+        precision = np.linalg.inv(between / apart.loss_unit[query] ** 2)
+        columns = -basis @ seen @ guesses[:, query].T
+        units.append(np.sqrt(np.square(columns).mean(axis=0)))
+        columns = columns / units[-1]
+        target = basis @ losses[:, query] / apart.loss_unit[query]
+        normal += columns.T @ precision @ columns
+        pull += columns.T @ precision @ target
+    wanted = np.linalg.solve(normal, pull)
+    np.testing.assert_allclose(weights, wanted, rtol=1e-4)
+    _, plain = gaussian.combined(guesses, seen, losses)
+    assert not np.allclose(plain, wanted, rtol=1e-2)
+    both = np.einsum("g,qg,gqs->qs", weights, 1 / np.array(units), guesses)
+    np.testing.assert_allclose(found, both)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), pooled=st.booleans(), left_out=st.booleans())
 def test_the_order_of_members_changes_nothing(seed, pooled, left_out):

@@ -59,26 +59,32 @@ def test_a_score_is_the_mean_in_equal_shares_over_a_sources_images(setting):
     assert isinstance(BOTH, Uncertain)
 
 
-def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting):
+@pytest.mark.parametrize("refits", [0, 1, 2])
+def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting, refits):
     scorer = Posterior(
-        priors=("0",),
+        priors=("0", "1"),
         dampings=(),
         readouts=("raw",),
         powers=(0.7,),
+        likenesses=("both",),
         shares=(0.3,),
         noise=0.5,
+        refits=refits,
         draws=DRAWS,
     )
     seen = setting.included().astype(float)
     losses = query_losses(setting, DRAWS)
-    expected, _ = gaussian.combined(
-        setting.scores("0", "reference", ()).astype(float), seen, losses
-    )
-    prior = gaussian.Prior(
-        expected, gaussian.spread_of(expected, 0.7), likeness_of(setting), 0.3
-    )
-    apart = gaussian.take_apart(prior, seen, losses)
-    fit = gaussian.fit(apart, [0.5], pooled=True, left_out=False)
+    scores = [setting.scores(name, "reference", ())[0] for name in ("0", "1")]
+    guesses = np.stack(scores).astype(float)
+    axes = None
+    for _ in range(refits + 1):
+        expected, _ = gaussian.combined(guesses, seen, losses, axes)
+        spread = gaussian.spread_of(expected, 0.7)
+        likeness = likeness_of(setting, expected, "both")
+        prior = gaussian.Prior(expected, spread, likeness, 0.3)
+        apart = gaussian.take_apart(prior, seen, losses)
+        fit = gaussian.fit(apart, [0.5], pooled=True, left_out=False)
+        axes = gaussian.whitening(apart, fit)
     wanted = gaussian.posterior(prior, seen, apart, fit)
     np.testing.assert_allclose(scorer.with_errors(setting), wanted, rtol=1e-12)
 
@@ -104,13 +110,15 @@ def test_priors_are_asked_for_by_name_model_and_dampings(setting):
     scorer.score(noted)
     assert asked == [("0", "3", (0.1, 1.0)), ("1", "3", (0.1, 1.0))]
     weights, chosen = noted.notes
-    assert list(weights["weights"])[:3] == [
+    assert list(weights["weights"])[:4] == [
         "0, damping own, raw",
+        "0, damping own, squared",
         "0, damping own, signed_squared",
         "0, damping 0.1, raw",
     ]
-    assert len(weights["weights"]) == 2 * 3 * 2
+    assert len(weights["weights"]) == 2 * 3 * 3
     assert chosen["power"] in PLAIN.powers
+    assert chosen["likeness"] in PLAIN.likenesses
     assert chosen["share"] in PLAIN.shares
     assert chosen["n_members"] == 8
     assert len(chosen["noise"]) == len(chosen["scale"]) == 3
@@ -159,10 +167,12 @@ def test_displacements_take_the_place_of_losses(tmp_path):
         {"dampings": (0.1,)},
         {"readouts": ("squared",)},
         {"powers": (2.0,)},
+        {"likenesses": ("expected",)},
         {"shares": (1.0,)},
         {"noise": 30.0},
         {"criterion": "left_out"},
         {"pooled": False},
+        {"refits": 0},
         {"draws": Draws(n_timesteps=2)},
         {"measured": "displacement"},
     ],
@@ -175,23 +185,38 @@ def test_every_option_changes_the_score(setting, change):
         setting = tiny_setting.setting(setting.folder)
         base = dataclasses.replace(PLAIN, priors=("trak",))
     else:
-        base = dataclasses.replace(BOTH, noise=None, powers=(1.0,))
+        base = dataclasses.replace(BOTH, powers=(0.5,))
     found = dataclasses.replace(base, **change).with_errors(setting)
     assert not np.allclose(found, base.with_errors(setting), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("option", "values"),
-    [("shares", (0.0, 0.5, 0.9)), ("powers", (0.0, 0.5, 1.0, 2.0))],
+    [
+        ("shares", (0.0, 0.5, 0.9)),
+        ("powers", (0.0, 0.5, 1.0, 2.0)),
+        ("likenesses", ("pixels", "expected", "both")),
+    ],
 )
 def test_what_has_the_greatest_merit_is_taken(setting, option, values):
+    note = {"shares": "share", "powers": "power", "likenesses": "likeness"}[option]
+
     def merit(values):
         noted = dataclasses.replace(setting, notes=[])
-        dataclasses.replace(BOTH, **{option: values}).score(noted)
-        return sum(noted.notes[-1]["merit"]), noted.notes[-1][option[:-1]]
+        # A second fit starts from the first choice.
+        dataclasses.replace(BOTH, refits=0, **{option: values}).score(noted)
+        return sum(noted.notes[-1]["merit"]), noted.notes[-1][note]
 
     alone = {value: merit((value,))[0] for value in values}
     assert merit(values) == (max(alone.values()), max(alone, key=alone.get))
+
+
+def products(setting, kind, expected=None):
+    """How alike every two sources are; nothing is expected of them if not said."""
+    if expected is None:
+        expected = np.zeros((3, setting.n_sources))
+    likeness = likeness_of(setting, expected, kind)
+    return likeness @ likeness.T
 
 
 def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
@@ -199,11 +224,38 @@ def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
     images = setting.train.images.clone()
     images[[1, 7]] = images[[0, 6]]
     same = dataclasses.replace(setting.train, images=images)
-    likeness = likeness_of(dataclasses.replace(setting, train=same))
-    alike = likeness @ likeness.T
+    alike = products(dataclasses.replace(setting, train=same), "pixels")
     np.testing.assert_allclose(np.diag(alike), 1)
     assert alike[0, 1] == pytest.approx(1)
     assert alike[0, 2] < 0.9
+
+
+def test_sources_that_are_expected_to_do_the_same_are_wholly_alike(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    expected = np.random.default_rng(0).standard_normal((3, setting.n_sources))
+    expected[:, 1] = expected[:, 0]
+    alike = products(setting, "expected", expected)
+    np.testing.assert_allclose(np.diag(alike), 1)
+    assert alike[0, 1] == pytest.approx(1)
+    assert np.abs(alike[0, 2:]).max() < 0.999
+    larger = expected * np.array([[1.0], [100.0], [-3.0]])
+    np.testing.assert_allclose(products(setting, "expected", larger), alike)
+
+
+def test_both_is_the_mean_of_pixels_and_expected(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    expected = np.random.default_rng(0).standard_normal((3, setting.n_sources))
+    one, other, both = (
+        products(setting, kind, expected) for kind in ("pixels", "expected", "both")
+    )
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-12)
+
+
+def test_where_nothing_is_expected_pixels_decide(tmp_path):
+    setting = tiny_setting.setting(tmp_path)
+    pixels = products(setting, "pixels")
+    np.testing.assert_allclose(products(setting, "both"), pixels)
+    assert not products(setting, "expected").any()
 
 
 @pytest.mark.parametrize(
@@ -213,6 +265,12 @@ def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
         ({"criterion": "test"}, "criterion is 'test'; allowed: likelihood, left_out"),
         ({"readouts": ("cubed",)}, "readouts are .*cubed.*; some of raw, squared"),
         ({"readouts": ()}, r"readouts are \(\)"),
+        (
+            {"likenesses": ("size",)},
+            "likenesses are .*size.*; some of pixels, expected",
+        ),
+        ({"likenesses": ()}, r"likenesses are \(\)"),
+        ({"refits": -1}, "refits is -1; 0 or more"),
         ({"shares": (0.5, 1.5)}, "shares are .*1.5.*; numbers from 0 to 1"),
         ({"shares": ()}, r"shares are \(\)"),
         ({"powers": (0.5, 2.5)}, "powers are .*2.5.*; numbers from 0 to 2"),
