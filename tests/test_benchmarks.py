@@ -13,6 +13,7 @@ from benchmarks import (
     comparison,
     designs,
     draws,
+    error_bars,
     faults,
     fresh,
     ground_truth,
@@ -27,6 +28,7 @@ from benchmarks import (
 )
 from ensemble import store
 from ensemble.evaluation import correlation, truth
+from ensemble.evaluation.lds import predicted_losses
 from ensemble.scorers import SCORERS
 from splits import designs as splits_designs
 from splits.errors import BadInput
@@ -221,6 +223,24 @@ def test_what_is_told_is_never_what_is_judged():
         limits.predicted(worth, those, 56)[:, judged] for those in (found, other)
     )
     assert np.array_equal(before, after)
+
+
+def test_bars_that_are_right_have_a_ratio_of_one_and_halved_ones_of_four():
+    worth, found = additive_truth(noise=0.5, n_subsets=1000)
+    noise = error_bars.noise_of(found)
+    np.testing.assert_allclose(noise.of_mean, 0.5**2 / 2, rtol=0.1)
+    rng = np.random.default_rng(2)
+    bars = 0.3 * rng.uniform(0.5, 1.5, worth.shape)
+    ratios = {1.0: [], 0.5: []}
+    for _ in range(40):
+        score = worth + bars * rng.standard_normal(worth.shape)
+        guess = predicted_losses(score, found.subsets)
+        off = error_bars.left(guess, found, noise)
+        for factor, found_ratios in ratios.items():
+            ratio = error_bars.ratio(off, error_bars.expected(factor * bars))
+            found_ratios.append(ratio["value"])
+    assert np.mean(ratios[1.0]) == pytest.approx(1.0, abs=0.1)
+    assert np.mean(ratios[0.5]) == pytest.approx(4 * np.mean(ratios[1.0]))
 
 
 def test_the_fresh_halves_say_again_what_is_on_record():
