@@ -239,8 +239,11 @@ def posteriors(sizes: Sizes) -> dict[str, Posterior]:
 
 
 def variants(sizes: Sizes) -> dict[str, Posterior]:
-    """What matters about a posterior: everything but one thing as it is."""
-    full = posteriors(sizes)["posterior_ensemble"]
+    """What matters about a posterior: everything but one thing as it is.
+
+    Their error bars are not looked at, and not widened.
+    """
+    full = replace(posteriors(sizes)["posterior_ensemble"], folds=0)
     changes: dict[str, dict[str, Any]] = {
         "one_prior": {"priors": sizes.priors[:1]},
         "raw": {"readouts": ("raw",)},

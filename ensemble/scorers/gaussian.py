@@ -329,6 +329,32 @@ def posterior(
     return mean * apart.loss_unit[:, None], deviation * apart.loss_unit[:, None]
 
 
+def unexplained(
+    prior: Prior,
+    seen: Seen,
+    losses: Losses,
+    apart: Apart,
+    fit: Fit,
+    new_seen: Float64[np.ndarray, "new sources"],
+    new_losses: Float64[np.ndarray, "new queries"],
+) -> tuple[float, float]:
+    """Squared errors at members that were not asked, and what deviations explain of them.
+
+    Both are sums over these members and all queries, in units of the losses. Of the
+    errors what noise explains is taken away, so both are the same on average if
+    deviations are right and errors of effects independent.
+    """
+    mean, deviation = posterior(prior, seen, apart, fit)
+    constant = (losses + seen @ mean.T).mean(axis=0)
+    errors = np.square(new_losses - constant + new_seen @ mean.T)
+    noise = fit.noise * fit.variance * (1 + 1 / len(seen))
+    bars = np.square(new_seen - seen.mean(axis=0)) @ np.square(deviation).T
+    squared_unit = np.square(apart.loss_unit)
+    return float((errors / squared_unit - noise).sum()), float(
+        (bars / squared_unit).sum()
+    )
+
+
 def _at(apart: Apart, noise: float, pooled: bool) -> Fit:
     """Scale and variance of greatest likelihood at one λ; a scale is not negative."""
     damped = apart.eigenvalues + noise

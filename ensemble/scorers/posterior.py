@@ -11,7 +11,8 @@ both.
 Everything that is left open is found in what the members measured alone, never in what
 the result is judged by: how the priors are combined to g, its scale a, how the variance
 goes by g, which sources are similar, the share of it that these have in common, and the
-noise λ. The posterior's standard deviation is an error bar for every effect.
+noise λ. The posterior's standard deviation is an error bar for every effect, widened
+where members that were left out say that it is too short.
 
 Members that share initial weights and noise (`training.shared_noise`) have less of λ.
 
@@ -28,7 +29,7 @@ from jaxtyping import Float32, Float64
 
 from ensemble.scorers import features, gaussian
 from ensemble.scorers.displacements import query_displacements
-from ensemble.scorers.gaussian import Apart, Fit, Prior
+from ensemble.scorers.gaussian import Apart, Fit, Losses, Prior, Seen
 from ensemble.scorers.gradients import Draws
 from ensemble.scorers.losses import query_losses
 from ensemble.scorers.setting import (
@@ -66,6 +67,7 @@ PRIORS_OF_DISPLACEMENT = (
 )
 MEASURED = ("loss", "displacement")
 Fitted = tuple[Prior, Apart, Fit]
+Guesses = Float64[np.ndarray, "guesses queries sources"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class Posterior:
         pooled: All queries share λ, scale and variance, relative to the size of their
             losses; otherwise each query has its own.
         draws: Noise draws at which losses are measured.
+        folds: Parts of the members that are left out in turn, and all is fitted without
+            them: where their losses are further off than deviations and noise explain,
+            all deviations are widened by one factor. 0: they are the model's own.
 
     Raises:
         BadInput: If an option is out of its range.
@@ -118,6 +123,7 @@ class Posterior:
     refits: int = 1
     pooled: bool = True
     draws: Draws = Draws(n_timesteps=128)
+    folds: int = 8
 
     def __post_init__(self) -> None:
         if self.measured not in MEASURED:
@@ -149,6 +155,8 @@ class Posterior:
             )
         if self.refits < 0:
             raise BadInput(f"refits is {self.refits}; 0 or more are wanted.")
+        if self.folds < 0 or self.folds == 1:
+            raise BadInput(f"folds is {self.folds}; 0, or at least 2, are wanted.")
 
     def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
@@ -177,25 +185,50 @@ class Posterior:
             else query_displacements(setting)
         )
         names, guesses = self._guesses(setting)
-
-        def fitted(
-            axes: gaussian.Axes | None = None,
-        ) -> tuple[Float64[np.ndarray, " guesses"], dict[str, Any], Fitted]:
-            expected, weights = gaussian.combined(guesses, seen, answers, axes)
-            return weights, *self._best(setting, expected, seen, answers)
-
-        weights, chosen, (prior, apart, fit) = fitted()
-        for _ in range(self.refits):
-            weights, chosen, (prior, apart, fit) = fitted(
-                gaussian.whitening(apart, fit)
-            )
+        weights, chosen, (prior, apart, fit) = self._fitted(
+            setting, guesses, seen, answers
+        )
+        widening = self._widening(setting, guesses, seen, answers)
         setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
-        setting.notes.append(chosen | _facts(apart, fit))
-        return gaussian.posterior(prior, seen, apart, fit)
+        setting.notes.append(chosen | {"widening": widening} | _facts(apart, fit))
+        mean, deviation = gaussian.posterior(prior, seen, apart, fit)
+        return mean, widening * deviation
 
-    def _guesses(
-        self, setting: Setting
-    ) -> tuple[list[str], Float64[np.ndarray, "guesses queries sources"]]:
+    def _fitted(
+        self, setting: Setting, guesses: Guesses, seen: Seen, answers: Losses
+    ) -> tuple[Float64[np.ndarray, " guesses"], dict[str, Any], Fitted]:
+        """Weights of the guesses, what else was chosen, and the fit, by some members."""
+        expected, weights = gaussian.combined(guesses, seen, answers)
+        chosen, found = self._best(setting, expected, seen, answers)
+        for _ in range(self.refits):
+            _, apart, fit = found
+            axes = gaussian.whitening(apart, fit)
+            expected, weights = gaussian.combined(guesses, seen, answers, axes)
+            chosen, found = self._best(setting, expected, seen, answers)
+        return weights, chosen, found
+
+    def _widening(
+        self, setting: Setting, guesses: Guesses, seen: Seen, answers: Losses
+    ) -> float:
+        """By how much deviations are too small for errors at members left out."""
+        if not self.folds:
+            return 1.0
+        errors, bars = 0.0, 0.0
+        parts = np.arange(len(seen)) % self.folds
+        for part in range(min(self.folds, len(seen))):
+            asked, new = parts != part, parts == part
+            if (seen[asked] == seen[asked][0]).all():
+                continue
+            *_, (prior, apart, fit) = self._fitted(
+                setting, guesses, seen[asked], answers[asked]
+            )
+            error, bar = gaussian.unexplained(
+                prior, seen[asked], answers[asked], apart, fit, seen[new], answers[new]
+            )
+            errors, bars = errors + error, bars + bar
+        return float(np.sqrt(max(1.0, errors / bars))) if bars > 0 else 1.0
+
+    def _guesses(self, setting: Setting) -> tuple[list[str], Guesses]:
         """What each prior guesses, up to scale, and what it is called."""
         if not self.priors:
             return ["nothing"], np.zeros((1, len(setting.queries), setting.n_sources))

@@ -290,6 +290,28 @@ def test_guesses_are_combined_by_generalised_least_squares():
     np.testing.assert_allclose(found, both)
 
 
+def test_deviations_explain_errors_at_new_members_where_the_model_is_true():
+    errors, bars = 0.0, 0.0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        prior, seen, _ = drawn(seed, n_members=64, n_sources=40, n_queries=30)
+        effects = np.stack(
+            [
+                rng.multivariate_normal(0.5 * g, 0.3 * covariance(prior, query))
+                for query, g in enumerate(prior.expected)
+            ]
+        )
+        losses = 1 - seen @ effects.T + rng.standard_normal((64, 30))
+        asked, known = seen[:48], losses[:48]
+        apart = gaussian.take_apart(prior, asked, known)
+        fit = gaussian.fit(apart, NOISES, pooled=True, left_out=False)
+        error, bar = gaussian.unexplained(
+            prior, asked, known, apart, fit, seen[48:], losses[48:]
+        )
+        errors, bars = errors + error, bars + bar
+    assert errors == pytest.approx(bars, rel=0.15)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), pooled=st.booleans(), left_out=st.booleans())
 def test_the_order_of_members_changes_nothing(seed, pooled, left_out):

@@ -1,6 +1,7 @@
 """The posterior: where its prior and its losses come from, and what options do."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting, 
         shares=(0.3,),
         noise=0.5,
         refits=refits,
+        folds=0,
         draws=DRAWS,
     )
     seen = setting.included().astype(float)
@@ -87,6 +89,49 @@ def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting, 
         axes = gaussian.whitening(apart, fit)
     wanted = gaussian.posterior(prior, seen, apart, fit)
     np.testing.assert_allclose(scorer.with_errors(setting), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("noise", "too_short"), [(0.01, False), (100.0, True)])
+@pytest.mark.parametrize("folds", [3, 8, 100])
+def test_bars_that_members_left_out_find_too_short_are_widened(
+    setting, folds, noise, too_short
+):
+    own = Posterior(
+        priors=("0",),
+        dampings=(),
+        readouts=("raw",),
+        powers=(1.0,),
+        likenesses=("pixels",),
+        shares=(0.0,),
+        noise=noise,
+        refits=0,
+        folds=0,
+        draws=DRAWS,
+    )
+    seen, losses = setting.included().astype(float), query_losses(setting, DRAWS)
+    guess = setting.scores("0", "reference", ()).astype(float)
+    errors, bars = 0.0, 0.0
+    for part in range(min(folds, 8)):
+        new = np.arange(8) % folds == part
+        asked, known = seen[~new], losses[~new]
+        expected, _ = gaussian.combined(guess, asked, known)
+        spread = gaussian.spread_of(expected, 1.0)
+        prior = gaussian.Prior(expected, spread, np.zeros((4, 1)), 0.0)
+        apart = gaussian.take_apart(prior, asked, known)
+        fit = gaussian.fit(apart, [noise], pooled=True, left_out=False)
+        mean, deviation = gaussian.posterior(prior, asked, apart, fit)
+        for member, query in itertools.product(np.flatnonzero(new), range(3)):
+            there = seen[member] - asked.mean(axis=0)
+            predicted = known[:, query].mean() - there @ mean[query]
+            unit = apart.loss_unit[query] ** 2
+            errors += (losses[member, query] - predicted) ** 2 / unit
+            errors -= noise * fit.variance[query] * (1 + 1 / len(asked))
+            bars += there**2 @ deviation[query] ** 2 / unit
+    assert (errors > bars) == too_short
+    mean, deviation = own.with_errors(setting)
+    found = dataclasses.replace(own, folds=folds).with_errors(setting)
+    np.testing.assert_array_equal(found[0], mean)
+    np.testing.assert_allclose(found[1], np.sqrt(max(1, errors / bars)) * deviation)
 
 
 def test_members_that_measure_exactly_correct_a_wrong_prior(tmp_path):
@@ -173,6 +218,7 @@ def test_displacements_take_the_place_of_losses(tmp_path):
         {"criterion": "left_out"},
         {"pooled": False},
         {"refits": 0},
+        {"folds": 0},
         {"draws": Draws(n_timesteps=2)},
         {"measured": "displacement"},
     ],
@@ -270,6 +316,8 @@ def test_where_nothing_is_expected_pixels_decide(tmp_path):
             "likenesses are .*size.*; some of pixels, expected",
         ),
         ({"likenesses": ()}, r"likenesses are \(\)"),
+        ({"folds": 1}, "folds is 1; 0, or at least 2"),
+        ({"folds": -1}, "folds is -1"),
         ({"refits": -1}, "refits is -1; 0 or more"),
         ({"shares": (0.5, 1.5)}, "shares are .*1.5.*; numbers from 0 to 1"),
         ({"shares": ()}, r"shares are \(\)"),
