@@ -49,7 +49,7 @@ class Noise:
 def noise_of(found: Truth) -> Noise:
     """How much of the variance between halves comes from the seeds."""
     n_seeds, _, n_subsets = found.losses.shape
-    centred = _centred(found.losses)
+    centred = found.losses - found.losses.mean(axis=-1, keepdims=True)
     # Each seed's mean over halves was taken away, which took a degree of freedom.
     within = centred.var(axis=0, ddof=1).mean(axis=-1) * n_subsets / (n_subsets - 1)
     of_mean = within / n_seeds
@@ -95,10 +95,6 @@ def ratio(off: OfQuery, said: OfQuery) -> dict[str, float | None]:
         len(off),
         np.random.default_rng(0),
     )
-
-
-def _centred(losses: np.ndarray) -> np.ndarray:
-    return losses - losses.mean(axis=-1, keepdims=True)
 
 
 def _variance(losses: Predictions) -> OfQuery:

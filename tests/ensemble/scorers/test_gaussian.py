@@ -40,6 +40,16 @@ def covariance(prior, query):
     return root[:, None] * within * root
 
 
+def as_believed(prior, rng):
+    """Effects that the prior is true of, at scale 0.5 and variance 0.3."""
+    return np.stack(
+        [
+            rng.multivariate_normal(0.5 * g, 0.3 * covariance(prior, query))
+            for query, g in enumerate(prior.expected)
+        ]
+    )
+
+
 def in_loss_units(apart, fit, query):
     """Scale of g, variance of effects and variance of noise, as losses are measured."""
     squared = apart.loss_unit[query] ** 2 * fit.variance[query]
@@ -214,12 +224,7 @@ def test_error_bars_hold_what_they_promise_where_the_model_is_true(known):
     rng = np.random.default_rng(0)
     n_members, n_sources, n_queries = 64, 60, 60
     prior, seen, _ = drawn(0, n_members, n_sources, n_queries)
-    effects = np.stack(
-        [
-            rng.multivariate_normal(0.5 * g, 0.3 * covariance(prior, query))
-            for query, g in enumerate(prior.expected)
-        ]
-    )
+    effects = as_believed(prior, rng)
     losses = 1 - seen @ effects.T + 1.5 * rng.standard_normal((n_members, n_queries))
     apart = gaussian.take_apart(prior, seen, losses)
     fit = gaussian.fit(apart, NOISES, pooled=True, left_out=False)
@@ -295,12 +300,7 @@ def test_deviations_explain_errors_at_new_members_where_the_model_is_true():
     for seed in range(8):
         rng = np.random.default_rng(seed)
         prior, seen, _ = drawn(seed, n_members=64, n_sources=40, n_queries=30)
-        effects = np.stack(
-            [
-                rng.multivariate_normal(0.5 * g, 0.3 * covariance(prior, query))
-                for query, g in enumerate(prior.expected)
-            ]
-        )
+        effects = as_believed(prior, rng)
         losses = 1 - seen @ effects.T + rng.standard_normal((64, 30))
         asked, known = seen[:48], losses[:48]
         apart = gaussian.take_apart(prior, asked, known)
