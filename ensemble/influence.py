@@ -119,9 +119,10 @@ def measure_exactly(
         The folder of the tables; if they were there already, nothing is computed.
 
     Raises:
-        BadInput: If they are there without some of the measurements, or from before a
-            removal.
+        BadInput: If the queries are held out, or the tables are there without some of
+            the measurements, or from before a removal.
     """
+    queries.require_generated(asked.run, asked.name)
     folder = asked.folder("exact")
     with locks.alone(folder):
         if not _there(asked, folder):
@@ -210,13 +211,14 @@ def measure_differentially(
         The folder of the tables; if they were there already, nothing is computed.
 
     Raises:
-        BadInput: If the accuracy is not between 0 and 1, or they are there without some
-            of the measurements.
+        BadInput: If the accuracy is not between 0 and 1, the queries are held out, or
+            the tables are there without some of the measurements.
     """
     if not 0 <= accuracy <= 1:
         raise BadInput(
             f"--accuracy is {accuracy}: a rank correlation from 0 to 1 is wanted."
         )
+    queries.require_generated(asked.run, asked.name)
     folder = asked.folder("differential")
     with locks.alone(folder):
         if not _there(asked, folder):
@@ -353,8 +355,10 @@ def measure_adjointly(asked: Asked) -> Path:
         The folder of the tables; if they were there already, nothing is computed.
 
     Raises:
-        BadInput: If the measurement is not one of pictures, or not just one is given.
+        BadInput: If the measurement is not one of pictures, not just one is given, or
+            the queries are held out.
     """
+    queries.require_generated(asked.run, asked.name)
     readings = {
         name: measurement.of_pictures
         for name, measurement in asked.measurements.items()

@@ -44,14 +44,24 @@ class Queries:
     def noise(
         self, pipe: EnsemblePipeline
     ) -> Float[Tensor, "queries channels height width"]:
-        """The noise that each query starts from."""
+        """The noise that each query starts from.
+
+        Raises:
+            BadInput: If the queries are held out.
+        """
+        require_noise(self)
         generators = query_generators(self.seeds.tolist())
         return initial_noise(pipe.members, generators, len(self.seeds))
 
     def generators(
         self, pipe: EnsemblePipeline, of_query: Int[np.ndarray, " images"]
     ) -> list[torch.Generator]:
-        """A generator for each image, as it stands once its noise has been drawn."""
+        """A generator for each image, as it stands once its noise has been drawn.
+
+        Raises:
+            BadInput: If the queries are held out.
+        """
+        require_noise(self)
         states = {}
         for query in np.unique(of_query).tolist():
             (generator,) = query_generators(self.seeds[query : query + 1])
@@ -139,6 +149,19 @@ def load(run: Run, name: str) -> Queries:
     )
 
 
+def require_generated(run: Run, name: str) -> None:
+    """Refuse queries of that name that nothing can sample again.
+
+    It is asked before tables are looked for: version 0.1 ablated held-out queries from
+    noise that has nothing to do with them, and such tables may still be there.
+
+    Raises:
+        BadInput: If there are none, they are damaged, silenced members had a part in
+            them, or they are held out.
+    """
+    require_noise(load(run, name))
+
+
 def require_noise(asked: Queries) -> None:
     """Refuse queries that were not generated.
 
@@ -148,7 +171,9 @@ def require_noise(asked: Queries) -> None:
     if asked.held_out:
         raise BadInput(
             "Held-out queries are given images: no noise leads to them, so they cannot "
-            "be sampled again. Ask for their loss, or generate queries."
+            "be sampled again, and no ablation of pictures says anything about them. "
+            "Score them (`attribute.py RUN score`), ask for the influence on their loss "
+            "(`ensemble.evaluation.held_out.ablate`), or generate queries."
         )
 
 

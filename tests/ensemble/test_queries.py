@@ -47,3 +47,8 @@ def test_given_images_cannot_be_sampled_again(asked):
     given = dataclasses.replace(three, held_out=True)
     with pytest.raises(BadInput, match="no noise leads to them, so they cannot"):
         queries.sampled_again(pipe, given, np.full(4, 0.25))
+    with pytest.raises(BadInput, match="Score them"):
+        given.noise(pipe)
+    with pytest.raises(BadInput, match="Held-out queries are given images"):
+        given.generators(pipe, np.arange(3))
+    assert three.noise(pipe).shape == three.images.shape

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ensemble import queries, scoring, store
+from ensemble import influence, queries, scoring, store, units
 from ensemble.evaluation import held_out, predictors
-from ensemble.measurement import denoising_loss_form
+from ensemble.measurement import MEASUREMENTS, denoising_loss_form
 from ensemble.model import noise_schedule
 from splits.errors import BadInput
 from tests import tiny
@@ -39,6 +39,36 @@ def test_held_out_images_are_scored_like_queries(trained):
     path = scoring.score(run, pipe, plan, "new", "pixel_dot")
     expected = images().reshape(3, -1) @ plan.data.images.reshape(6, -1).T
     np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "measure"),
+    [
+        ("exact", influence.measure_exactly),
+        ("differential", influence.measure_differentially),
+        ("adjoint", influence.measure_adjointly),
+    ],
+)
+def test_no_method_ablates_pictures_that_no_noise_leads_to(trained, method, measure):
+    run, pipe, plan = trained
+    name = f"given_{method}"
+    held_out.write(run, plan, name, images())
+    chosen = {"brightness": MEASUREMENTS["brightness"]}
+    asked = influence.Asked(run, pipe, plan, name, units.each_source(plan), chosen)
+    with pytest.raises(BadInput, match="no noise leads to them"):
+        measure(asked)
+    assert not [*run.path.glob(f"influence/{name}*")]
+    # Version 0.1 made such tables; they are not taken for an answer either.
+    asked.folder(method).mkdir(parents=True)
+    with pytest.raises(BadInput, match="no noise leads to them"):
+        measure(asked)
+
+
+def test_a_scorer_that_follows_the_sampler_refuses_them(trained):
+    run, pipe, plan = trained
+    held_out.write(run, plan, "new", images())
+    with pytest.raises(BadInput, match="no noise leads to them"):
+        scoring.journey_of(pipe, queries.load(run, "new"))
 
 
 def test_ablating_a_source_changes_their_loss_exactly(trained):
