@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ensemble import silence, store
 from ensemble.config import ModelConfig, SamplingConfig
+from ensemble.silence import Membership
 from splits.errors import BadInput
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
@@ -264,6 +265,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         pretrained_model_name_or_path: str | Path,
         members: Sequence[int] | None = None,
         torch_dtype: torch.dtype | None = None,
+        membership: Membership | None = None,
         **_: Any,
     ) -> "EnsembleModel":
         """Load members from the folder that holds their folders.
@@ -272,6 +274,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             pretrained_model_name_or_path: The folder.
             members: Which to load; None loads all that may vote.
             torch_dtype: Type of the weights; None keeps float32.
+            membership: Who may vote; None: as the folder says now.
 
         Raises:
             BadInput: If the folder holds no members, one is missing or saw sources that
@@ -284,12 +287,15 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         )
         if not present:
             raise BadInput(f"{root} holds no trained member. Train some with train.py.")
-        silent = silence.silenced(root.parent)
+        if membership is None:
+            silent = silence.silenced(root.parent)
+        else:
+            silent = list(membership.silenced)
         voting = [member for member in present if member not in silent]
         if not voting:
             raise silence.nobody(root.parent)
         chosen = voting if members is None else list(members)
-        silence.require_voting(root.parent, chosen)
+        silence.require_voting(root.parent, silent, chosen)
         for member in chosen:
             if member not in present:
                 raise BadInput(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ensemble import card, locks, rights, silence, store
 from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
+from ensemble.silence import Membership
 from ensemble.store import CARD, PIPELINE, Run
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
@@ -156,6 +157,8 @@ class EnsemblePipeline(DiffusionPipeline):
         source_names: What the sources are called, in the order of their codes.
         owners: The sources that each owner has a part in, by name, if images can have
             several.
+        membership: Whose weights these are, as it was when they were loaded from a run
+            folder; results record this. None for members from elsewhere.
     """
 
     model_cpu_offload_seq = "members"
@@ -177,6 +180,7 @@ class EnsemblePipeline(DiffusionPipeline):
         self.codes = codes
         self.source_names: list[str] = []
         self.owners: dict[str, list[int]] = {}
+        self.membership: Membership | None = None
 
     @torch.no_grad()
     def __call__(
@@ -400,6 +404,7 @@ class EnsemblePipeline(DiffusionPipeline):
         cls,
         pretrained_model_name_or_path: str | Path,
         members: Sequence[int] | None = None,
+        membership: Membership | None = None,
         **kwargs: Any,
     ) -> "EnsemblePipeline":
         """Load a pipeline from a run folder, or from where it was saved.
@@ -407,10 +412,13 @@ class EnsemblePipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: The folder.
             members: Which members to load; None loads all that may vote.
+            membership: Who may vote, as the caller has read it from the run folder;
+                None: as it is now.
             **kwargs: As diffusers takes them, such as torch_dtype.
 
         Raises:
-            BadInput: If there is no such pipeline, or a file of it is damaged.
+            BadInput: If there is no such pipeline, a file of it is damaged, or a
+                removal or a repair changed who may vote.
         """
         folder = Path(pretrained_model_name_or_path)
         manifest = _manifest(folder)
@@ -422,14 +430,17 @@ class EnsemblePipeline(DiffusionPipeline):
             )
         if manifest is not None:
             check_pipeline(folder, manifest)
-            if members is None:
-                # A member whose folder is lost must not fall silent.
-                members = silence.voting(folder, manifest["n_members"]) or None
-        model = EnsembleModel.from_pretrained(
-            folder / "members", members, torch_dtype=kwargs.get("torch_dtype")
-        )
-        pipe = super().from_pretrained(str(folder), members=model, **kwargs)
-        pipe.codes = _codes(folder, manifest)
+            loaded, membership = _loaded(
+                folder, members, membership, kwargs.get("torch_dtype")
+            )
+        else:
+            loaded = EnsembleModel.from_pretrained(
+                folder / "members", members, torch_dtype=kwargs.get("torch_dtype")
+            )
+            membership = None
+        pipe = super().from_pretrained(str(folder), members=loaded, **kwargs)
+        pipe.membership = membership
+        pipe.codes = _codes(folder, membership)
         if manifest is not None or (folder / "sources.json").exists():
             named = store.read_json(folder / "sources.json")
             pipe.source_names = named["names"]
@@ -485,14 +496,49 @@ def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
         store.check(folder / name, expected)
 
 
-def _codes(folder: Path, manifest: dict[str, Any] | None) -> CodeBook | None:
-    if manifest is not None:
-        codes = store.codes_of(folder)
-    elif (folder / "codes.npy").exists():
-        codes = store.read_codes(folder / "codes.npy")
-    else:
-        return None
-    return CodeBook(silence.kept(codes.bits, silence.removed(folder)))
+def _loaded(
+    folder: Path,
+    members: Sequence[int] | None,
+    given: Membership | None,
+    torch_dtype: torch.dtype | None,
+) -> tuple[EnsembleModel, Membership]:
+    """Members of a run folder, and the membership that their weights belong to.
+
+    A removal or a repair may come while weights are read: then they are read again.
+
+    Raises:
+        BadInput: If a member cannot be loaded, or the caller's membership is over.
+    """
+    while True:
+        known = given or Membership.read(folder)
+        # A member whose folder is lost must not fall silent.
+        chosen = known.members if members is None else members
+        model = None
+        try:
+            model = EnsembleModel.from_pretrained(
+                folder / "members", chosen, torch_dtype, known
+            )
+        except BadInput:
+            # A repair may just have been at the member's files.
+            if _is_current(folder, known):
+                raise
+        if model is not None and _is_current(folder, known):
+            return model, known.only(model.member_ids)
+        if given is not None:
+            raise silence.changed(folder)
+
+
+def _is_current(folder: Path, known: Membership) -> bool:
+    return Membership.read(folder).digest() == known.digest()
+
+
+def _codes(folder: Path, membership: Membership | None) -> CodeBook | None:
+    """The columns of all members, also of those that are not loaded."""
+    if membership is not None:
+        bits = store.codes_of(folder).bits
+        return CodeBook(silence.kept(bits, membership.removed))
+    path = folder / "codes.npy"
+    return store.read_codes(path) if path.exists() else None
 
 
 def _generators(

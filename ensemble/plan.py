@@ -18,6 +18,7 @@ from ensemble import blanks, borderline, extension, locks, silence, store
 from ensemble import data as datasets
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
+from ensemble.silence import Membership
 from ensemble.store import Run
 from splits import designs, duplicates, growth, guarantees, owners, sources
 from splits.codes import CodeBook
@@ -221,7 +222,8 @@ def prepare(run: Run) -> Plan:
                     # What it said of removals cannot be guessed.
                     raise store.missing(run.manifest)
                 return _written(run)
-    return without(checked(run), silence.removed(run.path))
+    plan = checked(run)
+    return without(plan, plan.removed)
 
 
 def _written(run: Run) -> Plan:
@@ -255,22 +257,34 @@ def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> N
         partial.write_bytes(picture)
 
 
-def load(run: Run) -> Plan:
+def load(run: Run, membership: Membership | None = None) -> Plan:
     """The plan of those who may vote, checked against the manifest.
 
     Members that saw removed sources have no column in its code book, as long as they
     have not been trained again without.
 
+    Args:
+        run: The run folder.
+        membership: Who may vote, as the caller has read it; None: as it is now.
+
     Raises:
         BadInput: If the data or a file of the plan is not what the run was made with,
-            or nobody may vote.
+            nobody may vote, or sources were removed since the membership was read.
     """
-    plan, gone = checked(run), silence.removed(run.path)
-    if not gone:
+    plan = checked(run)
+    known = membership or Membership.read(run.path)
+    if tuple(plan.removed) != known.removed:
+        # Images were left blank that this membership still knows.
+        if membership is not None:
+            raise silence.changed(run.path)
+        return load(run)
+    if not known.removed:
         return plan
-    members = silence.voting(run.path, plan.codes.n_members)
     return dataclasses.replace(
-        plan, codes=silence.book(run.path), removed=gone, members=members
+        plan,
+        codes=known.codes,
+        removed=list(known.removed),
+        members=list(known.members),
     )
 
 
@@ -294,7 +308,9 @@ def changes(
     """Facts in which a plan differs from what the run was made with, both by name."""
     wanted = store.read_json(run.manifest)
     for request in silence.requests(run.path):
-        wanted["data_fingerprint"] = request.data_fingerprint
+        # A request that came since the images were read left none of them blank.
+        if set(request.sources) <= set(plan.removed):
+            wanted["data_fingerprint"] = request.data_fingerprint
     return {
         name: (wanted.get(name), found)
         for name, found in facts(plan).items()
@@ -317,7 +333,8 @@ def read(run: Run) -> Plan:
             "dimensions, not the number of each image's source. Restore it from a copy, "
             "or start another run."
         )
-    for request in silence.requests(run.path)[-1:]:
+    asked = silence.requests(run.path)
+    for request in asked[-1:]:
         gone = {int(image): name for image, name in request.images.items()}
         n_images = store.read_json(run.manifest)["n_images"]
         data = blanks.blanked(data, gone, n_images, request.label_names)
@@ -327,6 +344,8 @@ def read(run: Run) -> Plan:
         source_names=named["names"],
         codes=store.read_codes(run.codes),
         owners=named.get("owners", {}),
+        # Those whose images are blank here: more may be asked for at any moment.
+        removed=silence.of_requests(asked),
     )
 
 

@@ -8,6 +8,7 @@ Before: pipeline.py. After: ablation.py, influence.py, scorers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,9 +106,27 @@ def generate(
             found = _unchanged(run, name, wanted)
             store.note_stage(run, f"generate {name}")
             return found
-        wanted["code_book_digest"] = silence.book(run.path).digest()
-        _generate(run, pipe, name, wanted)
+        _generate(run, pipe, name, {**wanted, **drawn_by(run, pipe)})
     return load(run, name)
+
+
+def drawn_by(run: Run, pipe: EnsemblePipeline) -> dict[str, Any]:
+    """What goes on record of the members that draw: their codes and their weights.
+
+    Raises:
+        BadInput: If the pipeline was not loaded from this run folder, so that nobody
+            knows whose weights it has.
+    """
+    known = pipe.membership
+    if known is None:
+        raise BadInput(
+            f"This pipeline was not loaded from {run.path}, so it is not known whose "
+            "weights it has. Load it with EnsemblePipeline.from_pretrained."
+        )
+    return {
+        "code_book_digest": known.codes.digest(),
+        "weights_digest": known.weights_digest,
+    }
 
 
 def _generate(run: Run, pipe: EnsemblePipeline, name: str, wanted: dict) -> None:

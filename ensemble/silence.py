@@ -10,11 +10,16 @@ the record says otherwise. Whatever loads members asks here first.
 
 Before: store.py. After: plan.py (codes without removed sources), model.py (loads),
 removal.py (adds requests), repair.py (trains again).
+
+A removal or a repair may come at any moment, so a command asks once, and works by that:
+`Membership` is what it was told. What is recorded of a result is the membership that
+made it, never a second reading of the folder.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +60,88 @@ class Request:
     label_names: list[str]
     data_fingerprint: str
     previous: str
+
+
+@dataclass(frozen=True, eq=False)
+class Membership:
+    """Who may vote, and what they know, as it was when the folder was read.
+
+    Attributes:
+        members: Those who may vote, by number; or those of them that were loaded.
+        silenced: Those who may not, because they saw a removed source.
+        removed: Sources that were removed, ascending.
+        codes: The code book of `members`, column by column, without removed sources.
+        weights: The sha256 of the weights of each of `members`, by number; those that
+            are not there, or whose record is damaged, are missing.
+    """
+
+    members: tuple[int, ...]
+    silenced: tuple[int, ...]
+    removed: tuple[int, ...]
+    codes: CodeBook
+    weights: Mapping[int, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Membership":
+        """The membership of a run folder, read in one go.
+
+        Raises:
+            BadInput: If nobody may vote, or the log of removals, the code book or the
+                record of a member that saw a removed source is damaged.
+        """
+        while True:
+            log = _lines(folder)
+            found = cls._read(folder)
+            # A request that came while records were read belongs to another membership.
+            if _lines(folder) == log:
+                return found
+
+    @classmethod
+    def _read(cls, folder: Path) -> "Membership":
+        gone, bits = removed(folder), store.codes_of(folder).bits
+        records = {
+            member: _record(folder, member, needed=bool(bits[gone, member].any()))
+            for member in range(bits.shape[1])
+        }
+        silent = _silenced(bits, gone, lambda member: _split(records[member]))
+        members = tuple(one for one in records if one not in silent)
+        if not members:
+            raise nobody(folder)
+        return cls(
+            members=members,
+            silenced=tuple(silent),
+            removed=tuple(gone),
+            codes=CodeBook(kept(bits, gone)[:, members]),
+            weights={
+                member: record["weights_sha256"]
+                for member in members
+                if (record := records[member]) and "weights_sha256" in record
+            },
+        )
+
+    def only(self, members: Sequence[int]) -> "Membership":
+        """The same for some of the members, in this order.
+
+        Raises:
+            KeyError: If one of them may not vote.
+        """
+        column = {member: number for number, member in enumerate(self.members)}
+        return dataclasses.replace(
+            self,
+            members=tuple(members),
+            codes=CodeBook(self.codes.bits[:, [column[one] for one in members]]),
+            weights={one: self.weights[one] for one in members if one in self.weights},
+        )
+
+    @property
+    def weights_digest(self) -> str:
+        """The sha256 of the members' numbers and of their weights' digests."""
+        known = [[member, self.weights.get(member)] for member in self.members]
+        return _digest(json.dumps(known))
+
+    def digest(self) -> str:
+        """The sha256 of all that decides what these members draw: codes and weights."""
+        return _digest(f"{self.codes.digest()} {self.weights_digest}")
 
 
 def requests(folder: Path) -> list[Request]:
@@ -107,7 +194,12 @@ def note(run: store.Run) -> None:
 
 def removed(folder: Path) -> list[int]:
     """All sources that were ever asked to be removed, ascending."""
-    return sorted({one for request in requests(folder) for one in request.sources})
+    return of_requests(requests(folder))
+
+
+def of_requests(asked: Sequence[Request]) -> list[int]:
+    """The sources that these requests remove, ascending."""
+    return sorted({one for request in asked for one in request.sources})
 
 
 def kept(
@@ -151,23 +243,60 @@ def silenced_by(folder: Path, gone: Sequence[int]) -> list[int]:
     if not gone:
         return []
     bits = store.codes_of(folder).bits
+    return _silenced(bits, gone, lambda member: _split(_record(folder, member)))
+
+
+def _silenced(
+    bits: Bool[np.ndarray, "sources members"],
+    gone: Sequence[int],
+    split_of: Callable[[int], str | None],
+) -> list[int]:
+    """Members that still know one of these sources.
+
+    Args:
+        bits: The code book as it was drawn.
+        gone: The removed sources.
+        split_of: The digest of the split that a member was trained on; None if it is
+            not trained.
+    """
+    if not gone:
+        return []
     left = kept(bits, gone)
     affected = np.flatnonzero(bits[list(gone)].any(axis=0)).tolist()
     return [
         member
         for member in affected
         if left[list(gone), member].any()
-        or split_of(folder, member) != CodeBook(left[:, [member]]).split_digest(0)
+        or split_of(member) != CodeBook(left[:, [member]]).split_digest(0)
     ]
 
 
-def split_of(folder: Path, member: int) -> str | None:
-    """The digest of the split that a member was trained on; None if it is not there."""
+def _record(folder: Path, member: int, needed: bool = True) -> dict[str, Any] | None:
+    """What is on record of a member; None if it is not trained.
+
+    Args:
+        folder: The run folder.
+        member: Its number.
+        needed: Whether a damaged record is an error: one that is lost must not silence
+            a member that was repaired. Else it is None too, and whoever loads the
+            member says what is wrong.
+
+    Raises:
+        BadInput: If it is damaged and needed.
+    """
     trained = folder / "members" / f"{member:03d}"
     if not trained.exists():
         return None
-    # A record that is lost must not silence a member that was repaired.
-    return store.read_json(trained / "member.json")["split_digest"]
+    try:
+        return store.read_json(trained / "member.json")
+    except BadInput:
+        if needed:
+            raise
+        return None
+
+
+def _split(record: dict[str, Any] | None) -> str | None:
+    return None if record is None else record["split_digest"]
 
 
 def voting(folder: Path, n_members: int) -> list[int]:
@@ -182,11 +311,7 @@ def book(folder: Path) -> CodeBook:
     Raises:
         BadInput: If nobody may vote.
     """
-    bits = store.codes_of(folder).bits
-    members = voting(folder, bits.shape[1])
-    if not members:
-        raise nobody(folder)
-    return CodeBook(kept(bits, removed(folder))[:, members])
+    return Membership.read(folder).codes
 
 
 def require_current(folder: Path, path: Path, made_with: str | None) -> None:
@@ -211,16 +336,16 @@ def require_current(folder: Path, path: Path, made_with: str | None) -> None:
         )
 
 
-def require_voting(folder: Path, members: Sequence[int]) -> None:
-    """Refuse to load silenced members.
+def require_voting(folder: Path, silent: Sequence[int], members: Sequence[int]) -> None:
+    """Refuse to load members that are among the silenced ones.
 
     Raises:
         BadInput: If one of them is silenced.
     """
-    silent = sorted(set(silenced(folder)) & set(members))
-    if silent:
+    found = sorted(set(silent) & set(members))
+    if found:
         raise BadInput(
-            f"Member {silent[0]} of {folder} is silenced: it saw a source that was "
+            f"Member {found[0]} of {folder} is silenced: it saw a source that was "
             f"removed. Load others, or train it again without: {repair(folder)}."
         )
 
@@ -230,6 +355,15 @@ def nobody(folder: Path) -> BadInput:
     return BadInput(
         f"No member of {folder} is left to vote: each saw a source that was removed. "
         f"Train them again without: {repair(folder)}."
+    )
+
+
+def changed(folder: Path) -> BadInput:
+    """The error for a command that works by a membership that is over."""
+    return BadInput(
+        f"While this command was at work, sources were removed from {folder}, or members "
+        "were trained again. Nothing was written: run the command again, and it starts "
+        "from what is there now."
     )
 
 

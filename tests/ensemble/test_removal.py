@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ensemble import certificate, queries, removal, repair, silence, store, training
+from ensemble import (
+    certificate,
+    model,
+    queries,
+    removal,
+    repair,
+    silence,
+    store,
+    training,
+)
 from ensemble import plan as plans
 from ensemble.model import EnsembleModel
 from ensemble.pipeline import EnsemblePipeline
@@ -343,3 +352,72 @@ def test_a_member_with_nothing_left_is_deleted_and_never_trained_again(run):
 
 def test_nobody_is_affected_without_a_removal(run):
     assert repair.affected(run) == []
+
+
+def removed_while(monkeypatch, run, owner, name, sources=(SOURCE,)):
+    """Remove sources just before a function is called for the first time."""
+    original, asked = getattr(owner, name), []
+
+    def raced(*arguments, **options):
+        if not asked:
+            asked.append(True)
+            removal.request(run, sources, "asked")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, raced)
+    return asked
+
+
+def test_a_removal_while_members_are_loaded_is_heeded(run, monkeypatch):
+    asked = removed_while(monkeypatch, run, model, "load_member")
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    assert asked
+    voting = silence.Membership.read(run.path)
+    assert pipe.members.member_ids == list(voting.members)
+    assert pipe.membership.digest() == voting.digest()
+
+
+def test_a_command_whose_membership_is_over_is_refused(run, monkeypatch):
+    known = silence.Membership.read(run.path)
+    removed_while(monkeypatch, run, model, "load_member")
+    with pytest.raises(BadInput, match="While this command was at work, sources were"):
+        EnsemblePipeline.from_pretrained(run.path, membership=known)
+    with pytest.raises(BadInput, match="While this command was at work, sources were"):
+        plans.load(run, known)
+
+
+def test_a_removal_while_the_plan_is_read_is_heeded(run, monkeypatch):
+    asked = removed_while(monkeypatch, run, plans, "changes")
+    plan = plans.load(run)
+    assert asked
+    assert plan.removed == [SOURCE]
+    assert not plan.data.images[plan.source_of == SOURCE].any()
+    assert plan.codes.digest() == silence.book(run.path).digest()
+
+
+def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
+    removal.request(run, [SOURCE], "asked")
+    original, done = model.load_member, []
+
+    def raced(folder):
+        if not done:
+            done.append(repaired(run))
+        return original(folder)
+
+    monkeypatch.setattr(model, "load_member", raced)
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    assert done
+    assert pipe.members.member_ids == [0, 1, 2, 3]
+    assert pipe.membership.digest() == silence.Membership.read(run.path).digest()
+
+
+def test_a_removal_before_pictures_are_kept_does_not_whitewash_them(run, monkeypatch):
+    pipe = tiny.pipeline_of(run)
+    drew = pipe.membership
+    removal.request(run, [SOURCE], "asked")
+    with pytest.raises(BadInput, match="queries/demo is from before a removal"):
+        queries.generate(run, pipe, "demo", [0])
+    info = store.read_json(run.queries("demo") / "info.json")
+    assert info["code_book_digest"] == drew.codes.digest()
+    assert info["weights_digest"] == drew.weights_digest
+    assert run.queries("demo") in removal.leftovers(run)

@@ -16,10 +16,13 @@ BITS = np.array(
 )
 
 
-def trained_on(run, member, split):
+def trained_on(run, member, split, weights=None):
     """Write the record of a member that was trained on that split."""
-    digest = CodeBook(split[:, None]).split_digest(0)
-    store.write_json(run.member(member) / "member.json", {"split_digest": digest})
+    facts = {
+        "split_digest": CodeBook(split[:, None]).split_digest(0),
+        "weights_sha256": weights or f"{member:064x}",
+    }
+    store.write_json(run.member(member) / "member.json", facts)
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_without_requests_everybody_votes_by_the_book_that_was_drawn(run):
 
 def test_a_folder_that_is_no_run_has_no_silence(tmp_path):
     assert silence.silenced(tmp_path) == []
-    silence.require_voting(tmp_path, [0, 1])
+    silence.require_voting(tmp_path, [], [0, 1])
 
 
 def test_exactly_those_that_saw_a_removed_source_fall_silent(run):
@@ -122,9 +125,10 @@ def test_a_member_with_nothing_left_keeps_its_split_and_is_silent_for_good(run):
 
 def test_silenced_members_are_refused_by_number(run):
     remove(run, 3)
-    silence.require_voting(run.path, [1, 2])
+    silent = silence.silenced(run.path)
+    silence.require_voting(run.path, silent, [1, 2])
     with pytest.raises(BadInput, match="Member 0 of .* is silenced: .*--repair"):
-        silence.require_voting(run.path, [1, 0])
+        silence.require_voting(run.path, silent, [1, 0])
 
 
 def test_an_ensemble_in_which_nobody_may_vote_is_refused(run):
@@ -226,3 +230,55 @@ def test_a_log_that_is_no_text_is_refused(run):
     path.write_bytes(path.read_bytes().replace(b"asked", b"ask\xffd"))
     with pytest.raises(BadInput, match="was cut, edited or damaged: line 1"):
         silence.silenced(run.path)
+
+
+def test_a_membership_is_what_the_folder_says_of_codes_members_and_weights(run):
+    remove(run, 3)
+    known = silence.Membership.read(run.path)
+    assert known.members == (1, 2, 3)
+    assert known.silenced == (0,)
+    assert known.removed == (3,)
+    assert np.array_equal(known.codes.bits, silence.book(run.path).bits)
+    assert known.weights == {member: f"{member:064x}" for member in (1, 2, 3)}
+    some = known.only([3, 1])
+    assert np.array_equal(some.codes.bits, known.codes.bits[:, [2, 0]])
+    assert list(some.weights) == [3, 1]
+
+
+def test_a_membership_has_another_digest_with_other_weights_members_or_codes(run):
+    def digest():
+        return silence.Membership.read(run.path).digest()
+
+    before = digest()
+    assert digest() == before
+    assert silence.Membership.read(run.path).only([0, 1]).digest() != before
+    trained_on(run, 2, BITS[:, 2], weights="ab" * 32)
+    other_weights = digest()
+    assert other_weights != before
+    # Member 0 falls silent, and later knows nothing of the source.
+    remove(run, 3)
+    silenced = digest()
+    trained_on(run, 0, silence.kept(BITS, [3])[:, 0])
+    assert len({before, other_weights, silenced, digest()}) == 4
+
+
+def test_a_membership_tells_of_damaged_weights_only_that_it_does_not_know_them(run):
+    (run.member(1) / "member.json").write_text("{")
+    shutil.rmtree(run.member(2))
+    known = silence.Membership.read(run.path)
+    assert known.members == (0, 1, 2, 3)
+    assert list(known.weights) == [0, 3]
+
+
+def test_a_request_that_comes_while_records_are_read_is_part_of_the_membership(
+    run, monkeypatch
+):
+    record, asked = silence._record, []
+
+    def slow(*arguments, **options):
+        if not asked:
+            asked.append(remove(run, 3))
+        return record(*arguments, **options)
+
+    monkeypatch.setattr(silence, "_record", slow)
+    assert silence.Membership.read(run.path).members == (1, 2, 3)
