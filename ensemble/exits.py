@@ -5,6 +5,7 @@ Before: store.py. After: train.py, attribute.py, coded_shards.py.
 
 import contextlib
 import errno
+import io
 import os
 import re
 import signal
@@ -34,6 +35,7 @@ def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> i
     Returns:
         The exit code: main's own, 2 for bad input, 75 if interrupted from outside.
     """
+    _print_any_name()
     try:
         with _stoppable():
             return main(arguments)
@@ -56,6 +58,16 @@ def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> i
     except KeyboardInterrupt:
         print(GOES_ON, file=sys.stderr)
         return 75
+
+
+def _print_any_name() -> None:
+    """Spell out what the terminal has no letter for, instead of failing at it.
+
+    Names of files need not be valid Unicode, and not every terminal shows Unicode.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _number(error: OSError | SafetensorError) -> int | None:

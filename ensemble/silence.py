@@ -179,7 +179,7 @@ def append(run: store.Run, asked: dict[str, Any]) -> Request:
     number = len(lines) + 1
     previous = _digest(lines[-1]) if lines else ""
     request = Request(number=number, time=store.now(), previous=previous, **asked)
-    line = json.dumps(asdict(request), ensure_ascii=False)
+    line = _as_line(request)
     with store.stage(run, STAGE.format(number)) as facts:
         store.write_text(run.path / LOG, "".join(f"{one}\n" for one in [*lines, line]))
         facts["line_sha256"] = _digest(line)
@@ -391,6 +391,16 @@ def _known_lines(folder: Path) -> dict[int, str]:
         for name, facts in store.read_json(manifest)["stages"].items()
         if name.startswith(prefix)
     }
+
+
+def _as_line(request: Request) -> str:
+    """A request as the text of a line of the log.
+
+    Letters stay readable. What is no valid Unicode, as in the names of some files and in
+    reasons that were typed in another encoding, becomes an escape of JSON's.
+    """
+    text = json.dumps(asdict(request), ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _digest(line: str) -> str:

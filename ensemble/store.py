@@ -312,8 +312,12 @@ def is_complete(run: Run) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
-    _write(path, text.encode("utf-8"))
+    """Write a text file whole.
+
+    Names of files need not be valid Unicode; what is not becomes an escape such as
+    `\\udcff`, which JSON reads back as it was.
+    """
+    _write(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -703,7 +707,8 @@ def _as_json(content: dict[str, Any], digest: str) -> str:
 
 
 def _digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    # Names of files need not be valid Unicode.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

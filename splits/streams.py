@@ -34,7 +34,7 @@ Words = UInt64[np.ndarray, "..."]
 
 def salt_digest(salt: str) -> str:
     """The sha256 of a salt, which commits to it without telling it."""
-    return hashlib.sha256(salt.encode()).hexdigest()
+    return hashlib.sha256(_bytes(salt)).hexdigest()
 
 
 def numbered_codes(
@@ -242,10 +242,15 @@ def _hashes(names: Sequence[str], salt: str) -> Iterator[int]:
     key = _key(salt)
     for name in names:
         digest = hashlib.blake2b(
-            name.encode(), key=key, digest_size=_HASH_BITS // 8, person=b"source"
+            _bytes(name), key=key, digest_size=_HASH_BITS // 8, person=b"source"
         )
         yield int.from_bytes(digest.digest(), "little")
 
 
 def _key(salt: str) -> bytes:
-    return hashlib.sha256(salt.encode()).digest()
+    return hashlib.sha256(_bytes(salt)).digest()
+
+
+def _bytes(text: str) -> bytes:
+    """A text as bytes; names of files need not be valid Unicode."""
+    return text.encode(errors="surrogatepass")

@@ -1,6 +1,7 @@
 """Scripts end with the right code and one clear line, soon after they are asked to."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -28,6 +29,15 @@ def raising(error):
 def test_main_decides_the_exit_code_and_gets_its_arguments(code, capsys):
     assert exits.guarded(lambda arguments: int(arguments[0]), [str(code)]) == code
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_terminal_has_no_letter_for_is_spelled_out(monkeypatch):
+    """Names of files that are no Unicode, and any others where only ASCII is shown."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    assert exits.guarded(lambda _: print("é 003\udcff.png") or 0, []) == 0
+    sys.stdout.flush()
+    assert shown.getvalue() == b"\\xe9 003\\udcff.png\n"
 
 
 def test_bad_input_is_one_message_and_code_2(capsys):

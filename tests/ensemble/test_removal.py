@@ -223,13 +223,13 @@ def test_repairing_gives_the_bits_of_a_run_that_never_had_the_source(run, tmp_pa
         assert np.array_equal(*counts)
 
 
-def photos(folder, left_out=()):
+def photos(folder, left_out=(), name=lambda index: f"{index:02d}.png"):
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(8):
         pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
         if index not in left_out:
-            Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+            Image.fromarray(pixels).save(folder / name(index))
     return folder
 
 
@@ -258,6 +258,23 @@ def test_with_codes_by_name_the_bits_are_those_of_data_without_the_image(tmp_pat
         for one in (run, never)
     ]
     assert np.array_equal(*pictures)
+
+
+def test_a_source_whose_name_is_no_unicode_can_be_removed(tmp_path):
+    def name(index):
+        return b"%02d\xff\xfe.png".decode("utf-8", "surrogateescape") % index
+
+    folder = photos(tmp_path / "photos", name=name)
+    run, _ = tiny.trained(**of_photos(folder, tmp_path / "run"))
+    request = removal.request(run, [SOURCE], "asked in caf\udce9")
+    assert request is not None
+    assert request.images == {"3": "03\udcff\udcfe.png"}
+    (folder / name(SOURCE)).unlink()
+    assert silence.requests(run.path) == [request]
+    assert "1 of 8 sources removed" in "\n".join(removal.consequences(run))
+    repaired(run)
+    assert certificate.violations(run, [0]) == []
+    assert "asked in caf\udce9" in certificate.statement(run)
 
 
 def test_images_of_others_must_stay_and_none_may_join(tmp_path):

@@ -115,6 +115,17 @@ def test_any_reason_may_be_given(run):
     assert silence.removed(run.path) == [1, 3]
 
 
+def test_words_in_any_encoding_are_kept_as_they_came(run):
+    """Bytes that are no UTF-8 reach Python as lone surrogates."""
+    reason = b"caf\xe9, caf\xc3\xa9, \\udce9".decode("utf-8", "surrogateescape")
+    remove(run, 3, reason=reason)
+    remove(run, 1)
+    first, _ = silence.requests(run.path)
+    assert first.reason == reason
+    text = (run.path / silence.LOG).read_bytes().decode()
+    assert r"caf\udce9, café" in text
+
+
 def test_a_member_with_nothing_left_keeps_its_split_and_is_silent_for_good(run):
     remove(run, 2)
     assert silence.retired(run.path) == [2]

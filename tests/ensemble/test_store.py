@@ -616,9 +616,22 @@ def test_without_git_there_is_no_commit(monkeypatch):
     assert store.commit() is None
 
 
+def test_text_that_is_no_unicode_is_written_as_escapes(tmp_path):
+    store.write_text(tmp_path / "a.txt", "caf\udce9 café\n")
+    assert (tmp_path / "a.txt").read_text("utf-8") == "caf\\udce9 café\n"
+
+
 def test_names_become_file_names_that_stay_different():
     assert store.file_name("denoising_loss") == "denoising_loss"
-    names = ["a:b/c", "a-b-c", "a/b:c", "../up", "similarity:" + "x" * 300, "ä"]
+    names = [
+        "a:b/c",
+        "a-b-c",
+        "a/b:c",
+        "../up",
+        "similarity:" + "x" * 300,
+        "ä",
+        "\udce4",
+    ]
     found = [store.file_name(name) for name in names]
     assert len(set(found)) == len(names)
     for one in found:

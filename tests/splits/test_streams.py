@@ -93,6 +93,14 @@ def test_a_code_by_name_depends_on_no_other_name(codes):
 
 
 @BY_NAME
+def test_names_of_files_need_not_be_unicode(codes):
+    names = ["\udce4", "\udce5", "ä"]
+    found = codes(names, 20, 7, "sea")
+    assert len(np.unique(found, axis=0)) == 3
+    assert np.array_equal(codes(names[1:], 20, 7, "sea"), found[1:])
+
+
+@BY_NAME
 @pytest.mark.parametrize(("n_members", "weight"), [(20, 7), (130, 65), (600, 9)])
 def test_codes_by_name_have_their_weight_and_are_even_within_five_sigma(
     codes, n_members: int, weight: int
