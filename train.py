@@ -15,9 +15,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from ensemble import classes, exits, extension, launching, plan, repair, silence, store
 from ensemble import config as configs
 from ensemble import data as datasets
-from ensemble import exits, extension, launching, plan, repair, silence, store
 from ensemble.config import Config
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
@@ -215,6 +215,8 @@ def main(arguments: Sequence[str]) -> int:
 
         drawn = plan.draw(config)
         print(training.describe(config, drawn))
+        for line in classes.warnings(config, drawn):
+            print(f"\n{line}")
         before = extension.earlier(config)
         if before is not None:
             print(extension.described(before, drawn.codes))

@@ -25,6 +25,7 @@ from splits.streams import salt_digest
 
 # What nests deeply is read in quadratic time: more would look like a hang.
 MOST_BYTES = 2**14
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class DataConfig:
             `product`.
         label: Column of the metadata that conditional members are told; null: `label`
             where the data has one.
+        classes: The labels that there are: a list of their names, or their number
+            where they are 0, 1, 2 and so on. A class may be without images. null: the
+            labels that the images have, so that a source that alone has one of them
+            changes how many classes every member knows.
         n_images: Keep only the first so many images; null keeps all.
         stream: Read images from the folder or the shards whenever they are needed,
             instead of holding all of them in memory. The result is the same.
@@ -61,6 +66,7 @@ class DataConfig:
     near: float = 0.01
     owner: str | None = None
     label: str | None = None
+    classes: list[str] | int | None = None
     n_images: int | None = None
     stream: bool = False
 
@@ -80,6 +86,7 @@ class DataConfig:
         _at_least("data.size", self.size, 1)
         _at_least("data.n_images", self.n_images, 1)
         _within("data.near", self.near, 0.0, 1.0)
+        _require_classes(self.classes)
         if self.separator == "":
             raise BadInput("data.separator is empty: write what separates owners.")
         if self.separator and self.source in (IMAGE, NEAR_DUPLICATES):
@@ -605,6 +612,27 @@ def _number_hint(value: Any) -> str:
         f" YAML reads {value} as text; with a decimal point and a sign it is a number: "
         f"{mantissa}{point}e{exponent[0]}."
     )
+
+
+def _require_classes(classes: list[str] | int | None) -> None:
+    """Refuse classes that are too few, too many, nameless or named twice."""
+    if classes is None:
+        return
+    if isinstance(classes, int):
+        _at_least("data.classes", classes, 2)
+        if classes > MOST_CLASSES:
+            raise BadInput(
+                f"data.classes is {classes}; it must be at most {MOST_CLASSES}. Every "
+                "class takes room in every member."
+            )
+        return
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if len(classes) < 2 or twice or "" in classes:
+        what = f"names {twice[0]!r} twice" if twice else f"is {classes}"
+        raise BadInput(
+            f"data.classes {what}: at least two classes are wanted, each with a name of "
+            "its own. Mend the list, or set it to null."
+        )
 
 
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

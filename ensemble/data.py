@@ -84,14 +84,14 @@ def load(config: DataConfig) -> TrainingImages:
         BadInput: If they cannot be read as the config says, or `config.label` is not
             one of their columns.
     """
-    return labelled(*DATA_SETS[config.kind](config), config.label)
+    return labelled(*DATA_SETS[config.kind](config), config)
 
 
 def labelled(
     images: Images,
     columns: dict[str, tuple[str, ...]],
     names: tuple[str, ...],
-    label: str | None,
+    config: DataConfig,
 ) -> TrainingImages:
     """Training images with the classes that a column says.
 
@@ -99,12 +99,13 @@ def labelled(
         images: In [-1, 1].
         columns: Metadata as text, one entry per image.
         names: One per image.
-        label: The column; None: `label`, if there is one.
+        config: Names the column, and may name the classes.
 
     Raises:
-        BadInput: If there is no such column, or it has gaps.
+        BadInput: If there is no such column, it has gaps, or a label is none of the
+            classes.
     """
-    labels, label_names = _labels(columns, names, label)
+    labels, label_names = _labels(columns, names, config.label, config.classes)
     return TrainingImages(images, labels, label_names, columns, names)
 
 
@@ -147,9 +148,16 @@ def _digits(config: DataConfig) -> Loaded:
 
 
 def _labels(
-    columns: dict[str, tuple[str, ...]], names: tuple[str, ...], label: str | None
+    columns: dict[str, tuple[str, ...]],
+    names: tuple[str, ...],
+    label: str | None,
+    classes: list[str] | int | None = None,
 ) -> tuple[Int64[np.ndarray, " images"] | None, tuple[str, ...]]:
-    """Class of each image and the classes' names; whole numbers sort as numbers."""
+    """Class of each image and the classes' names.
+
+    Classes that the config names keep its order; otherwise they are the labels that the
+    images have, in order of their names, or as numbers if all are whole numbers.
+    """
     if label is not None and label not in columns:
         near = difflib.get_close_matches(label, columns, n=1)
         known = ", ".join(columns) or "none"
@@ -157,18 +165,44 @@ def _labels(
         raise BadInput(f"data.label {label!r} is not a column. {advice}")
     column = columns.get(label or "label")
     if column is None:
+        if classes is not None:
+            raise BadInput(
+                "data.classes says which labels there are, but the training images have "
+                "none. Set data.label to a column, or data.classes to null."
+            )
         return None, ()
     if "" in column:
         raise BadInput(
             f"{names[column.index('')]} has an empty label in column "
             f"{label or 'label'!r}. Fill it in, or leave the image out."
         )
+    label_names = _declared(classes) if classes else _found(column)
+    class_of = {name: index for index, name in enumerate(label_names)}
+    foreign = [image for image, text in enumerate(column) if text not in class_of]
+    if foreign:
+        first = foreign[0]
+        raise BadInput(
+            f"{names[first]} has the label {column[first]!r}, which is none of "
+            f"data.classes ({len(foreign)} such images). Add it there, or leave the "
+            "images out."
+        )
+    labels = np.array([class_of[text] for text in column], dtype=np.int64)
+    return labels, tuple(label_names)
+
+
+def _declared(classes: list[str] | int) -> list[str]:
+    """The names of the classes that a config says there are."""
+    if isinstance(classes, int):
+        return [str(number) for number in range(classes)]
+    return classes
+
+
+def _found(column: tuple[str, ...]) -> list[str]:
+    """The labels that images have; whole numbers sort as numbers."""
     label_names = sorted(set(column))
     if all(name.isdecimal() for name in label_names):
         label_names.sort(key=int)
-    class_of = {name: index for index, name in enumerate(label_names)}
-    labels = np.array([class_of[text] for text in column], dtype=np.int64)
-    return labels, tuple(label_names)
+    return label_names
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int64, UInt32
 
 from ensemble import data as datasets
 from ensemble import silence, store
-from ensemble.config import Config
+from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.store import REFERENCE, Run, Trainable
 from splits import guarantees
@@ -65,7 +65,8 @@ def require_extensible(run: Run, config: Config) -> None:
             f"{run.path} has training.slices: it cannot be extended yet. Train a new "
             "run on all data."
         )
-    wanted = [("data", "source"), *(("model", option) for option in before["model"])]
+    wanted = [("data", "source"), ("data", "classes")]
+    wanted += [*(("model", option) for option in before["model"])]
     if config.splits.n_members == n_members:
         wanted += [("splits", option) for option in _SAME]
     for section, option in wanted:
@@ -107,7 +108,7 @@ def joined(
     """
     there = [name not in without for name in old.names]
     new = datasets.load(config.data)
-    together = _joined(_chosen(old, there), new, config.data.label)
+    together = _joined(_chosen(old, there), new, config.data)
     if config.model.class_conditional and together.label_names != old.label_names:
         raise BadInput(
             f"Conditional members keep the classes that they began with: those of "
@@ -131,7 +132,7 @@ def _chosen(data: TrainingImages, there: Sequence[bool]) -> TrainingImages:
 
 
 def _joined(
-    old: TrainingImages, new: TrainingImages, label: str | None
+    old: TrainingImages, new: TrainingImages, config: DataConfig
 ) -> TrainingImages:
     twice = sorted({*old.names} & {*new.names})
     if twice:
@@ -151,7 +152,7 @@ def _joined(
         )
     columns = {name: (*old.columns[name], *new.columns[name]) for name in old.columns}
     pixels = np.concatenate([old.images, new.images])
-    return datasets.labelled(pixels, columns, (*old.names, *new.names), label)
+    return datasets.labelled(pixels, columns, (*old.names, *new.names), config)
 
 
 def left_out(run: Run) -> list[str]:

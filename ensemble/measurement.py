@@ -320,17 +320,27 @@ def _log_odds_of(argument: str, plan: Plan) -> Measurement:
         )
     from sklearn.linear_model import LogisticRegression
 
+    there = ~np.isin(plan.source_of, plan.removed)
+    known = np.unique(labels[there]).tolist()
+    if names.index(argument) not in known or len(known) < 2:
+        raise BadInput(
+            f"Of the labels, images have only "
+            f"{', '.join(names[label] for label in known)}: log-odds of {argument!r} "
+            "need an image of it and one of another. Choose another label."
+        )
     flat = np.asarray(plan.data.images).reshape(len(labels), -1)
-    fitted = LogisticRegression(max_iter=1000).fit(flat, labels)
+    fitted = LogisticRegression(max_iter=1000).fit(flat[there], labels[there])
     weights, offsets = fitted.coef_, fitted.intercept_
-    if len(names) == 2:  # scikit-learn keeps the second label's against the first
+    if len(known) == 2:  # scikit-learn keeps the second label's against the first
         weights = np.concatenate([np.zeros_like(weights), weights])
         offsets = np.concatenate([np.zeros_like(offsets), offsets])
     return Measurement(
         f"log-odds of label {argument}, by a logistic regression on the pixels of the "
         "training images",
         of_pictures=log_odds(
-            torch.from_numpy(weights), torch.from_numpy(offsets), names.index(argument)
+            torch.from_numpy(weights),
+            torch.from_numpy(offsets),
+            known.index(names.index(argument)),
         ),
     )
 

@@ -314,8 +314,8 @@ def is_complete(run: Run) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole.
 
-    Names of files need not be valid Unicode; what is not becomes an escape such as
-    `\\udcff`, which JSON reads back as it was.
+    Names of files need not be valid Unicode; what is not becomes an escape, which JSON
+    reads back as it was.
     """
     _write(path, text.encode("utf-8", "backslashreplace"))
 

@@ -68,6 +68,7 @@ DATA = st.builds(
     channels=st.sampled_from([None, 1, 3]),
     source=TEXT,
     label=or_null(TEXT),
+    classes=st.sampled_from([None, 2, 10, ["cat", "dog"]]),
     n_images=or_null(COUNT),
 )
 SPLITS = st.builds(
@@ -434,6 +435,13 @@ def test_a_salt_must_fit_the_digest_that_was_published():
         ({"source": "a", "separator": ";", "owner": "b"}, "leave one of them out"),
         ({"near": 1.0}, "data.near is 1.0"),
         ({"near": -0.1}, "data.near is -0.1"),
+        ({"classes": 1}, "data.classes is 1; it must be at least 2"),
+        ({"classes": 10**6}, "data.classes is 1000000; it must be at most 100000"),
+        ({"classes": ["cat"]}, "data.classes is ['cat']: at least two classes"),
+        ({"classes": ["cat", ""]}, "data.classes is ['cat', '']: at least two"),
+        ({"classes": ["a", "b", "a"]}, "data.classes names 'a' twice"),
+        ({"classes": [0, 1]}, "each entry text, or a whole number or null is wanted"),
+        ({"classes": True}, "data.classes is True"),
     ],
 )
 def test_ways_to_group_images_that_contradict_each_other_are_refused(data, message):

@@ -140,6 +140,32 @@ def test_a_label_is_the_place_of_its_name():
     ]
 
 
+def test_classes_that_a_config_names_keep_its_order(folder):
+    """Also those that no image has; so no image decides which classes there are."""
+    named = load(replace(folder, classes=["fox", "eel", "dog", "cat"]))
+    assert named.label_names == ("fox", "eel", "dog", "cat")
+    assert [named.label_names[label] for label in named.labels] == [
+        load(folder).label_names[label] for label in load(folder).labels
+    ]
+    assert require_classes(named) == 4
+    counted = load(DataConfig(n_images=3, classes=12))
+    assert counted.label_names == tuple(str(number) for number in range(12))
+    assert counted.labels.tolist() == [0, 1, 2]
+
+
+def test_a_label_that_is_none_of_the_classes_is_refused_by_name(folder):
+    with pytest.raises(
+        BadInput, match=r"has the label 'dog', which is none of data\.classes \(\d such"
+    ):
+        load(replace(folder, classes=["cat", "eel"]))
+
+
+def test_classes_need_labels(folder):
+    flat = replace(folder, path=f"{folder.path}/cat", classes=["cat", "dog"])
+    with pytest.raises(BadInput, match="but the training images have none"):
+        load(flat)
+
+
 def test_any_column_can_be_the_label(folder):
     by_file = load(replace(folder, label="file_name"))
     assert by_file.labels.tolist() == [0, 1, 2, 3, 4]

@@ -322,6 +322,22 @@ def test_conditional_members_keep_their_classes(artists):
         extension.joined(configs.from_dict(config), old, eves)
 
 
+def test_classes_that_are_declared_stay_whoever_joins(artists):
+    root, first, new = artists
+    config = dataclasses.asdict(first.config)
+    config |= {"run": str(root / "declared")}
+    config["model"]["class_conditional"] = True
+    config["data"]["classes"] = ["Adam", "Eve", "Abel"]
+    declared = made(config)
+    wanted = {**config, "run": str(root / "y"), "extends": str(declared.path)}
+    wanted["data"] = {**new, "classes": ["Adam", "Eve", "Abel"]}
+    data = plans.draw(configs.from_dict(wanted)).data
+    assert data.label_names == ("Adam", "Eve", "Abel")
+    wanted["data"] = {**new, "classes": ["Abel", "Adam", "Eve"]}
+    with pytest.raises(BadInput, match=r"data\.classes is .* Set it to that"):
+        plans.draw(configs.from_dict(wanted))
+
+
 def test_a_run_with_slices_cannot_be_extended(folders, tmp_path):
     _, data, _, _, _ = folders
     config = tree(tmp_path / "sliced", data["old"], training={"slices": 2})

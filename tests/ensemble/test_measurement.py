@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ensemble import influence, luck, plan, queries, store
+from ensemble.data import TrainingImages
 from ensemble.influence import Asked
 from ensemble.measurement import (
     MEASUREMENTS,
@@ -269,6 +270,32 @@ def test_log_odds_are_those_of_the_classifier(digits, n_labels):
         np.testing.assert_allclose(measurement.of_pictures(mild()), expected, rtol=1e-5)
         (again,) = chosen_measurements([f"logit:{name}"], drawn).values()
         assert torch.equal(again.of_pictures(mild()), measurement.of_pictures(mild()))
+
+
+def test_log_odds_know_nothing_of_classes_without_images_and_of_removed_images(digits):
+    """Blank images of removed sources stand under the first label."""
+    drawn, _ = digits
+    labels = np.array([1, 2, 1, 2, 1, 2, 1, 0])
+    whole = with_labels(drawn, labels, ("a", "b", "c", "d"))
+    removed = dataclasses.replace(whole, removed=[7])
+    rest = with_labels(
+        dataclasses.replace(
+            drawn,
+            source_of=drawn.source_of[:7],
+            data=TrainingImages(drawn.data.images[:7], None, (), {}, ("",) * 7),
+        ),
+        labels[:7] - 1,
+        ("b", "c"),
+    )
+    for name in ("logit:b", "logit:c"):
+        found, expected = (
+            chosen_measurements([name], one)[name].of_pictures(mild())
+            for one in (removed, rest)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for one, name in ((whole, "logit:d"), (removed, "logit:a")):
+        with pytest.raises(BadInput, match="need an image of it and one of another"):
+            chosen_measurements([name], one)
 
 
 def test_pixels_as_features_give_the_displacement():
