@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from markupsafe import Markup
 
-from ensemble import figures, silence, store
+from ensemble import figures, silence, store, verdict
 from ensemble.data import TrainingImages
 from ensemble.page import counted
 from ensemble.store import Run
@@ -43,6 +43,11 @@ class Influence:
     def noun(self) -> str:
         """What one unit is: `source` or `group`."""
         return self.info["units"].removesuffix("s")
+
+    @property
+    def objection(self) -> str:
+        """Why nothing may be concluded from these tables; empty: nothing against it."""
+        return verdict.objection(self.info)
 
     @property
     def title(self) -> str:
@@ -79,7 +84,8 @@ class Row:
         displacement: Distance between the full and the ablated picture.
         excess: Displacement minus that of placebos; not a number if there are none.
         p_value: Corrected for the number of units.
-        above: Whether the p-value is small enough to tell it from placebo.
+        above: Whether the p-value is small enough to tell it from placebo, and nothing
+            is against saying so.
         influences: One per measurement.
         ablated: The ablated picture, if it was kept.
         difference: Full minus ablated picture, if that was kept.
@@ -101,7 +107,8 @@ class Finding:
 
     Attributes:
         tables: Where it was read from.
-        attributable: Whether any unit stands out from the placebos.
+        attributable: Whether any unit stands out from the placebos, as far as anything
+            may be concluded from the tables.
         n_above: Units that do.
         top: The most displacing units, with their ablated pictures.
         more: The next ones by p-value, then displacement, without pictures.
@@ -222,10 +229,11 @@ def find(
     limit = float(np.abs(differences.mean(axis=1)).max()) or 1.0
     order = np.lexsort((-tables.displacement[query], tables.p_values[query]))
     rest = order[~np.isin(order, top)]
-    above = tables.p_values[query] <= tables.info["threshold"]
+    above = _above(tables, query)
     return Finding(
         tables=tables,
-        attributable=query not in tables.info["unattributable"],
+        attributable=not tables.objection
+        and query not in tables.info["unattributable"],
         n_above=int(above.sum()),
         top=[
             _row(
@@ -256,6 +264,13 @@ def find(
     )
 
 
+def _above(tables: Influence, query: int) -> Bool[np.ndarray, " units"]:
+    """Which units may be said to stand out from placebo."""
+    if tables.objection:
+        return np.zeros(tables.p_values.shape[1], dtype=bool)
+    return tables.p_values[query] <= tables.info["threshold"]
+
+
 def _row(
     tables: Influence,
     query: int,
@@ -264,13 +279,12 @@ def _row(
     ablated: str = "",
     difference: str = "",
 ) -> Row:
-    p_value = float(tables.p_values[query, number])
     return Row(
         unit=unit,
         displacement=float(tables.displacement[query, number]),
         excess=float(tables.excess[query, number]),
-        p_value=p_value,
-        above=p_value <= tables.info["threshold"],
+        p_value=float(tables.p_values[query, number]),
+        above=bool(_above(tables, query)[number]),
         influences=[
             float(table[query, number]) for table in tables.influences.values()
         ],

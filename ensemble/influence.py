@@ -29,6 +29,7 @@ from ensemble import (
     sensitivity,
     silence,
     store,
+    verdict,
 )
 from ensemble.ablation import Block, Measured
 from ensemble.measurement import Images, Measurement, Values
@@ -416,11 +417,17 @@ def summary(folder: Path) -> str:
     n_queries = len(displacement)
     standing = n_queries - len(info["unattributable"])
     level = f"{drawn.mean():.3f}" if drawn.size else "none possible"
-    lines = [
-        f"mean displacement {displacement.mean():.3f}, placebo {level}; for "
-        f"{standing} of {n_queries} queries some of the {info['units']} stand out "
-        f"(p <= {info['threshold']}; smallest possible {info['smallest_p']:.3g})"
-    ]
+    measured = f"mean displacement {displacement.mean():.3f}, placebo {level}"
+    objection = verdict.objection(info)
+    if objection:
+        lines = [measured, objection]
+    else:
+        lines = [
+            f"{measured}; for {standing} of {n_queries} queries some of the "
+            f"{info['units']} stand out (p <= {info['threshold']}; smallest possible "
+            f"{info['smallest_p']:.3g})",
+            verdict.coverage(info, n_queries),
+        ]
     if "audit" in info:
         lines += [info["road_sentence"], info["audit"]["sentence"]]
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from markupsafe import Markup
 
 from ensemble import config as configs
-from ensemble import figures, findings, page, silence, store
+from ensemble import figures, findings, page, silence, store, verdict
 from ensemble.data import TrainingImages
 from ensemble.findings import Finding, Influence
 from ensemble.page import counted
@@ -83,6 +83,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         name=name,
         summary=_summary(manifest, len(cards), tables),
         tables=tables,
+        coverage=[verdict.coverage(table.info, len(cards)) for table in tables[:1]],
         cards=cards,
         colour=data.images.shape[1] > 1,
         sampling=store.read_json(run.queries(name) / "info.json"),
@@ -150,17 +151,12 @@ def _summary(
 
 
 def _found(table: Influence, n_queries: int) -> str:
+    if table.objection:
+        return f"{_removed(table)} was approximated. {table.objection}"
     n_attributable = n_queries - len(table.info["unattributable"])
-    names = table.info["unit_names"]
-    if names is None:
-        removed = "at least one source"
-    else:
-        removed = (
-            names[0] if len(names) == 1 else f"at least one of {len(names)} groups"
-        )
     found = (
-        f"for {n_attributable} of {n_queries} pictures, removing {removed} changes the "
-        "picture more than placebo removals do."
+        f"for {n_attributable} of {n_queries} pictures, removing {_any_of(table)} "
+        "changes the picture more than placebo removals do."
     )
     if table.info["smallest_p"] > table.info["threshold"]:
         n_placebos = counted(table.info["n_placebos"], "placebo")
@@ -168,7 +164,28 @@ def _found(table: Influence, n_queries: int) -> str:
             f" With {n_placebos} no corrected p-value can be below "
             f"{table.info['smallest_p']:.2g}, so nothing could have been found."
         )
+    elif n_attributable:
+        by_chance = verdict.by_chance(table.info, n_queries)
+        found += f" By chance it would be up to {by_chance:.2g} of them."
     return found
+
+
+def _any_of(table: Influence) -> str:
+    """Those of whom one is enough, in words."""
+    names = table.info["unit_names"]
+    if names is None:
+        return "at least one source"
+    return names[0] if len(names) == 1 else f"at least one of {len(names)} groups"
+
+
+def _removed(table: Influence) -> str:
+    """What was removed, in words."""
+    names = table.info["unit_names"]
+    if names is None:
+        return "the removal of every source"
+    if len(names) == 1:
+        return f"the removal of {names[0]}"
+    return f"the removal of {len(names)} groups"
 
 
 def _code_book(bits: Bool[np.ndarray, "sources members"]) -> dict[str, Any]:

@@ -103,6 +103,28 @@ def test_what_came_out_is_recorded(ablated):
     assert not run.influence("two.work").exists()
 
 
+def test_the_summary_says_what_p_covers(ablated):
+    run, _, _ = ablated
+    said = influence.summary(run.influence("two"))
+    assert "for one picture, not for the 2 pictures" in said
+
+
+def test_a_failed_audit_takes_the_place_of_the_headline(ablated, tmp_path):
+    run, _, _ = ablated
+    folder = tmp_path / "two"
+    shutil.copytree(run.influence("two"), folder)
+    info = store.read_json(run.influence("two") / "info.json")
+    audited = {"spearman": -0.19, "relative_error": 0.84, "sentence": "Audit: poor."}
+    facts = {**info, "audit": audited, "road_sentence": "Road: a road."}
+    store.seal(folder, "info.json", facts)
+    said = influence.summary(folder)
+    assert "stand out" not in said
+    assert "smallest possible" not in said
+    assert "The approximation is not good enough here" in said
+    assert "ablate exactly (`--method exact`)" in said
+    assert said.splitlines()[-1] == "Audit: poor."
+
+
 def test_a_landscape_is_not_computed_twice(ablated):
     run, plan, pipe = ablated
     before = pipe.members.n_forwards

@@ -342,7 +342,11 @@ def test_too_few_placebos_are_said_to_find_nothing(tmp_path, data):
 
 def test_an_audit_and_scores_are_shown_when_they_exist(tmp_path, data):
     run = finished.asked(finished.trained(tmp_path / "run", data), data)
-    audit = {"sentence": "Ten ablations were repeated.", "spearman": 0.98765}
+    audit = {
+        "sentence": "Ten ablations were repeated.",
+        "spearman": 0.98765,
+        "relative_error": 0.02,
+    }
     finished.ablated(run, audit=audit, road_sentence="Road: the short one.")
     store.write_json(run.scores("demo") / "trak.json", {"method": "trak", "seed": 3})
     page = Page(report.write(run, "demo", data))
@@ -350,6 +354,50 @@ def test_an_audit_and_scores_are_shown_when_they_exist(tmp_path, data):
         page.text("audit")
     )
     assert "trak fact value method trak seed 3" in page.text("scores")
+
+
+BAD = {"sentence": "Audit: they differ.", "spearman": -0.19, "relative_error": 0.84}
+
+
+def test_an_audit_that_fails_silences_what_it_was_to_support(tmp_path, data):
+    run = finished.asked(finished.trained(tmp_path / "run", data), data)
+    finished.ablated(run, method="differential", audit=BAD, road_sentence="Road: none.")
+    page = Page(report.write(run, "demo", data))
+    head = page.texts("header")[0]
+    assert "pictures: the removal of every source was approximated. The approx" in head
+    assert "Spearman -0.19 (at least 0.8 is needed) and differ by 84 %" in head
+    assert "ablate exactly (`--method exact`)" in head
+    assert "placebo" not in head
+    for query in range(3):
+        card = page.text(f"query-{query}")
+        assert f"Query {query} approximation too poor to say" in card
+        assert "Nothing is concluded from them" in card
+        assert "above placebo" not in card
+
+
+@pytest.mark.parametrize(
+    ("groups", "removed"),
+    [
+        ({"sources 3, 7": [3, 7]}, "The removal of sources 3, 7 was approximated."),
+        ({"a": [1], "b": [2]}, "The removal of 2 groups was approximated."),
+    ],
+)
+def test_one_bad_audit_does_not_silence_the_others(tmp_path, data, groups, removed):
+    run = finished.run(tmp_path / "run", data)
+    finished.ablated(
+        run, "demo-differential-0123abcd", groups, 1, audit=BAD, road_sentence=""
+    )
+    page = Page(report.write(run, "demo", data))
+    head = page.texts("header")[0]
+    assert "for 2 of 3 pictures, removing at least one source" in head
+    assert removed in head
+
+
+def test_the_page_says_what_its_p_values_cover(page):
+    assert "By chance it would be up to 0.15 of them." in page.texts("header")[0]
+    assert "not for the 3 pictures: if no source mattered, up to 0.15 of the 3" in (
+        page.text("sources")
+    )
 
 
 def test_a_book_of_more_sources_than_fit_says_so(tmp_path):
