@@ -140,8 +140,36 @@ def saved(run: Run, name: str) -> list[Influence]:
     for path in paths:
         made_with = store.read_json(path / "info.json").get("code_book_digest")
         silence.require_current(run.path, path, made_with)
-    tables = [_read(path) for path in paths]
+    info = store.read_json(run.queries(name) / "info.json")
+    tables = [_read(path) for path in paths if _shows_pictures(path, info)]
     return sorted(tables, key=lambda table: table.info["units"] == "groups")
+
+
+def _shows_pictures(folder: Path, asked: dict[str, Any]) -> bool:
+    """Whether a folder says how far pictures move, and may be believed.
+
+    No noise leads to held-out pictures. Version 0.1 sampled them again all the same,
+    from noise that has nothing to do with them.
+    """
+    kept = store.read_json(folder / "info.json")["files"]
+    return "displacement.npy" in kept and not asked.get("held_out")
+
+
+def losses(run: Run, name: str) -> Float32[np.ndarray, "queries sources"] | None:
+    """Influence of every source on the loss of held-out pictures, if it was measured.
+
+    Raises:
+        BadInput: If the table is damaged, or from before a removal.
+    """
+    folder = run.influence(name)
+    if not folder.exists():
+        return None
+    info = store.read_json(folder / "info.json")
+    table = "influence_denoising_loss.npy"
+    if table not in info["files"] or "displacement.npy" in info["files"]:
+        return None
+    silence.require_current(run.path, folder, info.get("code_book_digest"))
+    return store.sealed_array(folder, "info.json", table)
 
 
 def _read(folder: Path) -> Influence:

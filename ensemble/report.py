@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from markupsafe import Markup
 
 from ensemble import config as configs
@@ -26,6 +26,7 @@ from ensemble.page import counted
 from ensemble.store import Run
 
 N_CODES = 512
+N_LOSSES = 5
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     Raises:
         BadInput: If a table that the report needs is missing or damaged.
     """
+    asked = {"held_out": False, **store.read_json(run.queries(name) / "info.json")}
     tables = findings.saved(run, name)
     cards = _cards(run, name, data, tables)
     manifest = store.read_json(run.manifest)
@@ -81,18 +83,19 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     text = page.render(
         title=run.path.resolve().name,
         name=name,
-        summary=_summary(manifest, len(cards), tables),
+        summary=_summary(manifest, len(cards), tables, asked["held_out"]),
         tables=tables,
         coverage=[verdict.coverage(table.info, len(cards)) for table in tables[:1]],
         cards=cards,
         colour=data.images.shape[1] > 1,
-        sampling=store.read_json(run.queries(name) / "info.json"),
+        sampling=asked,
+        losses=_losses(run, name) if asked["held_out"] else [],
         code_book=_code_book(silence.book(run.path).bits),
         promises=_promises(manifest["promises"]),
         members=members,
         curves=_curves(members),
         manifest=manifest,
-        commands=_commands(run, name, data, cards, tables),
+        commands=_commands(run, name, data, cards, tables, asked["held_out"]),
         options=configs.to_yaml(run.config),
         scores=_saved_tables(run.scores(name), ".npy"),
         evaluation=_saved_tables(run.evaluation, ".csv"),
@@ -131,8 +134,35 @@ def _cards(
     ]
 
 
+def _losses(run: Run, name: str) -> list[Table]:
+    """Whose removal raises the loss of given pictures most, if that was measured."""
+    table = findings.losses(run, name)
+    if table is None:
+        return []
+    names = store.read_json(run.path / "sources.json")["names"]
+    rows = [
+        [query, *(_loss(row, names, int(one)) for one in np.argsort(row)[:N_LOSSES])]
+        for query, row in enumerate(table)
+    ]
+    columns = ["query", *(f"source {place}" for place in range(1, len(rows[0])))]
+    note = (
+        "For each picture, the sources whose removal raises the ensemble's denoising "
+        "loss at it most, and by how much. This is exact for every source; it is not "
+        "compared with placebos."
+    )
+    return [Table("Loss without a source", note, columns, rows, [])]
+
+
+def _loss(row: Float32[np.ndarray, " sources"], names: list[str], source: int) -> str:
+    name = "" if names[source] == str(source) else f" ({names[source]})"
+    return f"{source}{name}: {-row[source]:+.4f}"
+
+
 def _summary(
-    manifest: dict[str, Any], n_queries: int, tables: Sequence[Influence]
+    manifest: dict[str, Any],
+    n_queries: int,
+    tables: Sequence[Influence],
+    held_out: bool,
 ) -> str:
     """What was found, in a few sentences."""
     counts = ", ".join(
@@ -143,7 +173,11 @@ def _summary(
         ]
     )
     if not tables:
-        return f"{counts}. Nothing has been ablated yet."
+        given = (
+            "These are given pictures, and no noise leads to them: there is none of "
+        )
+        given += "them without a source, and no displacement."
+        return f"{counts}. {given if held_out else 'Nothing has been ablated yet.'}"
     first, *others = [_found(table, n_queries) for table in tables]
     return " ".join(
         [f"{counts}: {first}", *(text[0].upper() + text[1:] for text in others)]
@@ -242,13 +276,19 @@ def _commands(
     data: TrainingImages,
     cards: Sequence[Card],
     tables: Sequence[Influence],
+    held_out: bool,
 ) -> list[str]:
     """What to type to make all of it again."""
     attribute = f"python attribute.py {shlex.quote(str(run.path))}"
     named = f"--name {shlex.quote(name)}"
+    generated = [
+        f"{attribute} generate {named} --n {len(cards)} --seed {cards[0].seed}"
+    ]
+    if held_out:
+        generated = [f"# {run.queries(name)} holds given pictures: keep a copy of it"]
     return [
         f"python train.py {shlex.quote(str(run.path / 'config.yaml'))}",
-        f"{attribute} generate {named} --n {len(cards)} --seed {cards[0].seed}",
+        *generated,
         *(
             f"{attribute} ablate {named} --method {table.info['method']}"
             f"{_asked_for(table.info, data)} --placebos {table.info['n_placebos']}"

@@ -400,6 +400,43 @@ def test_the_page_says_what_its_p_values_cover(page):
     )
 
 
+def test_given_pictures_are_shown_with_their_losses_and_no_displacement(tmp_path, data):
+    names = [f"artist {number}" for number in range(12)]
+    run = finished.trained(tmp_path / "run", data, np.arange(12), names)
+    finished.given(run, data)
+    page = Page(report.write(run, "mine", data))
+    head = page.texts("header")[0]
+    assert "3 pictures. These are given pictures, and no noise leads to them" in head
+    assert "Query set mine : given pictures" in page.text("pictures")
+    assert "seed" not in page.text("pictures")
+    losses = page.text("losses")
+    assert "exact for every source; it is not compared with placebos" in losses
+    assert "0 11 (artist 11): +0.0110 10 (artist 10): +0.0100" in losses
+    assert "generate --name mine" not in page.text("again")
+    assert "holds given pictures: keep a copy" in page.text("again")
+    texts = [picture["alt"] for picture in page.all("img")]
+    assert "query 2, given" in texts
+
+
+def test_given_pictures_without_a_loss_are_shown_alone(tmp_path, data):
+    run = finished.given(finished.trained(tmp_path / "run", data), data)
+    shutil.rmtree(run.influence("mine"))
+    page = Page(report.write(run, "mine", data))
+    assert "losses" not in {attributes.get("id") for _, attributes in page.elements}
+
+
+def test_what_version_0_1_said_of_given_pictures_is_not_shown(tmp_path, data):
+    """It sampled them again from a noise that has nothing to do with them."""
+    run = finished.run(tmp_path / "run", data)
+    folder = run.queries("demo")
+    facts = {**store.read_json(folder / "info.json"), "held_out": True}
+    store.seal(folder, "info.json", facts)
+    page = Page(report.write(run, "demo", data))
+    assert "removing" not in page.texts("header")[0]
+    names = {attributes.get("id") for _, attributes in page.elements}
+    assert not names & {"sources", "losses"}
+
+
 def test_a_book_of_more_sources_than_fit_says_so(tmp_path):
     data = finished.images(600)
     run = finished.asked(finished.trained(tmp_path / "run", data, n_members=14), data)
