@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     wish = parser.add_argument_group("with --plan, compare all designs instead")
     for name, help_text in WISHES.items():
         wish.add_argument(f"--{name}", type=int, metavar="N", help=help_text)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def chosen(text: str | None, n_members: int) -> list[int]:
@@ -199,6 +199,28 @@ def outcome(run: Run, n_members: int, complete: bool) -> str:
     return f"{found} Others were not asked for here, or are left to other processes."
 
 
+def require_possible(config: Config, options: argparse.Namespace) -> None:
+    """Refuse, before a folder is made, what these processes cannot train.
+
+    Raises:
+        BadInput: If the launcher, the device or the engine cannot do what the config
+            asks for.
+    """
+    launching.require_agreement(config.training)
+    if options.engine == "ray":
+        per_member = config.training.processes_per_member
+        if per_member > 1:
+            raise BadInput(
+                f"training.processes_per_member is {per_member}, but --engine ray "
+                "trains each member in one task. Set it to 1, or leave --engine ray out."
+            )
+        # Its nodes have other devices than the machine that asks them.
+    elif config.training.mixed_precision == "fp16":
+        from ensemble import training
+
+        training.require_precision(config.training)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train what is not trained yet; returns the exit code."""
     options = parse(arguments)
@@ -221,12 +243,7 @@ def main(arguments: Sequence[str]) -> int:
         if before is not None:
             print(extension.described(before, drawn.codes))
         return 0
-    per_member = config.training.processes_per_member
-    if options.engine == "ray" and per_member > 1:
-        raise BadInput(
-            f"training.processes_per_member is {per_member}, but --engine ray trains "
-            "each member in one task. Set it to 1, or leave --engine ray out."
-        )
+    require_possible(config, options)
     run = store.create(config)
     ready = plan.prepare(run)
     todo = repair.affected(run) if options.repair else missing(run, ready, options)

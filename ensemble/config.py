@@ -359,6 +359,12 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
+        if self.sampling.n_steps > self.model.n_timesteps:
+            raise BadInput(
+                f"sampling.n_steps is {self.sampling.n_steps}; at most "
+                f"model.n_timesteps ({self.model.n_timesteps}) sampling steps are "
+                "possible. Lower the one, or raise the other."
+            )
         if self.extends is None:
             return
         if self.extends == self.run:

@@ -15,9 +15,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ensemble.config import TrainingConfig
+from splits.errors import BadInput
+
+# What a launcher may ask for by the environment, which a run decides otherwise or
+# cannot do at all: what it is, and the values that ask for nothing.
+LAUNCHER = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient accumulation", ("1",)),
+    "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", ("false", "0")),
+    "ACCELERATE_USE_FSDP": ("fully sharded training", ("false", "0")),
+    "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM", ("false", "0")),
+    "ACCELERATE_DYNAMO_BACKEND": ("a compiler", ("no",)),
+}
+PRECISION = "ACCELERATE_MIXED_PRECISION"
 # Between two looks at whether a process has ended.
 POLLING_SECONDS = 0.1
 
@@ -45,6 +58,38 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="ray: such as 0.25, for four side by side on a GPU (default: 1 if the "
         "cluster has any)",
     )
+
+
+def require_agreement(
+    settings: TrainingConfig, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Refuse what a launcher asks for by the environment against the config.
+
+    Of precision, "no" is what launchers say when nobody asked them for any.
+
+    Args:
+        settings: How members are trained.
+        environment: What `accelerate launch`, or the user's shell, has set.
+
+    Raises:
+        BadInput: If the launcher asks for another precision than the config, or for
+            what a run cannot do.
+    """
+    precision = environment.get(PRECISION, "no").lower()
+    if precision not in ("no", "", settings.mixed_precision):
+        raise BadInput(
+            f"The launcher asks for {precision} ({PRECISION}), but "
+            f"training.mixed_precision is {settings.mixed_precision}. Set that to "
+            f"{precision}, or unset {PRECISION}."
+        )
+    for name, (what, nothing) in LAUNCHER.items():
+        asked = environment.get(name, "")
+        if asked and asked.lower() not in nothing:
+            raise BadInput(
+                f"The launcher asks for {what} ({name}={asked}), which members are "
+                f"never trained with. Unset {name}; the config's training section says "
+                "all that can be chosen."
+            )
 
 
 def is_worker() -> bool:

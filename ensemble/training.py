@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Bool, Float, Int
@@ -54,6 +54,7 @@ from ensemble.store import REFERENCE, Run, Trainable
 from ensemble.team import ALONE, Deserted, Team, formed
 from splits import guarantees
 from splits.codes import CodeBook
+from splits.errors import BadInput
 
 
 class Interrupted(Exception):
@@ -565,16 +566,39 @@ class Stopping:
 
 
 def prepared(settings: TrainingConfig) -> Accelerator:
-    """This process's place, device, precision and threads."""
+    """This process's place, device, precision and threads.
+
+    Raises:
+        BadInput: If a launcher asks for something else than the config, or no device
+            here has the precision that the config asks for.
+    """
+    launching.require_agreement(settings)
+    require_precision(settings)
     patient = InitProcessGroupKwargs(timeout=datetime.timedelta(weeks=52))
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=settings.mixed_precision,
+        # Said outright: otherwise the launcher's environment would decide.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[patient],
     )
     if accelerator.device.type == "cpu":
         torch.set_num_threads(settings.threads)
     return accelerator
+
+
+def require_precision(settings: TrainingConfig) -> None:
+    """Refuse half precision where no device has it.
+
+    Raises:
+        BadInput: If float16 is asked for, and this machine has no accelerator.
+    """
+    if settings.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise BadInput(
+            "training.mixed_precision is fp16, but torch finds no GPU here, and "
+            "processors do not train in float16. Set it to bf16 or no, or train where "
+            "there is a GPU."
+        )
 
 
 def train_members(

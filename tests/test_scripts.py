@@ -12,6 +12,7 @@ import yaml
 import attribute
 import train
 from ensemble import store
+from splits.errors import BadInput
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -244,6 +245,34 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path):
     )
     assert code == 0, err
     assert "images" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_may_stand_behind_options(tmp_path):
+    code, out, err = script(
+        "train.py", "configs/digits.yaml", "--plan", f"run={tmp_path / 'run'}"
+    )
+    assert code == 0, err
+    assert "images" in out
+
+
+@pytest.mark.parametrize(
+    ("environment", "override", "message"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "seed=0", "asks for bf16"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "seed=0", "asks for fully sharded training"),
+        ({}, "mixed_precision=fp16", "torch finds no GPU here"),
+    ],
+)
+def test_what_cannot_be_trained_here_is_refused_before_a_folder_is_made(
+    tmp_path, monkeypatch, environment, override, message
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    config = ["configs/digits.yaml", f"run={tmp_path / 'run'}", f"training.{override}"]
+    with pytest.raises(BadInput, match=message):
+        train.main(config)
     assert not (tmp_path / "run").exists()
 
 

@@ -24,6 +24,10 @@ LINE = 0.15
 PLAIN = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
+# Plots of a fact that not every table has: one seed alone has no reliability.
+OPTIONAL = ("reliability",)
+
+
 def draw(path: Path) -> list[Path]:
     """Draw what a table holds; returns the files, an SVG and a PNG for each plot.
 
@@ -35,6 +39,7 @@ def draw(path: Path) -> list[Path]:
     return [
         file
         for name, plot in PLOTS[what].items()
+        if name not in OPTIONAL or name in table
         for file in _saved(path.with_name(f"{path.stem}-{name}"), plot, table)
     ]
 

@@ -68,8 +68,10 @@ class Draws:
         n_known = schedule.config["num_train_timesteps"]
         if self.n_timesteps > n_known:
             raise BadInput(
-                f"n_timesteps is {self.n_timesteps}, but the noise schedule has only "
-                f"{n_known}. Ask for fewer, or raise n_noises."
+                f"A scorer looks at {self.n_timesteps} noise levels, but this model has "
+                f"only {n_known}. Train with model.n_timesteps of at least "
+                f"{self.n_timesteps}; in Python, give the scorer Draws(n_timesteps="
+                f"{n_known}) and a larger n_noises."
             )
         levels = (torch.arange(self.n_timesteps) + 0.5) * n_known / self.n_timesteps
         return levels.long().repeat_interleave(self.n_noises)

@@ -106,7 +106,7 @@ TRAINING = st.builds(
 SAMPLING = st.builds(
     SamplingConfig,
     scheduler=st.sampled_from(["ddim", "ddpm", "dpmsolver++", "euler"]),
-    n_steps=COUNT,
+    n_steps=st.integers(1, 1000),
     guidance_scale=st.floats(0, allow_nan=False),
 )
 CONFIGS = st.builds(
@@ -324,6 +324,7 @@ def test_no_number_is_proposed_where_none_would_do(write, key, text):
         ("training", "lr_schedule", "step", "allowed: cosine, constant."),
         ("sampling", "scheduler", "ddimm", "Did you mean 'ddim'?"),
         ("sampling", "n_steps", 0, "at least 1."),
+        ("sampling", "n_steps", 1001, "1001; at most model.n_timesteps (1000)"),
         ("sampling", "guidance_scale", -1.0, "at least 0.0."),
     ],
 )
@@ -332,6 +333,12 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(
 ):
     with pytest.raises(BadInput, match=rf"{section}\.{key} is .*{re.escape(message)}"):
         from_dict(with_option(section, key, value))
+
+
+def test_more_sampling_steps_than_noise_levels_are_refused_before_training():
+    expected = r"sampling.n_steps is 50; at most model.n_timesteps \(20\)"
+    with pytest.raises(BadInput, match=expected):
+        from_dict(with_option("model", "n_timesteps", 20))
 
 
 def test_weights_are_not_kept_of_members_that_are_repaired_slice_by_slice():

@@ -8,6 +8,8 @@ import time
 import pytest
 
 from ensemble import launching
+from ensemble.config import TrainingConfig
+from splits.errors import BadInput
 
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 
@@ -163,6 +165,42 @@ def test_a_request_to_stop_reaches_every_process_and_is_code_75(tmp_path, harmle
     assert launching.launch(["-c", WAITING, str(tmp_path)], 2, threads=1) == 75
     asking.join()
     assert signal.getsignal(harmless) is before
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked"), [("no", "bf16"), ("fp16", "bf16"), ("bf16", "fp8")]
+)
+def test_a_launcher_that_asks_for_another_precision_is_refused(precision, asked):
+    settings = TrainingConfig(mixed_precision=precision)
+    expected = f"asks for {asked} .* training.mixed_precision is {precision}"
+    with pytest.raises(BadInput, match=expected):
+        launching.require_agreement(settings, {launching.PRECISION: asked})
+
+
+@pytest.mark.parametrize("asked", ["no", "bf16", "BF16", ""])
+def test_a_launcher_that_asks_for_the_same_precision_or_none_is_welcome(asked):
+    settings = TrainingConfig(mixed_precision="bf16")
+    launching.require_agreement(settings, {launching.PRECISION: asked})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_USE_FSDP", "true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "1"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+    ],
+)
+def test_what_a_launcher_asks_for_is_never_ignored(name, value):
+    with pytest.raises(BadInput, match=f"{name}={value}.*Unset {name}"):
+        launching.require_agreement(TrainingConfig(), {name: value})
+
+
+def test_what_accelerate_launch_says_by_default_is_welcome():
+    default = {name: nothing for name, (_, (nothing, *_)) in launching.LAUNCHER.items()}
+    launching.require_agreement(TrainingConfig(), default)
 
 
 def test_a_launched_process_may_not_launch(monkeypatch):

@@ -4,6 +4,7 @@ import importlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -89,6 +90,77 @@ def test_without_the_extra_the_engine_says_how_to_get_it(monkeypatch):
 def test_a_share_of_a_gpu_is_not_negative():
     with pytest.raises(BadInput, match="cannot have -1.0 GPUs"):
         ray_engine.Cluster(gpus=-1.0)
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.25])
+def test_more_than_one_gpu_is_a_whole_number(gpus):
+    with pytest.raises(BadInput, match=f"cannot have {gpus} GPUs: a share of one"):
+        ray_engine.Cluster(gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "127.0.0.1", "host:port", "a:99999"]
+)
+def test_where_nobody_listens_there_is_no_cluster(address):
+    began = time.monotonic()
+    expected = f"There is no Ray cluster at {address!r} .*or say --address local"
+    with (
+        pytest.raises(BadInput, match=expected),
+        ray_engine.Cluster(address).connected(),
+    ):
+        pass
+    assert time.monotonic() - began < 60
+
+
+def test_where_somebody_else_listens_there_is_no_cluster(monkeypatch):
+    monkeypatch.setattr(ray_engine, "HEALTH_SECONDS", 3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with (
+            pytest.raises(BadInput, match="whoever listens there is no Ray cluster"),
+            ray_engine.Cluster(address).connected(),
+        ):
+            pass
+
+
+class FakeRay:
+    """A cluster of one node with two cores and no GPU."""
+
+    def __init__(self):
+        self.waits = []
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}]
+
+    def wait(self, references, timeout=None):
+        self.waits.append(timeout)
+        return (references[:1], references[1:]) if timeout is None else ([], references)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "wanted"), [(1.0, 1, "1 GPU and 1 core"), (0.0, 3, "3 cores")]
+)
+def test_a_task_that_a_cluster_of_its_own_cannot_take_is_refused(
+    monkeypatch, gpus, cpus, wanted
+):
+    monkeypatch.setattr(ray_engine, "ray", FakeRay())
+    with pytest.raises(BadInput, match=f"No node of the cluster has {wanted}, which"):
+        ray_engine.Tasks(gpus, own=True).start(print, cpus=cpus)
+
+
+@pytest.mark.parametrize(("gpus", "lines"), [(1.0, 1), (0.0, 0)])
+def test_a_standing_cluster_that_cannot_take_a_task_is_told_of_once(
+    monkeypatch, capsys, gpus, lines
+):
+    monkeypatch.setattr(ray_engine, "ray", FakeRay())
+    tasks = ray_engine.Tasks(gpus)
+    tasks.waiting = [1, 2]
+    assert tasks.next_done() == 1
+    assert tasks.next_done() == 2
+    assert capsys.readouterr().err.count("1 GPU and 1 core, which each task") == lines
 
 
 def test_methods_that_do_not_sample_without_units_are_refused(tmp_path):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from ensemble import coded_shards, data, plan, store, training
+from ensemble import coded_shards, data, launching, plan, store, training
 from ensemble import config as configs
 from ensemble.batches import Split
 from ensemble.on_disk import ImagesOnDisk
@@ -350,6 +350,31 @@ def test_members_share_weights_and_noise_unless_told_otherwise(tmp_path):
         noises = [trainee._noise(3, 0) for trainee in trainees]
         assert (trainees[0].seed == trainees[1].seed) is shared
         assert torch.equal(noises[0][1], noises[1][1]) is shared
+
+
+def test_half_precision_is_refused_where_no_device_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    run = store.create(
+        tiny.config(tmp_path / "run", training={"mixed_precision": "fp16"})
+    )
+    with pytest.raises(BadInput, match="is fp16, but torch finds no GPU here"):
+        training.train_members(run, [0], plan.prepare(run), Stopping())
+
+
+def test_gradients_are_accumulated_as_the_config_says_whatever_the_launcher_says(
+    monkeypatch,
+):
+    monkeypatch.setattr(launching, "require_agreement", lambda *_: None)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = training.prepared(configs.TrainingConfig())
+    assert accelerator.gradient_accumulation_steps == 1
+
+
+def test_a_launcher_that_asks_for_something_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    run = store.create(tiny.config(tmp_path / "run"))
+    with pytest.raises(BadInput, match="asks for gradient accumulation"):
+        training.train_members(run, [0], plan.prepare(run), Stopping())
 
 
 def test_a_loss_that_is_not_finite_stops_only_that_member(tmp_path):

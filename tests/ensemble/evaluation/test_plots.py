@@ -47,6 +47,16 @@ def written(tmp_path, what):
     return path
 
 
+def test_of_a_single_seed_no_reliability_is_drawn(tmp_path):
+    run = store.create(tiny.config(tmp_path / "run"))
+    path = tables.file(run, "lds", "demo")
+    rows, facts = TABLES["lds"]
+    lone = {name: fact for name, fact in facts.items() if name != "reliability"}
+    tables.write(path, {}, rows, lone)
+    names = {file.stem for file in plots.draw(path)}
+    assert names == {"lds-demo-methods", "lds-demo-cost"}
+
+
 @pytest.mark.parametrize("what", EVALUATIONS)
 def test_every_evaluation_has_plots_for_papers(tmp_path, what):
     path = written(tmp_path, what)

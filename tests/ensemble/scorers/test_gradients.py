@@ -298,7 +298,9 @@ def test_a_network_without_trainable_weights_is_refused():
 
 
 def test_more_timesteps_than_there_are_is_refused():
-    with pytest.raises(BadInput, match="the noise schedule has only 1000"):
+    with pytest.raises(
+        BadInput, match="only 1000. Train with model.n_timesteps of at least 1001"
+    ):
         Draws(n_timesteps=1001).timesteps(tiny_setting.schedule())
 
 
