@@ -126,23 +126,34 @@ def _connect(address: str | None) -> bool:
     Raises:
         BadInput: If there is none at the address.
     """
-    if address not in (None, "auto", "local"):
-        _require_answer(address)
-    places = [address] if address else ["auto", "local"]
-    for place in places:
+    if address is None:
         try:
-            ray.init(
-                place,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        except (ConnectionError, ValueError) as error:
-            if place == places[-1]:
-                raise _no_cluster(place, str(error)) from None
+            _initialise("auto")
+        except BadInput:
+            address = "local"
         else:
-            break
-    return place == "local"
+            return False
+    if address not in ("auto", "local"):
+        _require_answer(address)
+    _initialise(address)
+    return address == "local"
+
+
+def _initialise(address: str) -> None:
+    """Connect Ray.
+
+    Raises:
+        BadInput: If there is no cluster at the address.
+    """
+    try:
+        ray.init(
+            address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(address, str(error)) from None
 
 
 def _require_answer(address: str) -> None:
