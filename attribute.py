@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     command.add_argument("--method", default="exact", choices=METHODS)
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--sources", metavar="3,17", help="remove just these, together")
+    add_sources(which, "remove just these, together")
     which.add_argument("--groups", metavar="COLUMN", help="remove by metadata column")
     command.add_argument(
         "--measurement",
@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = commands.add_parser(
         "verify", help="is the exactness certificate true of this run?"
     )
-    command.add_argument("--sources", metavar="3,17", help="also ablate these")
+    add_sources(command, "also ablate these")
 
     command = commands.add_parser(
         "remove",
@@ -120,7 +120,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "back. From then on no member votes that saw one of the sources; `train.py "
         "RUN/config.yaml --repair` trains those members again without.",
     )
-    command.add_argument("--sources", metavar="3,17", required=True, help="which")
+    add_sources(command, "which", required=True)
     command.add_argument("--reason", required=True, help="why, for the record")
     command.add_argument(
         "--force",
@@ -171,6 +171,18 @@ def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
         "--damping",
         metavar="0.1,1,10",
         help="lds: score again with these, and choose on half of the subsets",
+    )
+
+
+def add_sources(parser: Any, purpose: str, required: bool = False) -> None:
+    """The option that names sources; what it takes is the same everywhere."""
+    parser.add_argument(
+        "--sources",
+        metavar="3,17",
+        action="append",
+        required=required,
+        help=f"{purpose}: numbers or names with commas between them; #7 is the number, "
+        "name:7 the name; a name with a comma stands in double quotes; may be repeated",
     )
 
 
@@ -272,14 +284,15 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
             "sampler instead: say --method exact, or leave --engine out."
         )
     ready = plan.load(run)
-    if options.sources:
-        removed = units.one_set(ready, numbers("--sources", options.sources))
-    elif options.groups:
+    if options.sources is not None:
+        chosen = ready.called.of_text(options.sources, "--sources")
+        removed = units.one_set(ready, chosen)
+    elif options.groups is not None:
         removed = units.by_column(ready, options.groups)
     else:
         removed = units.each_source(ready)
     for line in units.survivors(removed):
-        print(line)
+        print(store.visible(line))
     asked = influence.Asked(
         run,
         ensemble_of(run),
@@ -375,7 +388,11 @@ def verify(run: Run, options: argparse.Namespace) -> None:
     """
     from ensemble import certificate
 
-    sources = numbers("--sources", options.sources) if options.sources else []
+    sources = []
+    if options.sources is not None:
+        called = plan.source_names(run)
+        sources = called.of_text(options.sources, "--sources")
+        print(store.visible(f"Also ablated: {called.these(sources)}."))
     violations = certificate.violations(run, sources)
     if violations:
         raise BadInput(
@@ -391,9 +408,9 @@ def remove(run: Run, options: argparse.Namespace) -> None:
     """Record that sources must go, and say what follows."""
     from ensemble import removal
 
-    sources = numbers("--sources", options.sources)
-    for line in removal.same_pictures(run, sources):
-        print(line)
+    sources = plan.source_names(run).of_text(options.sources, "--sources")
+    for line in removal.announced(run, sources):
+        print(store.visible(line), flush=True)
     recorded = removal.request(run, sources, options.reason, options.force)
     if recorded is None:
         print("All of these had been removed before; nothing was recorded.")

@@ -28,7 +28,6 @@ from ensemble.store import REFERENCE, Run, Trainable
 from splits import guarantees
 from splits.codes import CodeBook
 from splits.errors import BadInput
-from splits.sources import IMAGE
 
 # Codes are drawn as before where members go on training.
 _SAME = ("design", "weight", "seed", "removable", "survivors", "salt")
@@ -208,27 +207,17 @@ def codes_kept(run: Run, before: Run) -> Bool[np.ndarray, "sources members"]:
 
 
 def numbered(
-    source: str,
     old: Sequence[str],
-    old_source_of: Int64[np.ndarray, " old_images"],
     names: Sequence[str],
     source_of: Int64[np.ndarray, " images"],
 ) -> tuple[Int64[np.ndarray, " images"], list[str]]:
     """The source of each image and all names: old sources as they were, then new ones.
 
     Args:
-        source: What one source is, as `data.source` says.
         old: Names of the sources that were there before.
-        old_source_of: The source of each image that was there before.
         names: Names of all sources, in any order.
         source_of: The source of every image, by that order.
     """
-    if source == IMAGE:
-        first = 1 + max(map(int, old))
-        n_new = len(source_of) - len(old_source_of)
-        added = [str(first + number) for number in range(n_new)]
-        fresh = len(old) + np.arange(n_new)
-        return np.concatenate([old_source_of, fresh]), [*old, *added]
     known = {name: number for number, name in enumerate(old)}
     added = [name for name in names if name not in known]
     known |= {name: len(old) + number for number, name in enumerate(added)}

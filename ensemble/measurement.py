@@ -15,6 +15,7 @@ Before: plan.py, model.py. After: ablation.py, influence.py.
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -278,26 +279,29 @@ def _named(name: str, plan: Plan) -> Measurement:
 
 def _similarity_to(argument: str, plan: Plan) -> Measurement:
     """Similarity to the nearest image of a source, or to the image in a file."""
-    if not argument.isdecimal():
-        return similarity(_pictured(Path(argument), plan)[None], argument)
-    source = int(argument)
-    if source >= plan.codes.n_sources:
+    in_a_file, known = os.path.isfile(argument), plan.called.knows(argument)
+    if in_a_file and known:
         raise BadInput(
-            f"Source {source} does not exist: this run has sources 0 to "
-            f"{plan.codes.n_sources - 1}."
+            f"similarity:{argument} is a source, and also a file that is there. Write "
+            f"similarity:./{argument} for the file, or similarity:# and the source's "
+            "number."
         )
-    images = torch.tensor(plan.data.images[plan.source_of == source])
-    return similarity(images, f"source {source}")
+    if in_a_file:
+        return similarity(_pictured(Path(argument), plan)[None], argument)
+    if not known and Path(argument).suffix:
+        raise BadInput(
+            f"similarity:{argument} names no image: there is no such file, and no source "
+            "is called so. Give a PNG, JPEG or WebP file, or a source's number or name. "
+            f"{plan.called.advice(argument)}"
+        )
+    sources = plan.called.chosen(argument, "similarity")
+    images = torch.tensor(plan.data.images[np.isin(plan.source_of, sources)])
+    return similarity(images, plan.called.these(sources))
 
 
 def _pictured(path: Path, plan: Plan) -> Float[Tensor, "channels height width"]:
     """The image in a file, cut and scaled to the size of the run's."""
     n_channels, side, _ = plan.data.images.shape[1:]
-    if not path.is_file():
-        raise BadInput(
-            f"similarity:{path} names no image: there is no such file. Give a source's "
-            "number, or a PNG, JPEG or WebP file."
-        )
     wanted = DataConfig(size=side, channels=n_channels)
     return torch.from_numpy(pixels.decode(path.read_bytes(), str(path), wanted))
 

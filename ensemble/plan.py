@@ -23,6 +23,7 @@ from ensemble.store import Run
 from splits import designs, duplicates, growth, guarantees, owners, sources
 from splits.codes import CodeBook
 from splits.errors import BadInput
+from splits.naming import SourceNames
 from splits.owners import OwnerSets
 
 
@@ -50,6 +51,11 @@ class Plan:
     owners: dict[str, list[int]] = field(default_factory=dict)
     removed: list[int] = field(default_factory=list)
     members: list[int] = field(default_factory=list)
+
+    @property
+    def called(self) -> SourceNames:
+        """What the sources are called, and who owns them."""
+        return SourceNames(self.codes.n_sources, self.source_names, self.owners)
 
     def seen_by(self, members: Sequence[int]) -> Bool[np.ndarray, "sources chosen"]:
         """Which sources each of these members trains on."""
@@ -115,7 +121,7 @@ def grouped(config: DataConfig, data: TrainingImages) -> Grouping:
         values = sources.values_of(config.source, len(data.images), data.columns)
         sets = owners.owner_sets(values, config.separator, config.source)
         return Grouping(sets.source_of, sets.source_names, sets)
-    source_of, names = sources.assign(config.source, len(data.images), data.columns)
+    source_of, names = sources.assign(config.source, data.names, data.columns)
     return Grouping(source_of, names)
 
 
@@ -134,7 +140,7 @@ def _drawn(config: Config, data: TrainingImages, grouping: Grouping) -> Plan:
     names = sets.owner_names if sets else grouping.names
     codes = _codes(
         config,
-        data.names if config.data.source == sources.IMAGE else names,
+        names,
         config.splits.n_members,
         _owner_of(config.data, data, grouping.source_of),
     )
@@ -174,23 +180,15 @@ def _extended(config: Config, run: Run) -> Plan:
     data = extension.joined(config, before.data, without)
     kept = np.delete(np.arange(len(before.source_names)), gone)
     old = [before.source_names[source] for source in kept]
-    places = np.searchsorted(kept, before.source_of)
     stays = ~np.isin(before.source_of, gone)
     grouping = grouped(config.data, data)
-    source_of, names = extension.numbered(
-        config.data.source,
-        old,
-        places[stays],
-        grouping.names,
-        grouping.source_of,
-    )
+    source_of, names = extension.numbered(old, grouping.names, grouping.source_of)
     if config.splits.n_members > before.codes.n_members:
         extension.require_new(source_of[stays.sum() :], names, len(old))
-    called = data.names if config.data.source == sources.IMAGE else names
     codes = growth.extended(
         before.codes.bits[kept],
-        called[: len(old)],
-        called[len(old) :],
+        names[: len(old)],
+        names[len(old) :],
         config.splits.n_members,
         lambda some, n_members: _codes(config, some, n_members),
     )
@@ -338,15 +336,30 @@ def read(run: Run) -> Plan:
         gone = {int(image): name for image, name in request.images.items()}
         n_images = store.read_json(run.manifest)["n_images"]
         data = blanks.blanked(data, gone, n_images, request.label_names)
+    # Version 0.1 recorded the numbers of images where each is a source of its own.
+    by_image = run.config.data.source == sources.IMAGE
     return Plan(
         data=data,
         source_of=source_of,
-        source_names=named["names"],
+        source_names=list(data.names) if by_image else named["names"],
         codes=store.read_codes(run.codes),
         owners=named.get("owners", {}),
         # Those whose images are blank here: more may be asked for at any moment.
         removed=silence.of_requests(asked),
     )
+
+
+def source_names(run: Run) -> SourceNames:
+    """What the sources of a run are called; images are looked at only if need be.
+
+    Raises:
+        BadInput: If a file of the plan is missing or damaged.
+    """
+    named, codes = store.read_json(run.path / "sources.json"), store.codes_of(run.path)
+    if named["names"] == [str(number) for number in range(codes.n_sources)]:
+        # So runs of version 0.1 call images that are sources of their own.
+        return read(run).called
+    return SourceNames(codes.n_sources, named["names"], named.get("owners", {}))
 
 
 def without(plan: Plan, removed: list[int]) -> Plan:

@@ -22,13 +22,13 @@ from splits.errors import BadInput
 
 
 def request(
-    run: Run, sources: Sequence[int], reason: str, force: bool = False
+    run: Run, sources: Sequence[int | str], reason: str, force: bool = False
 ) -> Request | None:
     """Record that sources are to be removed; silences all who saw them.
 
     Args:
         run: The run folder.
-        sources: Rows of the code book; those that are removed already are passed over.
+        sources: Their numbers or names; those that are removed already are passed over.
         reason: Why, for the record.
         force: Record it even if nobody is left to vote until members are repaired.
 
@@ -42,13 +42,37 @@ def request(
     with locks.alone(run.path / "removals"):
         plan, before = plans.checked(run), silence.removed(run.path)
         silence.note(run)
-        _require_known(plan, sources)
+        sources = plan.called.chosen(sources, "sources")
         added = sorted(set(sources) - set(before))
         if not added:
             return None
         gone = sorted({*before, *added})
         _require_some_left(run, plan, gone, force)
         return silence.append(run, {"reason": reason, **_facts(plan, added, gone)})
+
+
+def announced(run: Run, sources: Sequence[int | str]) -> Iterator[str]:
+    """What a request will do, line by line for people, before it is recorded.
+
+    Raises:
+        BadInput: If a source does not exist.
+    """
+    plan, before = plans.checked(run), silence.removed(run.path)
+    sources = plan.called.chosen(sources, "sources")
+    added = sorted(set(sources) - set(before))
+    gone_before = sorted(set(sources) & set(before))
+    if gone_before:
+        yield f"Removed before: {plan.called.these(gone_before)}."
+    if not added:
+        return
+    silent = silence.silenced(run.path)
+    after = silence.silenced_by(run.path, sorted({*before, *added}))
+    yield (
+        f"To be removed: {plan.called.these(added)}. That silences "
+        f"{len(set(after) - set(silent))} members; {plan.codes.n_members - len(after)} "
+        f"of {plan.codes.n_members} are left to vote."
+    )
+    yield from _same_pictures(plan, sources, before)
 
 
 def consequences(run: Run) -> Iterator[str]:
@@ -74,14 +98,11 @@ def consequences(run: Run) -> Iterator[str]:
         yield f"Next: {silence.repair(run.path)}"
 
 
-def same_pictures(run: Run, sources: Sequence[int]) -> Iterator[str]:
-    """Images of these sources that others hold too, byte by byte, before they go.
-
-    Raises:
-        BadInput: If a source does not exist.
-    """
-    plan, gone = plans.checked(run), {*silence.removed(run.path), *sources}
-    _require_known(plan, sources)
+def _same_pictures(
+    plan: Plan, sources: Sequence[int], before: Sequence[int]
+) -> Iterator[str]:
+    """Images of these sources that others hold too, byte by byte, before they go."""
+    gone = {*before, *sources}
     first_of = {
         plan.data.images[image].tobytes(): image
         for image in np.flatnonzero(np.isin(plan.source_of, list(sources))).tolist()
@@ -91,7 +112,8 @@ def same_pictures(run: Run, sources: Sequence[int]) -> Iterator[str]:
         if twin is not None and source not in gone:
             yield (
                 f"Warning: {plan.data.names[twin]} stays in the ensemble as "
-                f"{plan.data.names[image]}, of source {source}. Remove that too."
+                f"{plan.data.names[image]}, of {plan.called.these([source])}. Remove "
+                "that too."
             )
 
 
@@ -123,15 +145,6 @@ def _voting_digest(run: Run) -> str | None:
     n_members = store.read_json(run.manifest)["n_members"]
     anyone = silence.voting(run.path, n_members)
     return silence.book(run.path).digest() if anyone else None
-
-
-def _require_known(plan: Plan, sources: Sequence[int]) -> None:
-    unknown = [one for one in sources if not 0 <= one < plan.codes.n_sources]
-    if unknown:
-        raise BadInput(
-            f"Source {unknown[0]} does not exist: this run has sources 0 to "
-            f"{plan.codes.n_sources - 1}."
-        )
 
 
 def _require_some_left(run: Run, plan: Plan, gone: list[int], force: bool) -> None:

@@ -29,7 +29,6 @@ from ensemble.batches import Split
 from ensemble.config import Config, TrainingConfig
 from ensemble.plan import Plan
 from ensemble.store import Trainable
-from splits.sources import IMAGE
 
 LOG = "log.jsonl"
 _HASH_BITS = 64
@@ -107,9 +106,8 @@ def of_images(config: Config, plan: Plan) -> Int[np.ndarray, " images"] | None:
     settings = config.training
     if settings.slices is None:
         return None
-    by_image = config.data.source == IMAGE
-    names = plan.data.names if by_image else plan.source_names
-    return of_names(names, settings.slices, settings.seed)[plan.source_of]
+    slices = of_names(plan.source_names, settings.slices, settings.seed)
+    return slices[plan.source_of]
 
 
 def of_names(

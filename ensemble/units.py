@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int
 from ensemble.plan import Plan
 from splits.codes import CodeBook
 from splits.errors import BadInput
+from splits.naming import SourceNames
 
 OWNERS = "owners"
 
@@ -46,25 +47,21 @@ def each_source(plan: Plan) -> Units:
     """
     silenced = plan.codes.bits
     for source in np.flatnonzero(silenced.all(axis=1)).tolist():
-        raise _none_left(plan.codes, plan.source_names[source], [source])
+        raise _none_left(plan, plan.called.these([source]), [source])
     sources = [[source] for source in range(plan.codes.n_sources)]
     return Units(silenced, sources, plan.source_names, "sources")
 
 
-def one_set(plan: Plan, sources: Sequence[int]) -> Units:
-    """One unit: all of these sources together.
+def one_set(plan: Plan, sources: Sequence[int | str]) -> Units:
+    """One unit: all of these sources together, given by their numbers or names.
 
     Raises:
         BadInput: If a source does not exist, or no member survives.
     """
-    unknown = [one for one in sources if not 0 <= one < plan.codes.n_sources]
-    if unknown:
-        raise BadInput(
-            f"Source {unknown[0]} does not exist: this run has sources 0 to "
-            f"{plan.codes.n_sources - 1}."
-        )
-    name = "sources " + ", ".join(str(source) for source in sources)
-    return _units(plan.codes, [sorted(set(sources))], [name], "groups")
+    chosen = plan.called.chosen(sources, "sources")
+    if not chosen:
+        raise BadInput("There are no sources to remove together. Name at least one.")
+    return _units(plan, [chosen], [plan.called.these(chosen)], "groups")
 
 
 def by_column(plan: Plan, column: str) -> Units:
@@ -78,7 +75,7 @@ def by_column(plan: Plan, column: str) -> Units:
     """
     if column == OWNERS and plan.owners:
         names = [f"owner {name}" for name in plan.owners]
-        return _units(plan.codes, [*plan.owners.values()], names, "groups")
+        return _units(plan, [*plan.owners.values()], names, "groups")
     if column not in plan.data.columns:
         known = ", ".join(plan.data.columns) or "none"
         raise BadInput(f"The data has no column {column!r}; known: {known}.")
@@ -88,30 +85,31 @@ def by_column(plan: Plan, column: str) -> Units:
     sources = [
         np.unique(plan.source_of[there & (values == name)]).tolist() for name in names
     ]
-    return _units(plan.codes, sources, [f"{column} {name}" for name in names], "groups")
+    return _units(plan, sources, [f"{column} {name}" for name in names], "groups")
 
 
 def _units(
-    codes: CodeBook, sources: list[list[int]], names: list[str], kind: str
+    plan: Plan, sources: list[list[int]], names: list[str], kind: str
 ) -> Units:
-    silenced = np.stack([codes.bits[chosen].any(axis=0) for chosen in sources])
+    silenced = np.stack([plan.codes.bits[chosen].any(axis=0) for chosen in sources])
     for name, chosen, row in zip(names, sources, silenced, strict=True):
         if row.all():
-            raise _none_left(codes, name, chosen)
+            raise _none_left(plan, name, chosen)
     return Units(silenced, sources, names, kind)
 
 
-def _none_left(codes: CodeBook, name: str, chosen: list[int]) -> BadInput:
+def _none_left(plan: Plan, name: str, chosen: list[int]) -> BadInput:
     return BadInput(
-        f"Without {name} none of the {codes.n_members} members is left to "
-        f"vote: {_who_saw(codes, chosen)}. {_would_have_left(codes, chosen)}"
+        f"Without {name} none of the {plan.codes.n_members} members is left to "
+        f"vote: {_who_saw(plan, chosen)}. {_would_have_left(plan.codes, chosen)}"
     )
 
 
-def _who_saw(codes: CodeBook, chosen: list[int], n_shown: int = 8) -> str:
+def _who_saw(plan: Plan, chosen: list[int], n_shown: int = 8) -> str:
     """A source that each member saw, for the first members."""
+    codes = plan.codes
     seen = [
-        f"member {member} saw source {chosen[saw.argmax()]}"
+        f"member {member} saw {plan.called.these([chosen[saw.argmax()]])}"
         for member, saw in enumerate(codes.bits[chosen].T[:n_shown])
     ]
     return ", ".join(seen) + (", ..." if codes.n_members > n_shown else "")
@@ -160,5 +158,12 @@ def survivors(units: Units) -> list[str]:
         ]
     return [
         f"without {name}: {stay} of {units.silenced.shape[1]} members stay"
-        for name, stay in zip(units.names, left, strict=True)
+        for name, stay in zip(_titles(units), left, strict=True)
     ]
+
+
+def _titles(units: Units) -> list[str]:
+    if units.kind == "groups":
+        return units.names
+    called = SourceNames(len(units.names), units.names)
+    return [called.these([source]) for source in range(len(units.names))]

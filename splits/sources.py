@@ -23,14 +23,14 @@ NEAR_DUPLICATES = "near_duplicates"
 
 
 def assign(
-    source: str, n_images: int, columns: Mapping[str, Sequence[Any]]
+    source: str, images: Sequence[str], columns: Mapping[str, Sequence[Any]]
 ) -> tuple[Int64[np.ndarray, " images"], list[str]]:
     """The source of each image, and the name of each source.
 
     Args:
-        source: `image`, and each image is a source of its own; or a column's name, and
-            images with the same value in it are one source.
-        n_images: How many training images there are.
+        source: `image`, and each image is a source of its own, called as the image is;
+            or a column's name, and images with the same value in it are one source.
+        images: What the training images are called.
         columns: The metadata: a value for each image, by column.
 
     Returns:
@@ -41,8 +41,8 @@ def assign(
             images, or there would be fewer than two sources.
     """
     if source == IMAGE:
-        return each_image(n_images), [str(image) for image in range(n_images)]
-    return by_column(values_of(source, n_images, columns), source)
+        return each_image(len(images)), list(images)
+    return by_column(values_of(source, len(images), columns), source)
 
 
 def values_of(

@@ -130,7 +130,7 @@ def test_commands_one_by_one(trained):
         *("--measurement", "contrast", "--placebos", 3),
     )
     assert code == 0, err
-    assert "without sources 1: 3 of 6 members stay" in out
+    assert "without source 1 (digit 0001): 3 of 6 members stay" in out
     (folder,) = (run / "influence").glob("one-*")
     info = store.read_json(folder / "info.json")
     assert info["measurements"] == ["contrast"]
@@ -157,7 +157,8 @@ def test_commands_one_by_one(trained):
     [
         (["generate", "--n", "0"], "--n is 0"),
         (["ablate", "--name", "none"], "There are no queries called 'none'"),
-        (["ablate", "--sources", "x"], "--sources is 'x'"),
+        (["ablate", "--sources", "x"], "--sources names 'x', but no source is called"),
+        (["ablate", "--sources", ""], "--sources is ''"),
         (["ablate", "--groups", "artist"], "no column 'artist'"),
         (["ablate", "--accuracy", "0.9"], "--accuracy has no effect with --method ex"),
         (["score"], "Name a method"),

@@ -317,7 +317,7 @@ def test_a_wrong_argument_is_refused(digits):
         "size": "no measurement 'size'; known: brightness",
         "similarity": "no measurement 'similarity'; known: brightness",
         "similarity:": "no measurement 'similarity:'",
-        "similarity:8": "Source 8 does not exist: this run has sources 0 to 7",
+        "similarity:8": "Source 8 does not exist: .* numbers from 0 to 7, or their names",
         "similarity:none.png": "no such file",
         "logit:x": "no label 'x'; this run has 0, 1, 2",
         "nowhere.at_all:f": "cannot be imported .No module named 'nowhere'",

@@ -163,9 +163,9 @@ def test_an_identical_picture_of_another_source_is_pointed_out(run, monkeypatch)
     monkeypatch.setattr(
         plans, "checked", lambda _: dataclasses.replace(plan, data=twins)
     )
-    (line,) = removal.same_pictures(run, [SOURCE])
-    assert "stays in the ensemble as digit 0005, of source 5" in line
-    assert list(removal.same_pictures(run, [SOURCE, 5])) == []
+    _, line = removal.announced(run, [SOURCE])
+    assert "stays in the ensemble as digit 0005, of source 5 (digit 0005)" in line
+    assert len(list(removal.announced(run, [SOURCE, 5]))) == 1
 
 
 def test_the_certificate_holds_between_removal_and_repair_and_after(run):

@@ -29,7 +29,7 @@ def test_a_set_silences_the_union(ready):
     pair = units.one_set(ready, [2, 0, 2])
     bits = ready.codes.bits
     assert np.array_equal(pair.silenced[0], bits[0] | bits[2])
-    assert pair.names == ["sources 2, 0, 2"]
+    assert pair.names == ["sources 0 (digit 0000), 2 (digit 0002)"]
     assert pair.sources == [[0, 2]]
 
 
@@ -42,7 +42,7 @@ def test_a_column_makes_a_unit_of_each_value(ready):
 def test_what_cannot_be_removed_is_refused(ready):
     with pytest.raises(BadInput, match="none of the 6 members is left"):
         units.one_set(ready, [0, 1, 2, 3])
-    with pytest.raises(BadInput, match="member 0 saw source [0-3], member 1 saw"):
+    with pytest.raises(BadInput, match=r"member 0 saw source [0-3] \(digit 000[0-3]\), member 1 saw"):
         units.one_set(ready, [0, 1, 2, 3])
     with pytest.raises(BadInput, match="partition keeps 2 of 6.*removable=4 at least"):
         units.one_set(ready, [0, 1, 2, 3])
@@ -81,7 +81,9 @@ def test_votes_are_equal_among_those_that_stay(ready):
 
 def test_survivors_are_shown_unit_by_unit_or_as_a_range():
     few = Units(np.array([[1, 0, 0]], dtype=bool), [[0]], ["a"], "sources")
-    assert units.survivors(few) == ["without a: 2 of 3 members stay"]
+    assert units.survivors(few) == ["without source 0 (a): 2 of 3 members stay"]
+    group = Units(few.silenced, [[0]], ["artist a"], "groups")
+    assert units.survivors(group) == ["without artist a: 2 of 3 members stay"]
     many = Units(np.tile(few.silenced, (30, 1)), [[0]] * 30, ["a"] * 30, "sources")
     assert units.survivors(many) == [
         "30 sources, one by one; 2 to 2 of 3 members stay."

@@ -12,14 +12,14 @@ ARTISTS = ["monet", "degas", "monet", "manet"]
 
 
 def test_each_image_is_its_own_source():
-    source_of, names = assign("image", 3, {})
+    source_of, names = assign("image", ["a", "b", "c"], {})
     assert source_of.dtype == np.int64
     assert source_of.tolist() == each_image(3).tolist() == [0, 1, 2]
-    assert names == ["0", "1", "2"]
+    assert names == ["a", "b", "c"]
 
 
 def test_images_with_the_same_value_are_one_source():
-    source_of, names = assign("artist", 4, {"artist": ARTISTS})
+    source_of, names = assign("artist", "abcd", {"artist": ARTISTS})
     assert source_of.dtype == np.int64
     assert names == ["degas", "manet", "monet"]
     assert source_of.tolist() == [2, 0, 2, 1]
@@ -49,19 +49,19 @@ def test_a_number_among_words_is_a_word():
 @pytest.mark.parametrize("gap", [None, "", "  ", float("nan")])
 def test_a_missing_value_is_named_with_its_row(gap: object):
     with pytest.raises(BadInput, match="Row 1 of column 'artist'"):
-        assign("artist", 3, {"artist": ["monet", gap, "degas"]})
+        assign("artist", "abc", {"artist": ["monet", gap, "degas"]})
 
 
 def test_an_unknown_column_is_answered_with_the_nearest_and_all():
     with pytest.raises(
         BadInput, match="image, near_duplicates, artist, label.*mean 'artist'"
     ):
-        assign("artists", 4, {"label": [1, 2, 3, 4], "artist": ARTISTS})
+        assign("artists", "abcd", {"label": [1, 2, 3, 4], "artist": ARTISTS})
 
 
 def test_a_column_of_another_length_is_refused():
     with pytest.raises(BadInput, match="4 values for 5 images"):
-        assign("artist", 5, {"artist": ARTISTS})
+        assign("artist", "abcde", {"artist": ARTISTS})
 
 
 @pytest.mark.parametrize("values", [["monet", "monet"], []])
