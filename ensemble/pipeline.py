@@ -29,6 +29,7 @@ from ensemble.silence import Membership
 from ensemble.store import CARD, PIPELINE, Run
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
+from splits.naming import SourceNames
 
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[["EnsemblePipeline", int, Tensor, dict], dict]
@@ -354,6 +355,16 @@ class EnsemblePipeline(DiffusionPipeline):
             self._execution_device
         )
 
+    @property
+    def called(self) -> SourceNames:
+        """What the sources are called, and who owns them.
+
+        Raises:
+            BadInput: If there is no code book, or not one name for each source.
+        """
+        codes = self._loaded_codes()
+        return SourceNames(codes.n_sources, self.source_names, self.owners)
+
     def _loaded_codes(self) -> CodeBook:
         if self.codes is None:
             raise BadInput(
@@ -364,9 +375,7 @@ class EnsemblePipeline(DiffusionPipeline):
 
     def _allowed(self, allowed: Sequence[int | str]) -> np.ndarray:
         loaded = self._loaded_codes()
-        sources = rights.sources_of(
-            allowed, loaded.n_sources, self.source_names, self.owners
-        )
+        sources = self.called.allowed(allowed)
         return rights.allowed_votes(loaded, sources, self.source_names)
 
     def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
@@ -378,7 +387,9 @@ class EnsemblePipeline(DiffusionPipeline):
                 f"ablate has {len(lists)} lists for {n_images} images: give one list "
                 "for all, or one per image."
             )
-        return np.stack([ablated_votes(loaded, sources) for sources in lists])
+        called = self.called
+        chosen = [called.chosen(sources, "ablate") for sources in lists]
+        return np.stack([ablated_votes(loaded, sources) for sources in chosen])
 
     def _finish(self, images: Tensor, output_type: str) -> Any:
         if output_type == "latent":

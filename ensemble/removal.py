@@ -67,10 +67,11 @@ def announced(run: Run, sources: Sequence[int | str]) -> Iterator[str]:
         return
     silent = silence.silenced(run.path)
     after = silence.silenced_by(run.path, sorted({*before, *added}))
+    n_members = plan.codes.n_members
     yield (
-        f"To be removed: {plan.called.these(added)}. That silences "
-        f"{len(set(after) - set(silent))} members; {plan.codes.n_members - len(after)} "
-        f"of {plan.codes.n_members} are left to vote."
+        f"To be removed: {plan.called.these(added)}. Members that this silences: "
+        f"{len(set(after) - set(silent))}; left to vote: {n_members - len(after)} of "
+        f"{n_members}."
     )
     yield from _same_pictures(plan, sources, before)
 

@@ -88,9 +88,7 @@ def by_column(plan: Plan, column: str) -> Units:
     return _units(plan, sources, [f"{column} {name}" for name in names], "groups")
 
 
-def _units(
-    plan: Plan, sources: list[list[int]], names: list[str], kind: str
-) -> Units:
+def _units(plan: Plan, sources: list[list[int]], names: list[str], kind: str) -> Units:
     silenced = np.stack([plan.codes.bits[chosen].any(axis=0) for chosen in sources])
     for name, chosen, row in zip(names, sources, silenced, strict=True):
         if row.all():

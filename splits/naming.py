@@ -51,7 +51,9 @@ class Reading:
     @property
     def form(self) -> str:
         """How to write it so that it has no other reading."""
-        return "#" + self.called if self.kind == "number" else f"{self.kind}:{self.called}"
+        return (
+            "#" + self.called if self.kind == "number" else f"{self.kind}:{self.called}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,9 @@ class SourceNames:
         Raises:
             BadInput: If one of them is no source, or can be read in several ways.
         """
-        return self.chosen([one for t in texts for one in self._parts(t, option)], option)
+        return self.chosen(
+            [one for t in texts for one in self._parts(t, option)], option
+        )
 
     @functools.cached_property
     def _sources_called(self) -> dict[str, list[int]]:
@@ -291,7 +295,10 @@ class SourceNames:
         """How to write what a reading means, so that it is read in this way only."""
         forms = [reading.form]
         if len(reading.sources) == 1 and self.names:
-            forms += [f"#{reading.sources[0]}", f"name:{self.names[reading.sources[0]]}"]
+            forms += [
+                f"#{reading.sources[0]}",
+                f"name:{self.names[reading.sources[0]]}",
+            ]
         for form in forms:
             if {one.sources for one in self._all_readings(form)} == {reading.sources}:
                 return form

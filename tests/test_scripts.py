@@ -194,16 +194,27 @@ def test_sources_are_removed_members_repaired_and_all_is_proven(
 
     said(train.main, config)
     assert "Nothing was removed" in said(train.main, config, "--repair")
-    remove = ("remove", "--sources", "3", "--reason", "a letter")
+    with pytest.raises(BadInput, match="names 'digit 03', but .* mean 'digit 0003'"):
+        said(attribute.main, run, "remove", "--sources", "digit 03", "--reason", "x")
+    assert not (run / "removals.jsonl").exists()
+    remove = ("remove", "--sources", "digit 0003", "--reason", "a letter")
     first = said(attribute.main, run, *remove)
-    assert "Request 1 recorded" in first
+    announced, recorded, *_ = first.splitlines()
+    assert announced == (
+        "To be removed: source 3 (digit 0003). Members that this silences: 1; left to "
+        "vote: 1 of 2."
+    )
+    assert "Request 1 recorded" in recorded
     assert "1 of 2 members silenced, 1 vote" in first
     assert f"Next: python train.py {run / 'config.yaml'} --repair" in first
-    assert "had been removed before" in said(attribute.main, run, *remove)
+    again = said(attribute.main, run, *remove)
+    assert again.startswith("Removed before: source 3 (digit 0003).\n")
+    assert "had been removed before" in again
     assert "Silenced: members" in said(attribute.main, run, "verify")
     again = said(train.main, run / "config.yaml", "--repair")
     assert "know nothing of what was removed" in again
-    proven = said(attribute.main, run, "verify", "--sources", "1")
+    proven = said(attribute.main, run, "verify", "--sources", "1", "--sources", "#1")
+    assert "Also ablated: source 1 (digit 0001)." in proven
     assert "(request 1 of" in proven
     assert "Silenced" not in proven
 

@@ -243,6 +243,30 @@ def test_similarity_is_the_correlation_with_the_nearest_image(digits):
     )
 
 
+def test_similarity_goes_by_number_or_name_and_says_both(digits):
+    drawn, chosen = digits
+    images = mild()
+    expected = chosen["similarity:1"].of_pictures(images)
+    for name in (
+        "similarity:digit 0001",
+        "similarity:#1",
+        "similarity:name:digit 0001",
+    ):
+        found = chosen_measurements([name], drawn)[name]
+        assert torch.equal(found.of_pictures(images), expected)
+        assert "source 1 (digit 0001)" in found.sentence
+
+
+def test_a_source_that_is_called_like_a_file_is_refused(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8), 200).save("digit 0001", format="png")
+    with pytest.raises(
+        BadInput, match=r"also a file.*similarity:\./digit 0001 for the"
+    ):
+        chosen_measurements(["similarity:digit 0001"], digits[0])
+    assert chosen_measurements(["similarity:./digit 0001"], digits[0])
+
+
 def test_a_given_image_is_scaled_to_the_size_of_the_runs(digits):
     ramp = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     (name,) = [name for name in digits[1] if name.endswith(".png")]
@@ -318,7 +342,8 @@ def test_a_wrong_argument_is_refused(digits):
         "similarity": "no measurement 'similarity'; known: brightness",
         "similarity:": "no measurement 'similarity:'",
         "similarity:8": "Source 8 does not exist: .* numbers from 0 to 7, or their names",
-        "similarity:none.png": "no such file",
+        "similarity:none.png": "no such file, and no source is called so",
+        "similarity:digit 99": "names 'digit 99', but no source is called so",
         "logit:x": "no label 'x'; this run has 0, 1, 2",
         "nowhere.at_all:f": "cannot be imported .No module named 'nowhere'",
         f"{HERE}:nothing": "has no function 'nothing'",

@@ -56,6 +56,26 @@ def test_every_image_is_a_source_unless_a_column_says_otherwise(tmp_path):
     assert by_label.codes.n_sources == len(set(labels))
 
 
+def test_sources_of_images_are_called_as_the_images_are_in_old_runs_too(run):
+    plan = plans.prepare(run)
+    names = [f"digit {number:04d}" for number in range(8)]
+    recorded = store.read_json(run.path / "sources.json")
+    assert recorded["names"] == plan.source_names == names
+    # Version 0.1 recorded the images' numbers.
+    numbers = [str(number) for number in range(8)]
+    store.write_json(run.path / "sources.json", {**recorded, "names": numbers})
+    assert plans.load(run).source_names == names
+    called = plans.source_names(run)
+    assert called.of_text(["digit 0005,2"], "--sources") == [2, 5]
+    assert called.called(5) == "5 (digit 0005)"
+
+
+def test_names_are_known_without_reading_an_image(run, monkeypatch):
+    plans.prepare(run)
+    monkeypatch.setattr(plans, "read", lambda _: pytest.fail("images were read"))
+    assert plans.source_names(run).of_text(["digit 0007"], "--sources") == [7]
+
+
 def test_another_seed_draws_another_code_book(tmp_path):
     tree = configs.to_dict(config(tmp_path, n_images=40))
     tree["splits"]["seed"] = 1

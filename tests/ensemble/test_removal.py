@@ -168,6 +168,27 @@ def test_an_identical_picture_of_another_source_is_pointed_out(run, monkeypatch)
     assert len(list(removal.announced(run, [SOURCE, 5]))) == 1
 
 
+def test_what_a_removal_will_do_is_said_with_names_before_it_is_recorded(run):
+    (line,) = removal.announced(run, ["digit 0003"])
+    (member,) = saw(run, SOURCE)
+    left = "left to vote: 3 of 4."
+    assert line == (
+        f"To be removed: source 3 (digit 0003). Members that this silences: 1; {left}"
+    )
+    assert not (run.path / silence.LOG).exists()
+    recorded = removal.request(run, ["digit 0003"], "asked")
+    assert recorded.sources == [SOURCE]
+    assert recorded.names == ["digit 0003"]
+    assert silence.silenced(run.path) == [member]
+    before, line = removal.announced(run, [3, 0])
+    assert before == "Removed before: source 3 (digit 0003)."
+    assert line.startswith("To be removed: source 0 (digit 0000). Members that this")
+    (only,) = removal.announced(run, [3])
+    assert only == before
+    with pytest.raises(BadInput, match="but no source is called so.*mean 'digit 0003'"):
+        removal.request(run, ["digit 003"], "asked")
+
+
 def test_the_certificate_holds_between_removal_and_repair_and_after(run):
     removal.request(run, [SOURCE], "a letter")
     assert certificate.violations(run, [0]) == []

@@ -42,7 +42,9 @@ def test_a_column_makes_a_unit_of_each_value(ready):
 def test_what_cannot_be_removed_is_refused(ready):
     with pytest.raises(BadInput, match="none of the 6 members is left"):
         units.one_set(ready, [0, 1, 2, 3])
-    with pytest.raises(BadInput, match=r"member 0 saw source [0-3] \(digit 000[0-3]\), member 1 saw"):
+    with pytest.raises(
+        BadInput, match=r"member 0 saw source [0-3] \(digit 000[0-3]\), member 1 saw"
+    ):
         units.one_set(ready, [0, 1, 2, 3])
     with pytest.raises(BadInput, match="partition keeps 2 of 6.*removable=4 at least"):
         units.one_set(ready, [0, 1, 2, 3])
