@@ -72,7 +72,7 @@ RUNS: dict[str, dict[str, object]] = {
         "data.kind": "folder",
         "data.path": "{folder}/third",
         "data.source": "artist",
-        "splits.n_members": 8,
+        "splits.n_members": 10,
     },
 }
 ONE_MODEL = (
@@ -112,7 +112,7 @@ COMMANDS: dict[str, list[str]] = {
     "hashed": ["generate --n 2", "ablate", "remove --sources 2 --reason asked"],
     "dropout": ["generate --n 2", "ablate --method differential"],
     "team": ["generate --n 2"],
-    "folder": ["generate --n 2", "ablate", "ablate --groups style"],
+    "folder": ["generate --n 2", "ablate", "ablate --sources 0"],
     "longer": ["generate --n 2"],
     "wider": ["generate --n 2"],
 }
