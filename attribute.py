@@ -181,7 +181,7 @@ def add_sources(parser: Any, purpose: str, required: bool = False) -> None:
         metavar="3,17",
         action="append",
         required=required,
-        help=f"{purpose}: numbers or names with commas between them; #7 is the number, "
+        help=f"{purpose}: numbers or names with commas between them; number:7 is the number, "
         "name:7 the name; a name with a comma stands in double quotes; may be repeated",
     )
 

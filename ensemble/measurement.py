@@ -283,8 +283,8 @@ def _similarity_to(argument: str, plan: Plan) -> Measurement:
     if in_a_file and known:
         raise BadInput(
             f"similarity:{argument} is a source, and also a file that is there. Write "
-            f"similarity:./{argument} for the file, or similarity:# and the source's "
-            "number."
+            f"similarity:./{argument} for the file, or similarity:number: and "
+            "the source's number."
         )
     if in_a_file:
         return similarity(_pictured(Path(argument), plan)[None], argument)

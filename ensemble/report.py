@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from ensemble import config as configs
 from ensemble import figures, findings, page, silence, store, verdict
+from ensemble import plan as plans
 from ensemble.data import TrainingImages
 from ensemble.findings import Finding, Influence
 from ensemble.page import counted
@@ -291,21 +292,22 @@ def _commands(
         *generated,
         *(
             f"{attribute} ablate {named} --method {table.info['method']}"
-            f"{_asked_for(table.info, data)} --placebos {table.info['n_placebos']}"
+            f"{_asked_for(run, table.info, data)} --placebos {table.info['n_placebos']}"
             for table in tables
         ),
         f"{attribute} report {named}",
     ]
 
 
-def _asked_for(info: dict[str, Any], data: TrainingImages) -> str:
+def _asked_for(run: Run, info: dict[str, Any], data: TrainingImages) -> str:
     """The option that made these units."""
     if info["units"] == "sources":
         return ""
     for column, values in data.columns.items():
         if info["unit_names"] == [f"{column} {value}" for value in sorted(set(values))]:
             return f" --groups {shlex.quote(column)}"
-    return " --sources " + ",".join(str(source) for source in info["group_sources"][0])
+    sources = plans.source_names(run).written(info["group_sources"][0])
+    return f" --sources {sources}"
 
 
 def _saved_tables(folder: Path, kind: str) -> list[Table]:

@@ -7,7 +7,7 @@ One rule holds wherever somebody names sources, on the command line and in Pytho
   name of an owner, and, if it has nothing but digits, as a number. Where all readings
   mean the same sources, these are meant. Where they differ, the text is refused, and
   the message says each reading and how to write it.
-- `#7` is source number 7, `name:7` is the source called 7, and `owner:7` is all that the
+- `number:7` is source number 7, `name:7` is the source called 7, and `owner:7` is all that the
   owner called 7 has a part in.
 - Where a source or an owner is called by digits that are not the number of just that
   source, digits alone are always refused: write one of these three.
@@ -51,9 +51,7 @@ class Reading:
     @property
     def form(self) -> str:
         """How to write it so that it has no other reading."""
-        return (
-            "#" + self.called if self.kind == "number" else f"{self.kind}:{self.called}"
-        )
+        return f"{self.kind}:{self.called}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +106,11 @@ class SourceNames:
     def knows(self, text: str) -> bool:
         """Whether a text can be read as a source, or as several."""
         return bool(self._all_readings(text))
+
+    def written(self, sources: Sequence[int]) -> str:
+        """Sources as the command line takes them: their numbers."""
+        before = "number:" if self._digits_mislead else ""
+        return ",".join(f"{before}{source}" for source in sources)
 
     def chosen(self, asked: Any, option: str) -> list[int]:
         """The sources that are asked for, ascending, each once.
@@ -220,7 +223,7 @@ class SourceNames:
             found += self._named(_normal(wanted.removeprefix("name:")))
         if wanted.startswith("owner:"):
             found += self._owned(_normal(wanted.removeprefix("owner:")))
-        digits = wanted.removeprefix("#")
+        digits = wanted.removeprefix("number:")
         if _is_number(digits) and int(digits) < self.n_sources:
             found.append(self._number(int(digits)))
         return found
@@ -268,8 +271,8 @@ class SourceNames:
 
     def _nothing(self, text: str, option: str) -> BadInput:
         wanted = _normal(text)
-        if _is_number(wanted.removeprefix("#")):
-            return self._no_number(int(wanted.removeprefix("#")), option)
+        if _is_number(wanted.removeprefix("number:")):
+            return self._no_number(int(wanted.removeprefix("number:")), option)
         return BadInput(
             f"{option} names {text!r}, but no source{self._or_owner()} is called so; "
             f"there are sources 0 to {self.n_sources - 1}{self._or_names()}. "
@@ -296,7 +299,7 @@ class SourceNames:
         forms = [reading.form]
         if len(reading.sources) == 1 and self.names:
             forms += [
-                f"#{reading.sources[0]}",
+                f"number:{reading.sources[0]}",
                 f"name:{self.names[reading.sources[0]]}",
             ]
         for form in forms:

@@ -213,7 +213,9 @@ def test_sources_are_removed_members_repaired_and_all_is_proven(
     assert "Silenced: members" in said(attribute.main, run, "verify")
     again = said(train.main, run / "config.yaml", "--repair")
     assert "know nothing of what was removed" in again
-    proven = said(attribute.main, run, "verify", "--sources", "1", "--sources", "#1")
+    proven = said(
+        attribute.main, run, "verify", "--sources", "1", "--sources", "number:1"
+    )
     assert "Also ablated: source 1 (digit 0001)." in proven
     assert "(request 1 of" in proven
     assert "Silenced" not in proven

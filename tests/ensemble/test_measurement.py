@@ -249,7 +249,7 @@ def test_similarity_goes_by_number_or_name_and_says_both(digits):
     expected = chosen["similarity:1"].of_pictures(images)
     for name in (
         "similarity:digit 0001",
-        "similarity:#1",
+        "similarity:number:1",
         "similarity:name:digit 0001",
     ):
         found = chosen_measurements([name], drawn)[name]

@@ -27,7 +27,7 @@ DIGITS = SourceNames(3, ["0", "1", "2"])
         (np.int64(3), [3]),
         ("3", [3]),
         (" 3 ", [3]),
-        ("#3", [3]),
+        ("number:3", [3]),
         ("Smith, John", [2]),
         ("name:Eve", [0]),
         ({4, 1, "Eve"}, [0, 1, 4]),
@@ -50,7 +50,7 @@ def test_anything_else_is_refused(asked):
         PEOPLE.chosen(asked, "ablate")
 
 
-@pytest.mark.parametrize("number", [5, -1, "5", "#5"])
+@pytest.mark.parametrize("number", [5, -1, "5", "number:5"])
 def test_a_number_that_no_source_has_is_refused(number):
     with pytest.raises(
         BadInput, match=r"Source -?\d does not exist: ablate takes .* 0 to 4"
@@ -58,7 +58,9 @@ def test_a_number_that_no_source_has_is_refused(number):
         PEOPLE.chosen([0, number], "ablate")
 
 
-@pytest.mark.parametrize("text", ["-1", "007", "1_0", "٣", "3.0", "+3", "#", "name:3"])
+@pytest.mark.parametrize(
+    "text", ["-1", "007", "1_0", "٣", "3.0", "+3", "number:", "#3", "name:3"]
+)
 def test_what_only_looks_like_a_number_is_none(text):
     with pytest.raises(BadInput, match="but no source is called so"):
         SourceNames(20, ["a"] * 20).chosen(text, "ablate")
@@ -97,18 +99,18 @@ def test_digits_alone_are_refused_where_names_are_other_digits(digits):
             NUMBERS.names.index(digits)
         ]
     if int(digits) < 4:
-        assert NUMBERS.chosen(f"#{digits}", "ablate") == [int(digits)]
+        assert NUMBERS.chosen(f"number:{digits}", "ablate") == [int(digits)]
         assert NUMBERS.chosen(int(digits), "ablate") == [int(digits)]
 
 
 def test_a_refusal_says_all_meanings_and_how_to_write_each():
     with pytest.raises(
         BadInput,
-        match=r"'1'.* Write name:1 for source 0 \(1\), or #1 for source 1 \(3\)\.",
+        match=r"'1'.* Write name:1 for source 0 \(1\), or number:1 for source 1 \(3\)\.",
     ):
         NUMBERS.chosen("1", "ablate")
     with pytest.raises(
-        BadInput, match=r"Write #0 for source 0 \(1\); nothing is called '0'"
+        BadInput, match=r"Write number:0 for source 0 \(1\); nothing is called '0'"
     ):
         NUMBERS.chosen("0", "ablate")
     with pytest.raises(
@@ -122,22 +124,22 @@ def test_digits_that_are_the_number_of_their_source_are_both():
 
 
 def test_names_that_look_like_forms_are_not_mistaken():
-    odd = SourceNames(4, ["#1", "name:Bob", "Bob", "c"])
+    odd = SourceNames(4, ["number:1", "name:Bob", "Bob", "c"])
     with pytest.raises(
-        BadInput, match=r"name:#1 for source 0 \(#1\), or name:name:Bob for"
+        BadInput, match=r"name:number:1 for source 0 \(number:1\), or name:name:Bob for"
     ):
-        odd.chosen("#1", "ablate")
+        odd.chosen("number:1", "ablate")
     with pytest.raises(
-        BadInput, match=r"for source 1 \(name:Bob\), or #2 for source 2"
+        BadInput, match=r"for source 1 \(name:Bob\), or number:2 for source 2"
     ):
         odd.chosen("name:Bob", "ablate")
-    assert odd.chosen(["name:#1", "name:name:Bob"], "ablate") == [0, 1]
+    assert odd.chosen(["name:number:1", "name:name:Bob"], "ablate") == [0, 1]
 
 
 def test_two_sources_of_one_name_are_told_apart_by_number():
     twins = SourceNames(3, ["a", "b", "a"])
     with pytest.raises(
-        BadInput, match=r"Write #0 for source 0 \(a\), or #2 for source 2"
+        BadInput, match=r"Write number:0 for source 0 \(a\), or number:2 for source 2"
     ):
         twins.chosen("a", "ablate")
 
@@ -183,10 +185,10 @@ def test_an_owner_called_by_a_number_is_no_number():
     names = SourceNames(3, ["a", "b", "c"], {"1": [0, 2]})
     for chosen in (lambda one: names.chosen(one, "allowed"), names.allowed):
         with pytest.raises(
-            BadInput, match=r"owner:1 for sources 0 \(a\), 2 \(c\), or #1 for"
+            BadInput, match=r"owner:1 for sources 0 \(a\), 2 \(c\), or number:1 for"
         ):
             chosen("1")
-        with pytest.raises(BadInput, match="#0 for source 0"):
+        with pytest.raises(BadInput, match="number:0 for source 0"):
             chosen("0")
 
 
@@ -197,7 +199,7 @@ def test_an_owner_called_by_a_number_is_no_number():
         (["3, Eve"], [0, 3]),
         (["Smith, John"], [2]),
         (['"Smith, John",Eve'], [0, 2]),
-        (["Eve; Adam", "#1"], [1, 4]),
+        (["Eve; Adam", "number:1"], [1, 4]),
     ],
 )
 def test_the_command_line_takes_names_with_commas_between_them(texts, meant):
@@ -235,6 +237,14 @@ def test_messages_have_number_and_name():
     assert SourceNames(12).listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7 and 4 more"
 
 
+def test_sources_are_written_as_they_are_read_again():
+    for names in (PEOPLE, NUMBERS, DIGITS, SourceNames(4)):
+        text = names.written([0, 2])
+        assert names.of_text([text], "--sources") == [0, 2]
+    assert PEOPLE.written([0, 2]) == "0,2"
+    assert NUMBERS.written([0, 2]) == "number:0,number:2"
+
+
 def test_names_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="There are 1 names for 2 sources"):
         SourceNames(2, ["a"])
@@ -265,5 +275,5 @@ def test_whatever_the_names_no_text_means_another_source(called: list[str]):
     names = SourceNames(len(called), called)
     for source, name in enumerate(called):
         assert names.chosen(source, "ablate") == [source]
-        for text in (f"#{source}", name, f"name:{name}"):
+        for text in (f"number:{source}", name, f"name:{name}"):
             assert meant(names, text) in (None, [source])
