@@ -20,11 +20,11 @@ from markupsafe import Markup
 
 from ensemble import config as configs
 from ensemble import figures, findings, page, silence, store, verdict
-from ensemble import plan as plans
 from ensemble.data import TrainingImages
 from ensemble.findings import Finding, Influence
 from ensemble.page import counted
 from ensemble.store import Run
+from splits.naming import SourceNames
 
 N_CODES = 512
 N_LOSSES = 5
@@ -306,8 +306,9 @@ def _asked_for(run: Run, info: dict[str, Any], data: TrainingImages) -> str:
     for column, values in data.columns.items():
         if info["unit_names"] == [f"{column} {value}" for value in sorted(set(values))]:
             return f" --groups {shlex.quote(column)}"
-    sources = plans.source_names(run).written(info["group_sources"][0])
-    return f" --sources {sources}"
+    named = store.read_json(run.path / "sources.json")
+    called = SourceNames(len(named["names"]), named["names"], named.get("owners", {}))
+    return f" --sources {called.written(info['group_sources'][0])}"
 
 
 def _saved_tables(folder: Path, kind: str) -> list[Table]:
