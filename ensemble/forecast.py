@@ -102,7 +102,11 @@ def _times(config: Config, plan: Plan, ablations: Ablations | None) -> Iterator[
     """How long training takes, and exact ablation of one picture."""
     settings = config.training
     n_trained = extension.n_trained(config, plan.codes)
-    step, forward = _works(config, plan)
+    try:
+        step, forward = _works(config, plan)
+    except BadInput as error:
+        yield f"time          cannot be measured here: {error}"
+        return
     steps, forwards = timed(step), timed(forward)
     per_member = settings.processes_per_member
     processes = launching.n_processes(settings.processes, n_trained, per_member)

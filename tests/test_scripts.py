@@ -297,6 +297,7 @@ def test_what_cannot_be_trained_here_is_refused_before_a_folder_is_made(
 def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
     config = tmp_path / "tiny.yaml"
     tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 4, "weight": 2}
     config.write_text(yaml.safe_dump(tree))
     store.create(configs.load(config))
     before = sorted(path.name for path in tmp_path.rglob("*"))

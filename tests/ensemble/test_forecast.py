@@ -166,3 +166,10 @@ def test_very_many_images_are_not_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "MOST_COMPARED", 7)
     text = said(tmp_path, images(8, alike=[(1, 3)]))
     assert "alike         not looked for among more than 7 images" in text
+
+
+def test_what_cannot_be_trained_here_is_planned_without_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    text = said(tmp_path, training={"mixed_precision": "fp16"})
+    assert "time          cannot be measured here: training.mixed_precision is" in text
+    assert "smallest p" in text
