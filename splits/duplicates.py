@@ -18,6 +18,7 @@ Before: ensemble/data.py (reads the images). After: ensemble/plan.py, certificat
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -93,9 +94,7 @@ def near_pairs(
     return pairs[order], distances[order]
 
 
-def identical(
-    images: Float32[np.ndarray, "images channels height width"],
-) -> Int64[np.ndarray, "pairs two"]:
+def identical(images: Iterable[np.ndarray]) -> Int64[np.ndarray, "pairs two"]:
     """Every image that is the same as an earlier one, bit by bit, with that one.
 
     Args:

@@ -297,12 +297,12 @@ def test_what_cannot_be_trained_here_is_refused_before_a_folder_is_made(
 def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
     config = tmp_path / "tiny.yaml"
     tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
-    tree["splits"] = {"n_members": 4, "weight": 2}
+    tree["splits"] = {"n_members": 6, "weight": 3}
     config.write_text(yaml.safe_dump(tree))
     store.create(configs.load(config))
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert train.main([str(config), "--plan"]) == 0
-    assert "is there with this config: 0 of 4 members" in capsys.readouterr().out
+    assert "is there with this config: 0 of 6 members" in capsys.readouterr().out
     with pytest.raises(BadInput, match=r"training\.steps: 6 -> 7"):
         train.main([str(config), "training.steps=7", "--plan"])
     assert "work  " in capsys.readouterr().out
