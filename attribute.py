@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ensemble import exits, launching, plan, silence, store
+from ensemble import exits, launching, names, plan, silence, store
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -217,11 +217,16 @@ def positive(option: str, text: str) -> list[float]:
     return found
 
 
-def ensemble_of(run: Run) -> "EnsemblePipeline":
+def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
     """The run's pipeline; on a CPU as many members side by side as there are cores.
 
+    Args:
+        run: The run folder.
+        ready: The plan that it is used with.
+
     Raises:
-        BadInput: If the run has not been trained to its end.
+        BadInput: If the run has not been trained to its end, or members that vote are
+            others by now than when the plan was read.
     """
     retired = silence.retired(run.path)
     n_members = store.read_json(run.manifest)["n_members"]
@@ -238,6 +243,8 @@ def ensemble_of(run: Run) -> "EnsemblePipeline":
     from ensemble.pipeline import EnsemblePipeline
 
     pipe = EnsemblePipeline.from_pretrained(run.path)
+    if ready is not None and pipe.membership is not None:
+        plan.require_codes_of(run, ready, pipe.membership)
     if torch.accelerator.is_available():
         return pipe.to(torch.accelerator.current_accelerator())
     torch.set_num_threads(1)
@@ -258,6 +265,9 @@ def generate(run: Run, options: argparse.Namespace) -> None:
 
     if options.n < 1:
         raise BadInput(f"--n is {options.n}: at least one query is needed.")
+    if options.seed < 0:
+        raise BadInput(f"--seed is {options.seed}: a seed from 0 up is wanted.")
+    names.checked(options.name)
     labels = numbers("--labels", options.labels) if options.labels else None
     seeds = range(options.seed, options.seed + options.n)
     queries.generate(run, ensemble_of(run), options.name, seeds, labels)
@@ -295,7 +305,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         print(store.visible(line))
     asked = influence.Asked(
         run,
-        ensemble_of(run),
+        ensemble_of(run, ready),
         ready,
         options.name,
         removed,
@@ -310,9 +320,8 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     elif options.method == "exact":
         folder = influence.measure_exactly(asked, options.placebos, options.max_memory)
     elif options.method == "differential":
-        accuracy = influence.ACCURACY if options.accuracy is None else options.accuracy
         folder = influence.measure_differentially(
-            asked, accuracy, options.placebos or influence.MANY_PLACEBOS
+            asked, options.accuracy, options.placebos
         )
     else:
         folder = influence.measure_adjointly(asked)
@@ -348,7 +357,8 @@ def score(run: Run, options: argparse.Namespace) -> None:
             run, options.name, methods, on_cluster(options), **asked
         )
     else:
-        ready, pipe = plan.load(run), ensemble_of(run)
+        ready = plan.load(run)
+        pipe = ensemble_of(run, ready)
         paths = (
             scoring.score(run, pipe, ready, options.name, method, **asked)
             for method in methods
@@ -371,7 +381,7 @@ def evaluate(run: Run, options: argparse.Namespace) -> None:
         print(f"To do: {work}.", flush=True)
     path = evaluation.on_record(run, ready, chosen)
     if path is None:
-        path = evaluation.evaluate(run, ensemble_of(run), ready, chosen)
+        path = evaluation.evaluate(run, ensemble_of(run, ready), ready, chosen)
     rows = store.read_json(path)["rows"]
     # Like the plots, it carries no digest: it is made again from what does.
     store.write_text(path.with_suffix(".csv"), tables.as_csv(rows))

@@ -64,7 +64,7 @@ def findings(path: str) -> dict:
     run = store.open_run(path)
     ready = plan.load(run)
     many = ready.codes.n_sources > 200
-    folder = run.influence("demo-differential" if many else "demo")
+    folder = run.influence("demo") / ("differential" if many else "exact")
     info = store.read_json(folder / "info.json")
     displacement, placebo, p_values = (
         np.load(folder / f"{name}.npy")

@@ -34,7 +34,7 @@ def main() -> None:
         members = [
             store.read_json(path) for path in sorted(run.glob("members/*/member.json"))
         ]
-        influence = store.read_json(run / "influence" / "demo" / "info.json")
+        influence = store.read_json(run / "influence" / "demo" / "exact" / "info.json")
         n_queries = len(store.read_json(run / "queries/demo/info.json")["seeds"])
     record.write(
         "demo",

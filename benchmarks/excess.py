@@ -69,7 +69,7 @@ def planted(folder: Path, n_images: int = 256) -> dict:
 
 def findings(run: store.Run) -> dict:
     """Real sources against placebos, over all queries."""
-    folder = run.influence("demo-differential")
+    folder = run.influence("demo") / "differential"
     info = store.read_json(folder / "info.json")
     real, placebo = (np.load(folder / f"{name}.npy") for name in TABLES)
     levels = np.quantile(placebo, 0.999, axis=1)
@@ -90,7 +90,7 @@ def findings(run: store.Run) -> dict:
 
 def planted_findings(run: store.Run) -> dict:
     """Where the planted source stands, for the queries most like it."""
-    folder = run.influence("demo-differential")
+    folder = run.influence("demo") / "differential"
     displacement = np.load(folder / "displacement.npy")
     p_values = np.load(folder / "p_values.npy")
     pictures = np.load(run.queries("demo") / "images.npy")

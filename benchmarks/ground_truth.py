@@ -69,9 +69,9 @@ def pack(run: Run, to: Path, pictures: Path | None) -> Run:
 def files_of(run: Run) -> list[Path]:
     """Queries, scores and losses, and of influence the tables that are evaluated."""
     wanted = {"info.json", *(f"{table}.npy" for table in TABLES)}
-    found = [*run.path.glob("queries/*/*"), *run.path.glob("evaluation/truth/*/*")]
+    found = [*run.path.glob("queries/*/*"), *run.path.glob("evaluation/truth*/*/*")]
     found += run.path.glob("scores/[!.]*/[!.]*")
-    found += [file for file in run.path.glob("influence/*/*") if file.name in wanted]
+    found += [file for file in run.path.glob("influence/**/*") if file.name in wanted]
     return [file for file in found if file.is_file()]
 
 

@@ -363,7 +363,8 @@ def main() -> None:
         for options in evaluated(name, sizes):
             path = lds.evaluate(run, pipe, ready, options)
             plots.draw(path)
-            results[options.called] = store.read_json(path)
+            measured = "" if options.measure == "loss" else f"-{options.measure}"
+            results[f"{name}{measured}"] = store.read_json(path)
     if arguments.smoke:
         print(f"Tables in {run.evaluation}; nothing is recorded.")
     else:

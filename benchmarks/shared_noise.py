@@ -36,7 +36,7 @@ def measured(folder: Path, seed: int, shared: bool) -> dict[str, float]:
         ["attribute.py", tree["run"], "ablate"],
     ):
         subprocess.run([sys.executable, *command], check=True)
-    found = store.open_run(tree["run"]).influence("demo")
+    found = store.open_run(tree["run"]).influence("demo") / "exact"
     return {
         "real": float(np.load(found / "displacement.npy").mean()),
         "placebo": float(np.load(found / "placebo.npy").mean()),

@@ -9,24 +9,30 @@ Before: queries.py (pictures by other votes). After: influence.py.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int
-from torch import nn
-from tqdm.auto import tqdm
+from jaxtyping import Float, Float32, Float64, Int
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from ensemble import store
+from ensemble import provenance, store
 from ensemble.measurement import Images, Measurement, Values, displacement
 from ensemble.model import predict
 from ensemble.pipeline import EnsemblePipeline
+from ensemble.progress import Progress
 from ensemble.queries import Queries, ablated_pictures, on_device
 from splits.errors import BadInput
 
 PROGRESS, VALUES = "progress.json", "values.npy"
+MOST_PICTURES = 1024
+# What a slow core does of a member's work, and what any accelerator does.
+OPERATIONS_A_SECOND = {"cpu": 1e10, "other": 1e12}
 
 # (full, ablated) -> a value for each ablated picture.
 Reading = Callable[[Images, Images], Values]
@@ -46,12 +52,14 @@ class Landscape:
         full: For each measurement of pictures, its value on the full pictures; of
             pairs, on each full picture and itself.
         member_forwards: Work: images that members were run on.
+        seconds_before: What the blocks took that were there when this session began.
     """
 
     displacement: Float32[np.ndarray, "queries vectors"]
     measured: dict[str, Float32[np.ndarray, "queries vectors"]]
     full: dict[str, Float32[np.ndarray, " queries"]]
     member_forwards: int
+    seconds_before: float
 
 
 @torch.no_grad()
@@ -63,8 +71,11 @@ def landscape(
     folder: Path,
     max_memory_mb: int = 1024,
     computed: Callable[[Iterable[Block]], Iterable[Measured]] | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> Landscape:
     """Sample every query with every vote vector, exactly.
+
+    What an interrupted landscape has left is gone on with, if it is of the same.
 
     Args:
         pipe: The ensemble.
@@ -74,21 +85,24 @@ def landscape(
         folder: Where finished blocks are kept until all are done.
         max_memory_mb: Bound on the memory of activations and states.
         computed: Gives what `measured` gives for each block, in order; None: here.
+        made_by: Facts about the members, by which blocks of others are told apart.
     """
     distinct, vector_of = np.unique(votes, axis=0, return_inverse=True)
     vector_of = vector_of.reshape(-1)
     readings = readings_of(measurements)
-    blocks = _Blocks(folder, queries, distinct, list(readings))
-    size = block_size(pipe, max_memory_mb)
+    blocks = _Blocks(folder, queries, distinct, list(readings), made_by or {})
+    size = blocks.size_of(pipe, max_memory_mb)
     pairs = ((query, distinct[vectors]) for query, vectors in blocks.missing(size))
     if computed is None:
         results = (measured(pipe, queries, readings, *block) for block in pairs)
     else:
         results = computed(pairs)
-    with blocks.bar() as bar:
+    before = blocks.seconds
+    shown = Progress("ablating", "pictures", blocks.n_pairs, blocks.done, before)
+    with shown as progress:
         for found, work in results:
             blocks.keep(found, work)
-            bar.update(found.shape[1])
+            progress.advance(found.shape[1])
     full = on_device(pipe, queries.images)
     values = blocks.values()[:, :, vector_of]
     return Landscape(
@@ -99,6 +113,7 @@ def landscape(
             for name, measure in readings.items()
         },
         member_forwards=blocks.member_forwards,
+        seconds_before=before,
     )
 
 
@@ -137,7 +152,12 @@ class _Blocks:
     """
 
     def __init__(
-        self, folder: Path, queries: Queries, votes: np.ndarray, names: list[str]
+        self,
+        folder: Path,
+        queries: Queries,
+        votes: np.ndarray,
+        names: list[str],
+        made_by: Mapping[str, Any],
     ) -> None:
         self.folder = folder
         self.shape = (1 + len(names), len(queries.seeds), len(votes))
@@ -145,9 +165,15 @@ class _Blocks:
             "votes": store.array_digest(votes),
             "queries": store.array_digest(queries.images),
             "names": names,
+            "seeds": queries.facts()["seeds_digest"],
+            **made_by,
         }
         folder.mkdir(parents=True, exist_ok=True)
         self.done, self.member_forwards = 0, 0
+        # Of all sessions, and when this one last put something on the disk.
+        self.seconds, self.since = 0.0, time.perf_counter()
+        # Pictures of a block, where a session has chosen it.
+        self.size: int | None = None
         # Pair by pair, so that it does not depend on the size of the blocks.
         self.digest = hashlib.sha256()
         self.array = self._continued() if (folder / PROGRESS).exists() else self._new()
@@ -159,7 +185,7 @@ class _Blocks:
             BadInput: If they are damaged.
         """
         kept, values = store.read_json(self.folder / PROGRESS), self.folder / VALUES
-        if kept["key"] != self.key or not kept["done"]:
+        if provenance.difference(kept["key"], self.key) or not kept["done"]:
             return self._new()
         found = store.read_array(values)
         if (found.shape, found.dtype) == (self._flat(), np.float32):
@@ -171,6 +197,9 @@ class _Blocks:
                 f"done, found {digest}. Delete {self.folder}, and ablate again."
             )
         self.done, self.member_forwards = kept["done"], kept["member_forwards"]
+        # Version 0.1 wrote down neither, and made its blocks as large as memory allows.
+        self.seconds = kept.get("seconds", 0.0)
+        self.size = kept.get("block_size", MOST_PICTURES)
         return np.lib.format.open_memmap(values, mode="r+")
 
     def _new(self) -> np.memmap:
@@ -189,15 +218,22 @@ class _Blocks:
             pairs = np.arange(first, min(first + size, total))
             yield pairs // self.shape[2], pairs % self.shape[2]
 
-    def bar(self) -> tqdm:
-        """Shows how far it is."""
-        return tqdm(
-            total=self._flat()[1],
-            initial=self.done,
-            desc="ablating",
-            unit=" pictures",
-            disable=None,
-        )
+    @property
+    def n_pairs(self) -> int:
+        """Pictures in all."""
+        return self._flat()[1]
+
+    def size_of(self, pipe: EnsemblePipeline, max_memory_mb: int) -> int:
+        """Pictures of a block: as many as when it was begun, if memory allows it.
+
+        How many images a member sees at once can change the last bits of what it
+        predicts. So the size follows from what is asked for, not from a clock.
+        """
+        most = block_size(pipe, max_memory_mb)
+        if self.size is None:
+            self.size = min(most, pictures_of_a_minute(pipe))
+        self.size = min(self.size, most)
+        return self.size
 
     def keep(self, values: np.ndarray, member_forwards: int) -> None:
         """Put the values of a block on the disk."""
@@ -206,10 +242,14 @@ class _Blocks:
         self.digest.update(_pair_by_pair(values))
         self.done += values.shape[1]
         self.member_forwards += member_forwards
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
         kept = {
             "key": self.key,
             "done": self.done,
             "member_forwards": self.member_forwards,
+            "seconds": round(self.seconds, 3),
+            "block_size": self.size,
             "values_sha256": self.digest.hexdigest(),
         }
         store.write_json(self.folder / PROGRESS, kept)
@@ -226,13 +266,30 @@ def _pair_by_pair(values: Float32[np.ndarray, "measurements pairs"]) -> bytes:
 def block_size(pipe: EnsemblePipeline, max_memory_mb: int) -> int:
     """Images at once, half of the memory for activations and half for states.
 
-    More than some hundred images a member make nothing faster, and a block that is
-    interrupted is lost.
+    More than some hundred images a member make nothing faster.
     """
     half = max_memory_mb * 2**20 // 2
     activations, state = picture_bytes(pipe)
     pipe.members.forward_batch = int(np.clip(half // activations, 1, 512))
-    return int(np.clip(half // (8 * state), 1, 1024))
+    return int(np.clip(half // (8 * state), 1, MOST_PICTURES))
+
+
+@torch.no_grad()
+def pictures_of_a_minute(pipe: EnsemblePipeline) -> int:
+    """Pictures whose ablation takes one slow core, or one accelerator, about a minute.
+
+    A block that is interrupted is lost. It is counted in operations, so that blocks are
+    the same wherever and whenever the same is asked for.
+    """
+    members, sampling = pipe.members, pipe.sampling()
+    with FlopCounterMode(display=False) as counter:
+        _one_forward(pipe)
+    passes = 1 if sampling.guidance_scale == 1.0 or members.no_label is None else 2
+    # About half of the members vote.
+    forwards = sampling.n_steps * passes * max(1, members.n_members / 2)
+    operations = max(1, counter.get_total_flops()) * forwards
+    speed = OPERATIONS_A_SECOND["cpu" if members.device.type == "cpu" else "other"]
+    return int(np.clip(60 * speed // operations, 1, MOST_PICTURES))
 
 
 def picture_bytes(pipe: EnsemblePipeline) -> tuple[int, int]:
@@ -247,13 +304,20 @@ def picture_bytes(pipe: EnsemblePipeline) -> tuple[int, int]:
 
     leaves = [module for module in network.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(count) for module in leaves]
-    state = torch.zeros(1, *pipe.members.image_shape, device=pipe.members.device)
-    state = state.to(pipe.members.dtype)
-    label = None
-    if pipe.members.no_label is not None:
-        label = torch.zeros(1, dtype=torch.int64, device=state.device)
-    with torch.no_grad():
-        predict(network, state, torch.zeros((), device=state.device), label)
+    state = _one_forward(pipe)
     for hook in hooks:
         hook.remove()
     return total, state.numel() * state.element_size()
+
+
+@torch.no_grad()
+def _one_forward(pipe: EnsemblePipeline) -> Float[Tensor, "1 channels height width"]:
+    """Run one member on one state, which is returned."""
+    members = pipe.members
+    state = torch.zeros(1, *members.image_shape, device=members.device)
+    state = state.to(members.dtype)
+    label = None
+    if members.no_label is not None:
+        label = torch.zeros(1, dtype=torch.int64, device=state.device)
+    predict(members.networks[0], state, torch.zeros((), device=state.device), label)
+    return state

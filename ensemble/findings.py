@@ -7,7 +7,6 @@ order of the rows and the pictures.
 Before: influence.py (saves the tables), figures.py. After: report.py.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from markupsafe import Markup
 
-from ensemble import figures, silence, store, verdict
+from ensemble import figures, provenance, store, verdict
 from ensemble.data import TrainingImages
 from ensemble.page import counted
+from ensemble.provenance import Kind
+from ensemble.silence import Membership
 from ensemble.store import Run
 
 N_THUMBNAILS = 4
@@ -127,21 +128,27 @@ class Finding:
     landscape: Markup
 
 
-def saved(run: Run, name: str) -> list[Influence]:
+def saved(run: Run, name: str, membership: Membership | None = None) -> list[Influence]:
     """Everything that was ablated on a set of queries: sources first, then groups.
 
+    Args:
+        run: The run folder.
+        name: The queries.
+        membership: Who may vote, as the caller has read it; None: as it is now.
+
     Raises:
-        BadInput: If a table is missing, damaged, or from before a removal.
+        BadInput: If a table is missing or damaged, or of other queries or members.
     """
-    # A group's folder carries eight digits of the digest of who falls silent.
-    kept = re.compile(re.escape(name) + "(-differential)?(-[0-9a-f]{8})?")
-    folder = run.influence(name).parent
-    paths = [path for path in sorted(folder.glob("*")) if kept.fullmatch(path.name)]
-    for path in paths:
-        made_with = store.read_json(path / "info.json").get("code_book_digest")
-        silence.require_current(run.path, path, made_with)
+    shown = (provenance.EXACT, provenance.DIFFERENTIAL)
+    found = [
+        folder for folder, kind in provenance.tables(run, name) if kind.method in shown
+    ]
+    known = membership or Membership.read(run.path)
+    of = provenance.of_queries(run, name)
+    for folder in found:
+        provenance.require_current(folder, known, of)
     info = store.read_json(run.queries(name) / "info.json")
-    tables = [_read(path) for path in paths if _shows_pictures(path, info)]
+    tables = [_read(folder) for folder in found if _shows_pictures(folder, info)]
     return sorted(tables, key=lambda table: table.info["units"] == "groups")
 
 
@@ -155,21 +162,26 @@ def _shows_pictures(folder: Path, asked: dict[str, Any]) -> bool:
     return "displacement.npy" in kept and not asked.get("held_out")
 
 
-def losses(run: Run, name: str) -> Float32[np.ndarray, "queries sources"] | None:
+def losses(
+    run: Run, name: str, membership: Membership | None = None
+) -> Float32[np.ndarray, "queries sources"] | None:
     """Influence of every source on the loss of held-out pictures, if it was measured.
 
+    Args:
+        run: The run folder.
+        name: The queries.
+        membership: Who may vote, as the caller has read it; None: as it is now.
+
     Raises:
-        BadInput: If the table is damaged, or from before a removal.
+        BadInput: If the table is damaged, or of other queries or members.
     """
-    folder = run.influence(name)
-    if not folder.exists():
-        return None
-    info = store.read_json(folder / "info.json")
-    table = "influence_denoising_loss.npy"
-    if table not in info["files"] or "displacement.npy" in info["files"]:
-        return None
-    silence.require_current(run.path, folder, info.get("code_book_digest"))
-    return store.sealed_array(folder, "info.json", table)
+    known = membership or Membership.read(run.path)
+    for folder, kind in provenance.tables(run, name):
+        if kind == Kind(provenance.LOSS):
+            provenance.require_current(folder, known, provenance.of_queries(run, name))
+            file = "influence_denoising_loss.npy"
+            return store.sealed_array(folder, "info.json", file)
+    return None
 
 
 def _read(folder: Path) -> Influence:

@@ -1,6 +1,6 @@
 """Influence: what each unit's removal does to each query, measured and kept.
 
-Two methods fill the same tables in `influence/NAME`. Exact ablation samples every query
+Two methods fill the same tables in `influence/NAME/METHOD`. Exact ablation samples every query
 without every unit and beside it without placebos. Differential ablation finds how the
 pictures move with the votes, reads all units and a great many placebos off that, and
 recomputes the top units and a random sample exactly, to say how far it can be trusted.
@@ -8,6 +8,7 @@ recomputes the top units and a random sample exactly, to say how far it can be t
 Before: ablation.py, sensitivity.py, placebo.py. After: evaluation, report.py.
 """
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,9 +26,9 @@ from ensemble import (
     audit,
     locks,
     placebo,
+    provenance,
     queries,
     sensitivity,
-    silence,
     store,
     verdict,
 )
@@ -36,6 +37,7 @@ from ensemble.measurement import Images, Measurement, Values
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
+from ensemble.provenance import Kind
 from ensemble.queries import Queries
 from ensemble.store import Run
 from ensemble.units import Units, votes_in_blocks, votes_without
@@ -44,6 +46,7 @@ from splits.errors import BadInput
 N_TOP = 6
 MANY_PLACEBOS = 100_000
 ACCURACY = 0.96
+N_AUDIT = 32
 # Computes the blocks of a landscape, elsewhere.
 Computed = Callable[[Iterable[Block]], Iterable[Measured]]
 
@@ -68,12 +71,41 @@ class Asked:
     units: Units
     measurements: Mapping[str, Measurement]
 
-    def folder(self, method: str) -> Path:
-        """Where the tables are kept: each method, and each set of units, its own."""
-        name = self.name if method == "exact" else f"{self.name}-{method}"
-        if self.units.kind != "sources":
-            name += "-" + store.array_digest(self.units.silenced)[:8]
-        return self.run.influence(name)
+    def kind(self, method: str, reading: str = "") -> Kind:
+        """Which table it is that a method makes, of one measurement or of all."""
+        groups = "" if self.units.kind == "sources" else self.units.digest()[:16]
+        return Kind(method, groups, store.file_name(reading) if reading else "")
+
+    def folder(self, method: str, reading: str = "") -> Path:
+        """Where that table is kept: each method, and each set of units, its own."""
+        return provenance.folder_of(self.run, self.name, self.kind(method, reading))
+
+    def queries(self) -> Queries:
+        """The queries.
+
+        Raises:
+            BadInput: If there are none, they are damaged or held out, or were made by
+                other members or another sampler than the pipeline has.
+        """
+        # Before tables are looked for: version 0.1 ablated held-out queries from noise
+        # that has nothing to do with them, and such tables may still be there.
+        queries.require_sampler(self.run, self.name, self.pipe)
+        found = queries.load(self.run, self.name, self.pipe.membership)
+        queries.require_noise(found)
+        return found
+
+    def facts(self, asked_for: Queries) -> dict[str, Any]:
+        """What goes on record of every table: whose it is, of what and of whom."""
+        return {
+            **asked_for.facts(),
+            **queries.drawn_by(self.run, self.pipe),
+            "units_digest": self.units.digest(),
+            "measured_by": {
+                name: measurement.identity
+                for name, measurement in self.measurements.items()
+                if measurement.identity
+            },
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,44 +155,55 @@ def measure_exactly(
         BadInput: If the queries are held out, or the tables are there without some of
             the measurements, or from before a removal.
     """
-    queries.require_generated(asked.run, asked.name)
-    folder = asked.folder("exact")
+    asked_for, folder = asked.queries(), asked.folder(provenance.EXACT)
+    options = {"placebos": n_placebos}
     with locks.alone(folder):
-        if not _there(asked, folder):
-            _measure_exactly(asked, folder, n_placebos, max_memory_mb, computed)
-        store.note_stage(asked.run, _stage(folder))
-        shutil.rmtree(_unfinished(folder), ignore_errors=True)
-    return folder
+        found = _standing(asked, asked_for, provenance.EXACT, options)
+        if found is None:
+            _measure_exactly(
+                asked, asked_for, folder, n_placebos, max_memory_mb, computed
+            )
+        if found in (None, folder):
+            store.note_stage(asked.run, _stage(asked, folder))
+        shutil.rmtree(_unfinished(asked, folder), ignore_errors=True)
+    return found or folder
 
 
-def _unfinished(folder: Path) -> Path:
-    """Where the blocks of exact ablation are until all are there."""
-    return folder.with_name(folder.name + ".work")
+def _unfinished(asked: Asked, folder: Path) -> Path:
+    """Where the blocks of exact ablation are until all are there.
+
+    What version 0.1 began goes on where it is.
+    """
+    kind = _kind_before(asked, asked.kind(provenance.EXACT))
+    called = kind.called_before(asked.name)
+    begun = asked.run.influence(asked.name).with_name(f"{called}.work")
+    return begun if begun.exists() else folder.with_name(folder.name + ".work")
 
 
 def _measure_exactly(
     asked: Asked,
+    asked_for: Queries,
     folder: Path,
     n_placebos: int | None,
     max_memory_mb: int,
     computed: Computed | None,
 ) -> None:
     run, pipe, units = asked.run, asked.pipe, asked.units
-    asked_for = queries.load(run, asked.name)
     if n_placebos is None:
         n_placebos = placebo.enough(len(units.sources))
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
     votes = votes_without(np.concatenate([units.silenced, placebos]))
     began = time.perf_counter()
-    with store.stage(run, _stage(folder)):
+    with store.stage(run, _stage(asked, folder)) as record:
         landscape = ablation.landscape(
             pipe,
             asked_for,
             votes,
             dict(asked.measurements),
-            _unfinished(folder),
+            _unfinished(asked, folder),
             max_memory_mb,
             computed,
+            queries.drawn_by(run, pipe),
         )
         n_units = len(units.sources)
         displacement = landscape.displacement[:, :n_units]
@@ -177,21 +220,28 @@ def _measure_exactly(
             top_units=top,
             top_images=_exact_pictures(pipe, asked_for, units, top),
             facts={
-                "method": "exact",
-                "seconds": round(time.perf_counter() - began, 3),
+                "method": provenance.EXACT,
+                "options": {
+                    "placebos": n_placebos,
+                    "placebo_seed": run.config.splits.seed,
+                },
+                "seconds": round(
+                    landscape.seconds_before + time.perf_counter() - began, 3
+                ),
                 "member_forwards": landscape.member_forwards,
                 "generations": landscape.member_forwards / _generation(pipe, asked_for),
             },
         )
-        _keep(asked, folder, found)
+        _keep(asked, asked_for, folder, found)
+        record["seconds"] = found.facts["seconds"]
 
 
 def measure_differentially(
     asked: Asked,
-    accuracy: float = ACCURACY,
-    n_placebos: int = MANY_PLACEBOS,
-    n_audit: int = 32,
-    seed: int = 0,
+    accuracy: float | None = None,
+    n_placebos: int | None = None,
+    n_audit: int | None = None,
+    seed: int | None = None,
 ) -> Path:
     """Read every unit and many placebos off the sensitivity; recompute a few exactly.
 
@@ -203,29 +253,46 @@ def measure_differentially(
     Args:
         asked: What to measure.
         accuracy: Rank correlation with exact displacement that a road must reach, from
-            0 to 1.
-        n_placebos: Placebo codes.
-        n_audit: Units of each query drawn at random to be recomputed.
-        seed: Draws design, followed members and audit.
+            0 to 1; None: 0.96, and a table that is there may have another.
+        n_placebos: Placebo codes; None: 100,000, or as many as a table that is there
+            has.
+        n_audit: Units of each query drawn at random to be recomputed; None: 32, or as
+            many as a table that is there has.
+        seed: Draws design, followed members and audit; None: 0, or that of a table
+            that is there.
 
     Returns:
         The folder of the tables; if they were there already, nothing is computed.
 
     Raises:
         BadInput: If the accuracy is not between 0 and 1, the queries are held out, or
-            the tables are there without some of the measurements.
+            the tables that are there were made with something else.
     """
-    if not 0 <= accuracy <= 1:
+    if accuracy is not None and not 0 <= accuracy <= 1:
         raise BadInput(
             f"--accuracy is {accuracy}: a rank correlation from 0 to 1 is wanted."
         )
-    queries.require_generated(asked.run, asked.name)
-    folder = asked.folder("differential")
+    options: dict[str, Any] = {
+        "accuracy": accuracy,
+        "placebos": n_placebos,
+        "n_audit": n_audit,
+        "seed": seed,
+    }
+    asked_for, folder = asked.queries(), asked.folder(provenance.DIFFERENTIAL)
     with locks.alone(folder):
-        if not _there(asked, folder):
-            _measure_differentially(asked, folder, accuracy, n_placebos, n_audit, seed)
-        store.note_stage(asked.run, _stage(folder))
-    return folder
+        found = _standing(asked, asked_for, provenance.DIFFERENTIAL, options)
+        if found is None:
+            _measure_differentially(
+                asked,
+                folder,
+                ACCURACY if accuracy is None else accuracy,
+                MANY_PLACEBOS if n_placebos is None else n_placebos,
+                N_AUDIT if n_audit is None else n_audit,
+                seed or 0,
+            )
+        if found in (None, folder):
+            store.note_stage(asked.run, _stage(asked, folder))
+    return found or folder
 
 
 def _measure_differentially(
@@ -237,10 +304,10 @@ def _measure_differentially(
     seed: int,
 ) -> None:
     run, pipe, units = asked.run, asked.pipe, asked.units
-    asked_for = queries.load(run, asked.name)
+    asked_for = asked.queries()
     placebos = placebo.codes(asked.plan, units, n_placebos, run.config.splits.seed)
     began = time.perf_counter()
-    with store.stage(run, _stage(folder)):
+    with store.stage(run, _stage(asked, folder)):
         before = pipe.members.n_forwards
         n_queries, n_units = len(asked_for.seeds), len(units.sources)
         audited = audit.drawn(n_units, n_queries, n_audit, seed)
@@ -264,7 +331,14 @@ def _measure_differentially(
             top_units=top,
             top_images=_exact_pictures(pipe, asked_for, units, top),
             facts={
-                "method": "differential",
+                "method": provenance.DIFFERENTIAL,
+                "options": {
+                    "accuracy": accuracy,
+                    "placebos": n_placebos,
+                    "placebo_seed": run.config.splits.seed,
+                    "n_audit": n_audit,
+                    "seed": seed,
+                },
                 "road": moves.road,
                 "roads_tried": tried,
                 "road_sentence": _why(tried, accuracy),
@@ -277,7 +351,7 @@ def _measure_differentially(
             },
             gram=moves.gram,
         )
-        _keep(asked, folder, found)
+        _keep(asked, asked_for, folder, found)
 
 
 def _cheapest(
@@ -359,7 +433,7 @@ def measure_adjointly(asked: Asked) -> Path:
         BadInput: If the measurement is not one of pictures, not just one is given, or
             the queries are held out.
     """
-    queries.require_generated(asked.run, asked.name)
+    asked_for = asked.queries()
     readings = {
         name: measurement.of_pictures
         for name, measurement in asked.measurements.items()
@@ -372,23 +446,24 @@ def measure_adjointly(asked: Asked) -> Path:
             "Those that compare two pictures have no slope where both are the same."
         )
     ((name, reading),) = readings.items()
-    folder = asked.folder("adjoint")
-    folder = folder.with_name(f"{folder.name}.{store.file_name(name)}")
+    folder = asked.folder(provenance.ADJOINT, name)
     with locks.alone(folder):
-        if folder.exists():
-            made_with = store.check_sealed(folder, "info.json").get("code_book_digest")
-            silence.require_current(asked.run.path, folder, made_with)
-        else:
-            _measure_adjointly(asked, folder, name, reading)
-        store.note_stage(asked.run, _stage(folder))
-    return folder
+        found = _standing(asked, asked_for, provenance.ADJOINT, {}, name)
+        if found is None:
+            _measure_adjointly(asked, asked_for, folder, name, reading)
+        if found in (None, folder):
+            store.note_stage(asked.run, _stage(asked, folder))
+    return found or folder
 
 
 def _measure_adjointly(
-    asked: Asked, folder: Path, name: str, reading: Callable[[Images], Values]
+    asked: Asked,
+    asked_for: Queries,
+    folder: Path,
+    name: str,
+    reading: Callable[[Images], Values],
 ) -> None:
-    asked_for = queries.load(asked.run, asked.name)
-    with store.stage(asked.run, _stage(folder)):
+    with store.stage(asked.run, _stage(asked, folder)):
         found = adjoint.adjoint(asked.pipe, asked_for, reading)
         parts = [
             -found.by_vote @ (votes - 1 / votes.shape[1]).T
@@ -399,10 +474,12 @@ def _measure_adjointly(
             table = influence.astype(np.float32)
             store.write_array(to / f"influence_{store.file_name(name)}.npy", table)
             facts = {
-                "method": "adjoint",
+                **asked.facts(asked_for),
+                "method": provenance.ADJOINT,
+                "units": asked.units.kind,
+                "measurements": [name],
                 "member_forwards": found.member_forwards,
                 "derivative_passes": found.reverse_passes,
-                "code_book_digest": asked.plan.codes.digest(),
             }
             store.seal(to, "info.json", facts)
 
@@ -442,25 +519,86 @@ def quadratic_influence(
     return form.mean(axis=(1, 2), dtype=np.float64)[:, None] - ablated
 
 
-def _stage(folder: Path) -> str:
+def _stage(asked: Asked, folder: Path) -> str:
     """What the manifest calls the making of these tables."""
-    return f"ablate {folder.name}"
+    return f"ablate {asked.name} {folder.name}"
 
 
-def _there(asked: Asked, folder: Path) -> bool:
-    """Whether the tables have been made already, with all that is asked for."""
-    if not folder.exists():
-        return False
+def _standing(
+    asked: Asked,
+    asked_for: Queries,
+    method: str,
+    options: Mapping[str, Any],
+    reading: str = "",
+) -> Path | None:
+    """Where the tables have been made already; None if they must be made.
+
+    Args:
+        asked: What is asked for.
+        asked_for: Its queries.
+        method: By which method.
+        options: The method's; None: whatever tables that are there have.
+        reading: The measurement, if the table is of one only.
+
+    Raises:
+        BadInput: If they were made with something else than is asked for.
+    """
+    kind = asked.kind(method, reading)
+    folder = provenance.folder_of(asked.run, asked.name, kind)
+    remedy = f"Ask for the same, delete {folder}, or ablate queries of another --name."
+    if folder.exists():
+        info = store.check_sealed(folder, "info.json")
+        queries.membership_of(asked.run, asked.pipe).require_made(folder, info)
+        provenance.require_same(folder, info, asked.facts(asked_for), remedy)
+        said = {name: value for name, value in options.items() if value is not None}
+        provenance.require_same(folder, info["options"] if said else {}, said, remedy)
+        missing = [one for one in asked.measurements if one not in info["measurements"]]
+        if missing and not reading:
+            raise BadInput(
+                f"{folder} was made without {', '.join(missing)}, with "
+                f"{', '.join(info['measurements'])}. {remedy}"
+            )
+        return folder
+    return _standing_before(asked, asked_for, _kind_before(asked, kind), options)
+
+
+def _kind_before(asked: Asked, kind: Kind) -> Kind:
+    """The same table, as version 0.1 called groups: by who falls silent alone."""
+    digest = store.array_digest(asked.units.silenced)[:8]
+    return dataclasses.replace(kind, groups=digest if kind.groups else "")
+
+
+def _standing_before(
+    asked: Asked, asked_for: Queries, kind: Kind, options: Mapping[str, Any]
+) -> Path | None:
+    """Where version 0.1 left these tables, if its record fits what is asked for.
+
+    What it left is never written again, so nothing is lost where it does not fit.
+
+    Raises:
+        BadInput: If it is damaged, or from before a removal.
+    """
+    folder = provenance.before(asked.run, asked.name, kind)
+    if folder is None:
+        return None
     info = store.check_sealed(folder, "info.json")
-    silence.require_current(asked.run.path, folder, info["code_book_digest"])
-    kept = info["measurements"]
-    missing = [name for name in asked.measurements if name not in kept]
-    if missing:
-        raise BadInput(
-            f"{folder} was made without {', '.join(missing)}, with {', '.join(kept)}. "
-            "Delete it, or measure queries of another --name."
-        )
-    return True
+    queries.membership_of(asked.run, asked.pipe).require_made(folder, info)
+    known = {"placebos": info.get("n_placebos")}
+    groups = (asked.units.names, asked.units.sources)
+    fits = [
+        all(value in (None, known.get(name)) for name, value in options.items()),
+        kind.reading or set(asked.measurements) <= set(info["measurements"]),
+        not kind.groups or (info["unit_names"], info["group_sources"]) == groups,
+        kind.method == provenance.ADJOINT
+        or provenance.shows(folder, asked_for.images, kind.method == provenance.EXACT),
+    ]
+    if not all(fits):
+        print(f"{folder} is of version 0.1, and of something else: made anew.")
+        return None
+    print(
+        f"{folder} is of version 0.1: which queries and weights made it was not recorded."
+    )
+    return folder
 
 
 def _of_denoiser(
@@ -562,8 +700,8 @@ def _generation(pipe: EnsemblePipeline, asked_for: Queries) -> int:
     return sensitivity.generation_forwards(pipe, len(asked_for.seeds))
 
 
-def _keep(asked: Asked, folder: Path, found: Found) -> None:
-    """Write the tables of `influence/NAME` and what they mean."""
+def _keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
+    """Write the tables of a method and what they mean."""
     units, drawn = asked.units, found.placebos.sum(axis=1)
     corrected = placebo.p_values(
         found.displacement, found.placebo, units.weights, drawn
@@ -585,7 +723,8 @@ def _keep(asked: Asked, folder: Path, found: Found) -> None:
             tables["gram"] = found.gram
         for name, table in tables.items():
             store.write_array(to / f"{name}.npy", table)
-        store.seal(to, "info.json", _facts(asked, found, corrected))
+        facts = {**asked.facts(asked_for), **_facts(asked, found, corrected)}
+        store.seal(to, "info.json", facts)
 
 
 def _facts(
@@ -607,6 +746,5 @@ def _facts(
         "measurement_sentences": {
             name: asked.measurements[name].sentence for name in found.influences
         },
-        "code_book_digest": asked.plan.codes.digest(),
         "peak_memory_bytes": store.peak_memory_bytes(),
     }

@@ -13,6 +13,7 @@ the number read off them depends on all that data.
 Before: plan.py, model.py. After: ablation.py, influence.py.
 """
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -29,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from ensemble import luck, pixels
+from ensemble import luck, pixels, store
 from ensemble.config import DataConfig
 from ensemble.model import EnsembleModel
 from ensemble.plan import Plan
@@ -52,6 +53,8 @@ class Measurement:
             itself minus that for the pair, is the likeness that was lost.
         of_denoiser: Or reads the members x members matrix R of each query, so that
             its value under votes v is vᵀRv.
+        identity: The sha256 of what it looks at besides the pictures: of images, or of
+            a function's source; empty where its name says all.
     """
 
     sentence: str
@@ -64,6 +67,7 @@ class Measurement:
         | None
     ) = None
     of_pair: Callable[[Images, Images], Values] | None = None
+    identity: str = ""
 
     @property
     def reading(self) -> Callable[[Images, Images], Values] | None:
@@ -197,6 +201,7 @@ def similarity(targets: Images, whose: str) -> Measurement:
         "correlation of the picture's pixels with those of the nearest image of "
         f"{whose}, from -1 to 1",
         of_pictures=nearest,
+        identity=store.array_digest(targets.numpy()),
     )
 
 
@@ -274,6 +279,7 @@ def _named(name: str, plan: Plan) -> Measurement:
     return Measurement(
         f"what {name} reads off the picture",
         of_pictures=_imported(name, one_value=True),
+        identity=_source_digest(name),
     )
 
 
@@ -352,7 +358,16 @@ def _log_odds_of(argument: str, plan: Plan) -> Measurement:
 def _features_by(argument: str, plan: Plan) -> Measurement:
     """Likeness in the space of a user's features."""
     del plan
-    return feature_likeness(_imported(argument, one_value=False))
+    features = _imported(argument, one_value=False)
+    identity = _source_digest(argument)
+    return dataclasses.replace(feature_likeness(features), identity=identity)
+
+
+def _source_digest(name: str) -> str:
+    """The sha256 of the module that a user's function is from, if it is a text."""
+    module, _, _ = name.partition(":")
+    path = getattr(importlib.import_module(module), "__file__", None)
+    return store.sha256(Path(path)) if path else ""
 
 
 def _imported(name: str, one_value: bool) -> Callable[[Images], Any]:

@@ -286,6 +286,16 @@ def load(run: Run, membership: Membership | None = None) -> Plan:
     )
 
 
+def require_codes_of(run: Run, plan: Plan, membership: Membership) -> None:
+    """Refuse a plan and members that belong to different moments.
+
+    Raises:
+        BadInput: If a removal or a repair came between reading the one and the other.
+    """
+    if plan.codes.digest() != membership.codes.digest():
+        raise silence.changed(run.path)
+
+
 def checked(run: Run) -> Plan:
     """The plan as it was drawn, checked against the manifest.
 

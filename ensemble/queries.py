@@ -15,15 +15,19 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
-from ensemble import locks, silence, store
+from ensemble import locks, provenance, store
 from ensemble.pipeline import (
     EnsemblePipeline,
     denoise,
     initial_noise,
     query_generators,
 )
+from ensemble.silence import Membership
 from ensemble.store import Run
 from splits.errors import BadInput
+
+# Seeds are kept as 64-bit integers.
+MOST_SEED = 2**63
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,10 @@ class Queries:
     conditions: Int64[np.ndarray, " queries"] | None
     images: Float32[np.ndarray, "queries channels height width"]
     held_out: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """What goes on record of whatever is made of these queries."""
+        return provenance.query_facts(self.images, self.seeds, self.conditions)
 
     def noise(
         self, pipe: EnsemblePipeline
@@ -90,16 +98,16 @@ def generate(
     Conditional members are asked for every label in turn, unless labels are given.
 
     Raises:
-        BadInput: If other queries have that name already.
+        BadInput: If it is no name of queries, a seed is none, or other queries have
+            that name already.
     """
+    _require_seeds(seeds)
     if pipe.members.no_label is not None and labels is None:
         labels = [number % pipe.members.no_label for number in range(len(seeds))]
     wanted = {
         "seeds": [int(seed) for seed in seeds],
         "labels": None if labels is None else [int(label) for label in labels],
-        "n_steps": pipe.sampling().n_steps,
-        "guidance_scale": pipe.sampling().guidance_scale,
-        "scheduler": type(pipe.scheduler).__name__,
+        **sampler_of(pipe),
     }
     with locks.alone(run.queries(name)):
         if run.queries(name).exists():
@@ -110,12 +118,36 @@ def generate(
     return load(run, name)
 
 
+def _require_seeds(seeds: Sequence[int]) -> None:
+    """Refuse what cannot be kept as noise seeds, before anything is drawn.
+
+    Raises:
+        BadInput: If there is none, or one is negative or too large.
+    """
+    if not len(seeds):
+        raise BadInput("There are no seeds: give one for each query.")
+    for seed in seeds:
+        if not 0 <= int(seed) < MOST_SEED:
+            raise BadInput(
+                f"A query's noise cannot have the seed {seed}; allowed: 0 up to, not "
+                f"with, {MOST_SEED}."
+            )
+
+
 def drawn_by(run: Run, pipe: EnsemblePipeline) -> dict[str, Any]:
     """What goes on record of the members that draw: their codes and their weights.
 
     Raises:
-        BadInput: If the pipeline was not loaded from this run folder, so that nobody
-            knows whose weights it has.
+        BadInput: If the pipeline was not loaded from a run folder.
+    """
+    return membership_of(run, pipe).facts()
+
+
+def membership_of(run: Run, pipe: EnsemblePipeline) -> Membership:
+    """Whose weights a pipeline has.
+
+    Raises:
+        BadInput: If it was not loaded from a run folder, so that nobody knows.
     """
     known = pipe.membership
     if known is None:
@@ -123,10 +155,30 @@ def drawn_by(run: Run, pipe: EnsemblePipeline) -> dict[str, Any]:
             f"This pipeline was not loaded from {run.path}, so it is not known whose "
             "weights it has. Load it with EnsemblePipeline.from_pretrained."
         )
+    return known
+
+
+def sampler_of(pipe: EnsemblePipeline) -> dict[str, Any]:
+    """What goes on record of how a pipeline samples."""
+    sampling = pipe.sampling()
     return {
-        "code_book_digest": known.codes.digest(),
-        "weights_digest": known.weights_digest,
+        "n_steps": sampling.n_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "scheduler": type(sampling.scheduler).__name__,
     }
+
+
+def require_sampler(run: Run, name: str, pipe: EnsemblePipeline) -> None:
+    """Refuse to sample queries again by another sampler than made them.
+
+    Raises:
+        BadInput: If the pipeline has another one.
+    """
+    folder = run.queries(name)
+    if (folder / "info.json").exists():
+        info = store.read_json(folder / "info.json")
+        remedy = "Set the pipeline back, or generate queries under another name."
+        provenance.require_same(folder, info, sampler_of(pipe), remedy)
 
 
 def _generate(run: Run, pipe: EnsemblePipeline, name: str, wanted: dict) -> None:
@@ -142,12 +194,17 @@ def _generate(run: Run, pipe: EnsemblePipeline, name: str, wanted: dict) -> None
         store.seal(to, "info.json", done)
 
 
-def load(run: Run, name: str) -> Queries:
+def load(run: Run, name: str, membership: Membership | None = None) -> Queries:
     """The queries of that name.
 
+    Args:
+        run: The run folder.
+        name: What they are called.
+        membership: The members that must have made them; None: those that may vote now.
+
     Raises:
-        BadInput: If there are none, they are damaged, or silenced members had a part in
-            them.
+        BadInput: If there are none, they are damaged, or other members made them than
+            those, such as silenced ones.
     """
     folder = run.queries(name)
     if not folder.exists():
@@ -158,7 +215,9 @@ def load(run: Run, name: str) -> Queries:
             f"generate --name {name}`."
         )
     info = store.check_sealed(folder, "info.json")
-    silence.require_current(run.path, folder, info.get("code_book_digest"))
+    if not info.get("held_out", False):
+        known = membership or Membership.read(run.path)
+        known.require_made(folder, info)
     labelled = "conditions.npy" in info["files"]
     return Queries(
         seeds=store.read_array(folder / "seeds.npy"),
@@ -166,19 +225,6 @@ def load(run: Run, name: str) -> Queries:
         images=store.read_array(folder / "images.npy"),
         held_out=info.get("held_out", False),
     )
-
-
-def require_generated(run: Run, name: str) -> None:
-    """Refuse queries of that name that nothing can sample again.
-
-    It is asked before tables are looked for: version 0.1 ablated held-out queries from
-    noise that has nothing to do with them, and such tables may still be there.
-
-    Raises:
-        BadInput: If there are none, they are damaged, silenced members had a part in
-            them, or they are held out.
-    """
-    require_noise(load(run, name))
 
 
 def require_noise(asked: Queries) -> None:
@@ -254,12 +300,16 @@ def distance(
 
 
 def _unchanged(run: Run, name: str, wanted: dict) -> Queries:
-    info = store.read_json(run.queries(name) / "info.json")
+    folder = run.queries(name)
+    info = store.read_json(folder / "info.json")
     for key, value in wanted.items():
         if info[key] != value:
+            also = [str(path) for path in provenance.made_of(run, name)]
+            its_own = f", and with it what was made of it: {', '.join(also)}"
             raise BadInput(
                 f"Queries {name!r} exist with another {key}: {info[key]}, asked for "
-                f"{value}. Choose another --name, or delete {run.queries(name)}."
+                f"{value}. Choose another --name, or delete {folder}"
+                f"{its_own if also else ''}."
             )
     return load(run, name)
 

@@ -10,6 +10,7 @@ scoring.py.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -28,7 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemble import ablation, influence, plan, queries, scoring, store, training
+from ensemble import (
+    ablation,
+    influence,
+    plan,
+    queries,
+    scoring,
+    silence,
+    store,
+    training,
+)
 from ensemble.influence import Asked
 from ensemble.measurement import chosen_measurements
 from ensemble.pipeline import EnsemblePipeline
@@ -63,10 +73,12 @@ class Place:
     Attributes:
         run: The run folder.
         cwd: The folder that relative paths in its config start from.
+        membership: Digest of the members that must vote; empty: those that may.
     """
 
     run: str
     cwd: str
+    membership: str = ""
 
 
 @dataclass(frozen=True)
@@ -351,7 +363,11 @@ def ablate(
         BadInput: If they are there without some of the measurements.
         KeyboardInterrupt: If asked to stop; finished blocks are kept.
     """
-    what = (_place(asked.run), asked.name, tuple(asked.measurements), max_memory_mb)
+    place = dataclasses.replace(
+        _place(asked.run),
+        membership=queries.membership_of(asked.run, asked.pipe).digest(),
+    )
+    what = (place, asked.name, tuple(asked.measurements), max_memory_mb)
     with cluster.connected() as tasks:
 
         def computed(blocks: Iterable[ablation.Block]) -> Iterator[ablation.Measured]:
@@ -424,6 +440,25 @@ def _ensemble(run: str) -> EnsemblePipeline:
     return pipe
 
 
+def _members(place: Place, run: Run, ready: Plan) -> EnsemblePipeline:
+    """The members that a task is to be done with.
+
+    Raises:
+        BadInput: If others vote by now.
+    """
+    pipe = _ensemble(place.run)
+    known = queries.membership_of(run, pipe)
+    if place.membership not in ("", known.digest()):
+        # What this process kept may be older than the task.
+        _ensemble.cache_clear()
+        pipe = _ensemble(place.run)
+        known = queries.membership_of(run, pipe)
+        if place.membership != known.digest():
+            raise silence.changed(run.path)
+    plan.require_codes_of(run, ready, known)
+    return pipe
+
+
 def _train_member(place: Place, member: Trainable) -> str | None:
     """Train one member; returns why it failed, if it did.
 
@@ -468,15 +503,15 @@ def _measure_block(
 ) -> tuple[np.ndarray, int]:
     """One block of a landscape: values, and work."""
     with _opened(place) as (run, ready):
-        pipe = _ensemble(place.run)
+        pipe = _members(place, run, ready)
         ablation.block_size(pipe, max_memory_mb)
         readings = ablation.readings_of(chosen_measurements(measurements, ready))
         return ablation.measured(
-            pipe, queries.load(run, name), readings, of_query, votes
+            pipe, queries.load(run, name, pipe.membership), readings, of_query, votes
         )
 
 
 def _score(place: Place, name: str, method: str, options: dict[str, Any]) -> Path:
     with _opened(place) as (run, ready):
-        pipe = _ensemble(place.run)
+        pipe = _members(place, run, ready)
         return scoring.score(run, pipe, ready, name, method, **options)

@@ -16,7 +16,7 @@ import numpy as np
 from ensemble import blanks, locks, silence, store
 from ensemble import plan as plans
 from ensemble.plan import Plan
-from ensemble.silence import Request
+from ensemble.silence import Membership, Request
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -120,32 +120,29 @@ def _same_pictures(
 
 def leftovers(run: Run) -> list[Path]:
     """Results in the run folder in which members had a part that are silenced now."""
-    digest = _voting_digest(run)
+    n_members = store.read_json(run.manifest)["n_members"]
+    anyone = silence.voting(run.path, n_members)
+    known = Membership.read(run.path) if anyone else None
     kept = [
         (path, store.read_json(path))
         for kind, pattern in (
             ("queries", "*/info.json"),
             ("influence", "*/info.json"),
+            ("influence", "*/*/info.json"),
             ("scores", "*/*.json"),
         )
         for path in sorted((run.path / kind).glob(pattern))
     ]
-    first = store.read_json(run.manifest)["code_book_digest"]
     found = [
         path.parent if path.name == "info.json" else path
         for path, facts in kept
-        if facts.get("code_book_digest", first) != digest
+        # No member had a part in images that were given.
+        if not facts.get("held_out") and not (known and known.made(facts))
     ]
     if found:
         also = (run.path / "report.html", run.evaluation)
         found += [path for path in also if path.exists()]
     return found + sorted(run.members.glob("*.old"))
-
-
-def _voting_digest(run: Run) -> str | None:
-    n_members = store.read_json(run.manifest)["n_members"]
-    anyone = silence.voting(run.path, n_members)
-    return silence.book(run.path).digest() if anyone else None
 
 
 def _require_some_left(run: Run, plan: Plan, gone: list[int], force: bool) -> None:

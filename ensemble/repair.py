@@ -10,6 +10,7 @@ Before: removal.py, training.py, slices.py (checkpoints). After: certificate.py.
 """
 
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,13 +18,18 @@ from ensemble import silence, store
 from ensemble.store import REFERENCE, Run, Trainable
 
 
-def affected(run: Run) -> list[Trainable]:
+def affected(run: Run, gone: Sequence[int] | None = None) -> list[Trainable]:
     """Members that had a removed source in their split, repaired or not.
 
     Members with nothing left to train on are not among them; the reference is, if there
     is one.
+
+    Args:
+        run: The run folder.
+        gone: The removed sources; None: all that are removed by now.
     """
-    gone = silence.removed(run.path)
+    if gone is None:
+        gone = silence.removed(run.path)
     if not gone:
         return []
     saw = np.flatnonzero(store.codes_of(run.path).bits[gone].any(axis=0))
@@ -31,8 +37,13 @@ def affected(run: Run) -> list[Trainable]:
     return [*members, REFERENCE] if run.reference.exists() else members
 
 
-def finish(run: Run) -> str:
+def finish(run: Run, gone: Sequence[int] | None = None) -> str:
     """Delete weights that nobody needs any more, and record the repair.
+
+    Args:
+        run: The run folder.
+        gone: The removed sources that members were trained without; None: all that are
+            removed by now. More may have been asked for while members were trained.
 
     Returns:
         What it came to, for people.
@@ -42,14 +53,23 @@ def finish(run: Run) -> str:
             shutil.rmtree(folder, ignore_errors=True)
     for outdated in [*run.members.glob("*.old"), *run.path.glob("*.old")]:
         shutil.rmtree(outdated)
-    members = [member for member in affected(run) if member != REFERENCE]
+    asked = silence.requests(run.path)
+    gone = silence.of_requests(asked) if gone is None else gone
+    heeded = [one for one in asked if set(one.sources) <= set(gone)]
+    members = [member for member in affected(run, gone) if member != REFERENCE]
     n_steps = run.config.training.steps * len(members)
     n_repeated = n_steps - sum(_steps_kept(run, member) for member in members)
-    with store.stage(run, f"repair {len(silence.requests(run.path))}") as facts:
+    with store.stage(run, f"repair {len(heeded)}") as facts:
         facts |= {"members": members, "steps": n_steps, "steps_repeated": n_repeated}
+    more = ""
+    if len(asked) > len(heeded):
+        more = (
+            " More was removed in the meantime; members that saw it are silenced until "
+            f"they are trained again without: {silence.repair(run.path)}"
+        )
     return (
         f"Members {members} of {run.path} know nothing of what was removed. Of their "
-        f"{n_steps:,} steps of training, {n_repeated:,} were done again."
+        f"{n_steps:,} steps of training, {n_repeated:,} were done again.{more}"
     )
 
 

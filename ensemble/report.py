@@ -19,10 +19,11 @@ from jaxtyping import Bool, Float32
 from markupsafe import Markup
 
 from ensemble import config as configs
-from ensemble import figures, findings, page, silence, store, verdict
+from ensemble import figures, findings, page, provenance, store, verdict
 from ensemble.data import TrainingImages
 from ensemble.findings import Finding, Influence
 from ensemble.page import counted
+from ensemble.silence import Membership
 from ensemble.store import Run
 from splits.naming import SourceNames
 
@@ -74,11 +75,14 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         The path of `report.html`.
 
     Raises:
-        BadInput: If a table that the report needs is missing or damaged.
+        BadInput: If a table that the report needs is missing or damaged, or is of other
+            queries or members.
     """
     asked = {"held_out": False, **store.read_json(run.queries(name) / "info.json")}
-    tables = findings.saved(run, name)
-    cards = _cards(run, name, data, tables)
+    known, of = Membership.read(run.path), provenance.of_queries(run, name)
+    tables = findings.saved(run, name, known)
+    cards = _cards(run, name, data, tables, known)
+    _require_scores(run, name, known, of)
     manifest = store.read_json(run.manifest)
     members = run.member_records()
     text = page.render(
@@ -90,8 +94,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         cards=cards,
         colour=data.images.shape[1] > 1,
         sampling=asked,
-        losses=_losses(run, name) if asked["held_out"] else [],
-        code_book=_code_book(silence.book(run.path).bits),
+        losses=_losses(run, name, known) if asked["held_out"] else [],
+        code_book=_code_book(known.codes.bits),
         promises=_promises(manifest["promises"]),
         members=members,
         curves=_curves(members),
@@ -107,11 +111,16 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
 
 
 def _cards(
-    run: Run, name: str, data: TrainingImages, tables: Sequence[Influence]
+    run: Run,
+    name: str,
+    data: TrainingImages,
+    tables: Sequence[Influence],
+    known: Membership,
 ) -> list[Card]:
     folder = run.queries(name)
-    made_with = store.read_json(folder / "info.json").get("code_book_digest")
-    silence.require_current(run.path, folder, made_with)
+    info = store.read_json(folder / "info.json")
+    if not info.get("held_out"):
+        known.require_made(folder, info)
     images = store.sealed_array(folder, "info.json", "images.npy")
     seeds = store.sealed_array(folder, "info.json", "seeds.npy")
     labels = [""] * len(seeds)
@@ -135,9 +144,9 @@ def _cards(
     ]
 
 
-def _losses(run: Run, name: str) -> list[Table]:
+def _losses(run: Run, name: str, known: Membership) -> list[Table]:
     """Whose removal raises the loss of given pictures most, if that was measured."""
-    table = findings.losses(run, name)
+    table = findings.losses(run, name, known)
     if table is None:
         return []
     names = store.read_json(run.path / "sources.json")["names"]
@@ -157,6 +166,14 @@ def _losses(run: Run, name: str) -> list[Table]:
 def _loss(row: Float32[np.ndarray, " sources"], names: list[str], source: int) -> str:
     name = "" if names[source] == str(source) else f" ({names[source]})"
     return f"{source}{name}: {-row[source]:+.4f}"
+
+
+def _require_scores(run: Run, name: str, known: Membership, of: dict[str, Any]) -> None:
+    """Refuse scores of other queries, or by other members, than are reported on."""
+    for path in store.records(run.scores(name), ".npy"):
+        record = store.read_json(path)
+        known.require_made(path, record)
+        provenance.require_same(path, record, of, "Delete it, and score again.")
 
 
 def _summary(
@@ -292,11 +309,21 @@ def _commands(
         *generated,
         *(
             f"{attribute} ablate {named} --method {table.info['method']}"
-            f"{_asked_for(run, table.info, data)} --placebos {table.info['n_placebos']}"
+            f"{_asked_for(run, table.info, data)}{_options(table.info)}"
             for table in tables
         ),
         f"{attribute} report {named}",
     ]
+
+
+def _options(info: dict[str, Any]) -> str:
+    """The options that made a table, as far as they are on record."""
+    options = info.get("options", {"placebos": info["n_placebos"]})
+    flags = {"placebos": "--placebos", "accuracy": "--accuracy"}
+    said = [
+        f" {flag} {options[name]}" for name, flag in flags.items() if name in options
+    ]
+    return "".join(said)
 
 
 def _asked_for(run: Run, info: dict[str, Any], data: TrainingImages) -> str:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from ensemble import locks, luck, queries, silence, store, trajectory
+from ensemble import locks, luck, provenance, queries, silence, store, trajectory
 from ensemble.model import load_member, noise_schedule
 from ensemble.pipeline import EnsemblePipeline, denoise, guided
 from ensemble.plan import Plan
@@ -87,7 +87,7 @@ def setting_of(
         n_sources=plan.codes.n_sources,
         codes=None if which == REFERENCE else plan.codes,
         max_memory_mb=max_memory_mb,
-        folder=run.scores(".features"),
+        folder=run.features,
         journey=functools.partial(journey_of, pipe, asked),
         alone=alone_of(pipe, asked) if _begins_with_the_first(which) else None,
         checkpoints=functools.partial(_checkpoints, pipe, folders),
@@ -135,15 +135,16 @@ def score(
             f"{method} has no path of dampings. Leave them out, or choose a method of a "
             "kernel or an influence function."
         )
-    asked = queries.load(run, name)
+    asked = queries.load(run, name, pipe.membership)
     path = score_file(run, name, method, which)
     stage = f"score {name} {path.stem}"
     identity = {
         "method": method,
         "options": _options(scorer),
         "model": which,
-        "queries_digest": store.array_digest(asked.images),
+        **asked.facts(),
         "code_book_digest": plan.codes.digest(),
+        **_weights(run, pipe, which),
     }
     with locks.alone(path):
         kept = _kept(path, identity)
@@ -634,12 +635,17 @@ def _require_same(path: Path, identity: dict[str, Any]) -> None:
         BadInput: If the sidecar says otherwise.
     """
     kept = store.read_json(path.with_suffix(".json"))
-    for fact, wanted in identity.items():
-        if kept[fact] != wanted:
-            raise BadInput(
-                f"{path} was made with another {fact}: {kept[fact]}, asked for "
-                f"{wanted}. Delete it, or use another name."
-            )
+    remedy = "Delete it, or use another name."
+    provenance.require_same(path, kept, identity, remedy)
+
+
+def _weights(run: Run, pipe: EnsemblePipeline, which: str | int) -> dict[str, Any]:
+    """What goes on record of the weights of the scored model, where they are known."""
+    if which == REFERENCE and run.reference.exists():
+        record = store.read_json(run.reference / "member.json")
+        return {"reference_sha256": record["weights_sha256"]}
+    known = pipe.membership
+    return {} if known is None else {"weights_digest": known.weights_digest}
 
 
 def _facts(scorer: Scorer, setting: Setting, seconds: float) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Membership:
         codes: The code book of `members`, column by column, without removed sources.
         weights: The sha256 of the weights of each of `members`, by number; those that
             are not there, or whose record is damaged, are missing.
+        drawn: Digest of the code book of all members, as it was drawn.
     """
 
     members: tuple[int, ...]
@@ -80,6 +81,7 @@ class Membership:
     removed: tuple[int, ...]
     codes: CodeBook
     weights: Mapping[int, str]
+    drawn: str
 
     @classmethod
     def read(cls, folder: Path) -> "Membership":
@@ -98,7 +100,8 @@ class Membership:
 
     @classmethod
     def _read(cls, folder: Path) -> "Membership":
-        gone, bits = removed(folder), store.codes_of(folder).bits
+        gone, book = removed(folder), store.codes_of(folder)
+        bits = book.bits
         records = {
             member: _record(folder, member, needed=bool(bits[gone, member].any()))
             for member in range(bits.shape[1])
@@ -117,6 +120,7 @@ class Membership:
                 for member in members
                 if (record := records[member]) and "weights_sha256" in record
             },
+            drawn=book.digest(),
         )
 
     def only(self, members: Sequence[int]) -> "Membership":
@@ -142,6 +146,51 @@ class Membership:
     def digest(self) -> str:
         """The sha256 of all that decides what these members draw: codes and weights."""
         return _digest(f"{self.codes.digest()} {self.weights_digest}")
+
+    def facts(self) -> dict[str, Any]:
+        """What goes on record of whatever these members make."""
+        return {
+            "code_book_digest": self.codes.digest(),
+            "weights_digest": self.weights_digest,
+        }
+
+    def made(self, record: Mapping[str, Any]) -> bool:
+        """Whether these members, with these weights, made what a record is of.
+
+        Version 0.1 did not write down weights, and no code book as long as nothing
+        could be removed: all members voted then.
+        """
+        codes = record.get("code_book_digest") or self.drawn
+        weights = record.get("weights_digest")
+        known = len(self.weights) == len(self.members)
+        other_weights = known and weights not in (None, self.weights_digest)
+        return codes == self.codes.digest() and not other_weights
+
+    def require_made(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Refuse results that others made than these members with these weights.
+
+        Args:
+            path: The result.
+            record: What is on record of it.
+
+        Raises:
+            BadInput: If it is out of date, or the members are others.
+        """
+        if self.made(record):
+            return
+        if self.removed:
+            raise BadInput(
+                f"{path} is from before a removal or a repair: members had a part in it "
+                "that are silenced now, or have been trained again since. Delete it, or "
+                "use another --name."
+            )
+        raise BadInput(
+            f"{path} was made by other members: their code book and weights have the "
+            f"digests {record.get('code_book_digest')} and "
+            f"{record.get('weights_digest')}, those of the members that are asked now "
+            f"{self.codes.digest()} and {self.weights_digest}. Delete it, or use another "
+            "--name."
+        )
 
 
 def requests(folder: Path) -> list[Request]:
@@ -312,28 +361,6 @@ def book(folder: Path) -> CodeBook:
         BadInput: If nobody may vote.
     """
     return Membership.read(folder).codes
-
-
-def require_current(folder: Path, path: Path, made_with: str | None) -> None:
-    """Refuse results that other members made than those that may vote now.
-
-    Args:
-        folder: The run folder.
-        path: The result.
-        made_with: Digest of the code book of those that made it; None: all members.
-
-    Raises:
-        BadInput: If they are out of date.
-    """
-    if not removed(folder):
-        return
-    first = store.codes_of(folder).digest()
-    if (made_with or first) != book(folder).digest():
-        raise BadInput(
-            f"{path} is from before a removal or a repair: members had a part in it "
-            "that are silenced now, or have been trained again since. Delete it, or "
-            "use another --name."
-        )
 
 
 def require_voting(folder: Path, silent: Sequence[int], members: Sequence[int]) -> None:

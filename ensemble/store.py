@@ -32,7 +32,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ensemble import config as configs
-from ensemble import locks
+from ensemble import locks, names
 from ensemble.config import Config
 from splits.codes import CodeBook
 from splits.errors import BadInput
@@ -136,15 +136,20 @@ class Run:
 
     def queries(self, name: str) -> Path:
         """Seeds, conditions and pictures of a set of queries."""
-        return self.path / "queries" / name
+        return self.path / "queries" / names.checked(name)
 
     def influence(self, name: str) -> Path:
         """What ablation measured on a set of queries."""
-        return self.path / "influence" / name
+        return self.path / "influence" / names.checked(name)
 
     def scores(self, name: str) -> Path:
         """What scorers predict for a set of queries."""
-        return self.path / "scores" / name
+        return self.path / "scores" / names.checked(name)
+
+    @property
+    def features(self) -> Path:
+        """What scorers keep for all queries; it may be deleted at any time."""
+        return self.path / "scores" / ".features"
 
     @property
     def evaluation(self) -> Path:
@@ -156,12 +161,11 @@ def create(config: Config) -> Run:
     """The run folder of a config, made if it is not there.
 
     Raises:
-        BadInput: If the folder belongs to another config, holds something else, or
-            cannot be written.
+        BadInput: If the folder belongs to another config or cannot be written.
     """
     path = Path(config.run)
     kept = path / "config.yaml"
-    if not stands(config):
+    if not kept.exists():
         try:
             with locks.alone(kept):
                 # Somebody else may have been first.
@@ -172,22 +176,6 @@ def create(config: Config) -> Run:
                 f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
                 "another folder, or make room."
             ) from None
-        stands(config)
-    return Run(path, config)
-
-
-def stands(config: Config) -> bool:
-    """Whether the run of a config stands in its folder already; nothing is written.
-
-    Raises:
-        BadInput: If the folder belongs to another config, or holds something else.
-    """
-    path = Path(config.run)
-    if not (path / "config.yaml").exists():
-        _require_no_others(path)
-        # Somebody may just have made it.
-        if not (path / "config.yaml").exists():
-            return False
     old = configs.to_dict(open_run(path).config)
     new = configs.to_dict(config)
     # How many processes share the work decides nothing about the result; where the
@@ -203,29 +191,7 @@ def stands(config: Config) -> bool:
             + "\n  ".join(different)
             + "\nUse another `run` folder, or delete this one."
         )
-    return True
-
-
-def _require_no_others(path: Path) -> None:
-    """Refuse a folder of photos, or of anything else, as a run folder to be made.
-
-    Hidden files do not count: locks are such, and what systems leave in every folder.
-
-    Raises:
-        BadInput: If something else is there, and no config has come in the meantime.
-    """
-    try:
-        there = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
-    except OSError:
-        # It is not there, or whoever writes to it will say what is wrong.
-        return
-    if there and not (path / "config.yaml").exists():
-        others = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
-        raise BadInput(
-            f"{path} is no run folder, and not empty: it holds {others}, and no "
-            "config.yaml. Name a new folder as `run`; if this was a run, restore its "
-            "config.yaml."
-        )
+    return Run(path, config)
 
 
 def open_run(path: str | Path) -> Run:

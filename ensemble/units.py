@@ -3,12 +3,15 @@
 Before: plan.py (sources and codes). After: placebo.py, influence.py.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from ensemble import store
 from ensemble.plan import Plan
 from splits.codes import CodeBook
 from splits.errors import BadInput
@@ -37,6 +40,12 @@ class Units:
     def weights(self) -> Int[np.ndarray, " units"]:
         """Members that each unit silences."""
         return self.silenced.sum(axis=1)
+
+    def digest(self) -> str:
+        """The sha256 of who falls silent, and of what the units are and are called."""
+        said = json.dumps([self.kind, self.names, self.sources])
+        silenced = store.array_digest(self.silenced)
+        return hashlib.sha256(f"{silenced} {said}".encode()).hexdigest()
 
 
 def each_source(plan: Plan) -> Units:

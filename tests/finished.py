@@ -116,7 +116,10 @@ def ablated(
     n_placebos: int = 40,
     **changes: object,
 ) -> Run:
-    """The run with what ablation measured on its queries `demo`."""
+    """The run with what ablation measured on its queries `demo`.
+
+    The folder is one in `influence/demo`; or what version 0.1 called it, in `influence`.
+    """
     pictures = store.sealed_array(run.queries("demo"), "info.json", "images.npy")
     n_queries = len(pictures)
     n_units = len(groups) if groups else len(store.read_array(run.codes))
@@ -141,11 +144,13 @@ def ablated(
         "influence_brightness": (displacement / 10).astype(np.float32),
         "influence_denoising_loss": (-displacement / 100).astype(np.float32),
     }
-    to = run.influence(folder)
+    # What begins with `demo` is as version 0.1 left it.
+    old = folder.startswith("demo")
+    to = run.influence(folder) if old else run.influence("demo") / folder
     for name, array in arrays.items():
         store.write_array(to / f"{name}.npy", array)
     info = {
-        "method": "exact",
+        "method": "differential" if "differential" in folder else "exact",
         "units": "groups" if groups else "sources",
         "unit_names": list(groups) if groups else None,
         "group_sources": list(groups.values()) if groups else None,

@@ -88,9 +88,9 @@ def test_two_attributors_measure_once_and_a_trainer_beside_them_harms_nothing(sh
     ]
     outcomes = [ended(one) for one in everything]
     assert [code for code, _, _ in outcomes] == [0, 0, 0], outcomes
-    info = store.read_json(run.influence("demo") / "info.json")
+    info = store.read_json(run.influence("demo") / "exact" / "info.json")
     for name, digest in info["files"].items():
-        store.check(run.influence("demo") / name, digest)
+        store.check(run.influence("demo") / "exact" / name, digest)
     assert not list(run.path.rglob("*.part"))
     assert not list(run.path.rglob("*.work"))
     assert run.reference.exists()

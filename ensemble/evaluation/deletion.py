@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from ensemble import encoders, luck, queries, store
+from ensemble import encoders, luck, queries
 from ensemble.config import SplitsConfig
 from ensemble.evaluation import (
     correlation,
@@ -121,8 +121,9 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     seeds = retraining.seeds(run, options.n_seeds)
     path = tables.file(run, "deletion", options.name)
     identity = {
-        "queries_digest": store.array_digest(asked.images),
+        **asked.facts(),
         "code_book_digest": plan.codes.digest(),
+        "weights_digest": queries.membership_of(run, pipe).weights_digest,
         "methods": digests,
         "seeds": seeds,
         "steps": options.steps or run.config.training.steps,

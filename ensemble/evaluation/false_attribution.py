@@ -143,8 +143,9 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     path = tables.file(run, "far", options.name)
     tabled = _influences(run, options.name)
     identity = {
-        "queries_digest": store.array_digest(asked.images),
+        **asked.facts(),
         "code_book_digest": plan.codes.digest(),
+        "weights_digest": queries.membership_of(run, pipe).weights_digest,
         "n_random": options.n_random,
         "methods": {method.method: method.digest for method in scores},
         "influence": {name: files for name, (_, _, files) in tabled.items()},

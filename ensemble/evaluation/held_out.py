@@ -12,16 +12,18 @@ Before: ensemble/data.py (images). After: predictors.py, truth.py.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from ensemble import locks, queries, store
+from ensemble import locks, provenance, queries, store
 from ensemble.influence import quadratic_influence
 from ensemble.measurement import denoising_loss_form
 from ensemble.model import noise_schedule
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
+from ensemble.provenance import Kind
 from ensemble.queries import Queries, on_device
 from ensemble.store import Run
 from ensemble.units import each_source, votes_without
@@ -76,25 +78,26 @@ def keep(
         labels: One each, for conditional members.
 
     Raises:
-        BadInput: If other queries have that name.
+        BadInput: If it is no name of queries, or other queries have it.
     """
     folder = run.queries(name)
-    digest = store.array_digest(images)
-    if folder.exists():
-        kept = queries.load(run, name)
-        if store.array_digest(kept.images) != digest:
-            raise BadInput(
-                f"Queries {name!r} exist with other images. Choose another name, or "
-                f"delete {folder}."
-            )
-        return kept
     seeds = np.arange(FIRST_SEED, FIRST_SEED + len(images))
-    with store.folder_in_the_making(folder) as to:
-        store.write_array(to / "seeds.npy", seeds)
-        store.write_array(to / "images.npy", images)
-        if labels is not None:
-            store.write_array(to / "conditions.npy", labels)
-        store.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
+    with locks.alone(folder):
+        if folder.exists():
+            kept = queries.load(run, name)
+            wanted = provenance.query_facts(images, seeds, labels)
+            if provenance.difference(kept.facts(), wanted):
+                raise BadInput(
+                    f"Queries {name!r} exist with other images or labels. Choose another "
+                    f"name, or delete {folder}."
+                )
+            return kept
+        with store.folder_in_the_making(folder) as to:
+            store.write_array(to / "seeds.npy", seeds)
+            store.write_array(to / "images.npy", images)
+            if labels is not None:
+                store.write_array(to / "conditions.npy", labels)
+            store.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
     return queries.load(run, name)
 
 
@@ -121,15 +124,18 @@ def ablate(
         The folder of each table; where it was there already, nothing is computed.
 
     Raises:
-        BadInput: If there are fewer members, or the first ones all saw a source.
+        BadInput: If there are fewer members, the first ones all saw a source, or a table
+            is there that was made with something else.
     """
     silenced = each_source(plan).silenced
     for n_members in sizes:
         _require_left(silenced, n_members)
 
+    asked = queries.load(run, name, pipe.membership)
+    facts = {**asked.facts(), **queries.drawn_by(run, pipe), "n_draws": n_draws}
+
     @functools.cache
     def form() -> Float32[np.ndarray, "queries members members"]:
-        asked = queries.load(run, name)
         return denoising_loss_form(
             pipe.members,
             noise_schedule(run.config.model),
@@ -140,14 +146,18 @@ def ablate(
 
     folders = []
     for n_members in sizes:
-        called = name if n_members is None else f"{name}-first-{n_members}"
-        folder = run.influence(called)
+        kind = Kind(provenance.LOSS, n_first=n_members)
+        folder = provenance.folder_of(run, name, kind)
         with locks.alone(folder):
+            if not folder.exists():
+                folder = provenance.before(run, name, kind) or folder
             if folder.exists():
-                store.check_sealed(folder, "info.json")
+                info = store.check_sealed(folder, "info.json")
+                remedy = f"Delete {folder}, or ask for the same."
+                provenance.require_same(folder, info, facts, remedy)
             else:
                 some = form()[:, :n_members, :n_members]
-                _ablate(some, silenced[:, :n_members], n_draws, folder)
+                _ablate(some, silenced[:, :n_members], facts, folder)
         folders.append(folder)
     return folders
 
@@ -176,11 +186,11 @@ def _require_left(
 def _ablate(
     form: Float32[np.ndarray, "queries members members"],
     silenced: Bool[np.ndarray, "sources members"],
-    n_draws: int,
+    facts: dict[str, Any],
     folder: Path,
 ) -> None:
     table = quadratic_influence(form, votes_without(silenced)).astype(np.float32)
     with store.folder_in_the_making(folder) as to:
         store.write_array(to / "influence_denoising_loss.npy", table)
-        facts = {"method": METHOD, "units": "sources", "n_members": silenced.shape[1]}
-        store.seal(to, "info.json", {**facts, "n_draws": n_draws})
+        what = {"method": METHOD, "units": "sources", "n_members": silenced.shape[1]}
+        store.seal(to, "info.json", {**what, **facts})

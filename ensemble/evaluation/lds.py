@@ -276,7 +276,8 @@ def on_record(run: Run, plan: Plan, options: Options) -> Path | None:
 def _tabled(
     run: Run, options: Options, methods: Sequence[Predictor], found: Truth
 ) -> Path:
-    path = tables.file(run, "lds", options.called)
+    what = "lds" if options.measure == "loss" else f"lds_{options.measure}"
+    path = tables.file(run, what, options.name)
     identity = {
         "truth": found.identity,
         "methods": {method.method: method.digest for method in methods},

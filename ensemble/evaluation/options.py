@@ -95,11 +95,6 @@ class Options:
             if not 0 < damping < math.inf:
                 raise BadInput(f"--damping has {damping}; all must be numbers above 0.")
 
-    @property
-    def called(self) -> str:
-        """What is measured of these queries, as folders and tables are called."""
-        return self.name if self.measure == "loss" else f"{self.name}-{self.measure}"
-
 
 def from_flags(flags: dict[str, Any]) -> Options:
     """Options from the command line; a flag that is None keeps its default.

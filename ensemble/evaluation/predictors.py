@@ -8,7 +8,6 @@ Before: ensemble/scoring.py, ensemble/influence.py. After: lds.py, deletion.py,
 false_attribution.py.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +16,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ensemble import queries, scoring, store
+from ensemble import provenance, queries, scoring, store
 from ensemble.evaluation import tables
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.plan import Plan
 from ensemble.scorers import SCORERS, Damped
+from ensemble.silence import Membership
 from ensemble.store import Run
 from splits.errors import BadInput
 
-# What ablation's folders are called beside NAME, and what that becomes as a method: by
-# all members, for them by sensitivity, and by the first members alone.
+# What ablation's tables of single sources are called as methods.
 ABLATIONS = {
-    r"": "ablation",
-    r"-differential": "differential_ablation",
-    r"-first-(\d+)": r"ablation_first_\1",
+    provenance.EXACT: "ablation",
+    provenance.LOSS: "ablation",
+    provenance.DIFFERENTIAL: "differential_ablation",
 }
 # Which of their tables count, and the sign that makes them scores.
 TABLES = {"displacement": 1, "influence_denoising_loss": -1}
@@ -144,6 +143,7 @@ def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
 
 
 def _influences(run: Run, name: str) -> Iterator[Predictor]:
+    found = {}
     for folder, method in ablations(run, name):
         files = store.read_json(folder / "info.json")["files"]
         for file, sign in TABLES.items():
@@ -151,13 +151,20 @@ def _influences(run: Run, name: str) -> Iterator[Predictor]:
                 table = store.sealed_array(folder, "info.json", f"{file}.npy")
                 called = f"{method}_{file.split('_')[-1]}"
                 digest = files[f"{file}.npy"]
-                yield Predictor(called, "influence", sign * table, digest)
+                # Where the loss was also measured by itself, that is by more draws.
+                found[called] = Predictor(called, "influence", sign * table, digest)
+    yield from found.values()
 
 
 def ablations(run: Run, name: str) -> Iterator[tuple[Path, str]]:
-    """Folders of ablation's tables, each with what its method is called."""
-    for folder in sorted(run.influence(name).parent.glob("[!.]*")):
-        for suffix, method in ABLATIONS.items():
-            found = re.fullmatch(re.escape(name) + suffix, folder.name)
-            if found:
-                yield folder, found.expand(method)
+    """Folders of ablation's tables, each with what its method is called.
+
+    Raises:
+        BadInput: If one is damaged, or of other queries or members.
+    """
+    known, of = Membership.read(run.path), provenance.of_queries(run, name)
+    for folder, kind in provenance.tables(run, name):
+        if kind.method in ABLATIONS and not kind.groups:
+            provenance.require_current(folder, known, of)
+            first = "" if kind.n_first is None else f"_first_{kind.n_first}"
+            yield folder, ABLATIONS[kind.method] + first

@@ -139,7 +139,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     steps = _steps(run, plan, options)
     seeds = retraining.seeds(run, options.n_seeds)
     identity = {
-        "code_book_digest": plan.codes.digest(),
+        **queries.drawn_by(run, pipe),
         "seeds": seeds,
         "steps": steps,
         "n_images": options.n_images,

@@ -12,21 +12,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble import store
+from ensemble import names, provenance, store
 from ensemble.store import Run
-from splits.errors import BadInput
 
 Row = dict[str, Any]
 
 
 def file(run: Run, what: str, name: str) -> Path:
-    """Where the evaluation is kept; a CSV and the plots lie beside it."""
-    return run.evaluation / f"{what}-{name}.json"
+    """Where the evaluation is kept; a CSV and the plots lie beside it.
+
+    What is evaluated has no hyphen in its name, so that none is mistaken for another.
+    """
+    return run.evaluation / f"{what}-{names.checked(name)}.json"
 
 
 def is_current(path: Path, identity: dict[str, Any]) -> bool:
-    """Whether this evaluation has been made already, of the same things."""
-    return path.exists() and store.read_json(path)["identity"] == identity
+    """Whether this evaluation has been made already, of the same things.
+
+    What version 0.1 did not write down is taken to be the same.
+    """
+    if not path.exists():
+        return False
+    return provenance.difference(store.read_json(path)["identity"], identity) is None
 
 
 def require_same(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -35,12 +42,7 @@ def require_same(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> No
     Raises:
         BadInput: If a fact on record is not the one that is wanted.
     """
-    for fact, value in wanted.items():
-        if kept[fact] != value:
-            raise BadInput(
-                f"{path} was made with another {fact}: {kept[fact]}, asked for {value}. "
-                "Delete it, or ask for the same."
-            )
+    provenance.require_same(path, kept, wanted, "Delete it, or ask for the same.")
 
 
 def write(

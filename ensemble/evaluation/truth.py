@@ -4,7 +4,7 @@ Subsets are of one size and drawn at random, the code book's design `random_subs
 On each of them a model is trained with each of several seeds, and it is measured at
 every query: its loss, or how far from the query the picture lies that it samples from
 the same noise. These are small arrays, `evaluation/truth/NAME/seed-S.npy` of losses,
-`evaluation/truth/NAME-displacement/seed-S.npy`; where they are, nothing is trained.
+`evaluation/truth_displacement/NAME/seed-S.npy`; where they are, nothing is trained.
 Who asks for more subsets later keeps them, and `seed-S-from-N.npy` holds what those from
 the N-th on say; who asks for fewer reads the first ones.
 (Park et al. 2023, https://arxiv.org/abs/2303.14186)
@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from tqdm.auto import tqdm
 
-from ensemble import queries, store
+from ensemble import names, queries, store
 from ensemble.config import SplitsConfig
 from ensemble.evaluation import losses, retraining, tables
 from ensemble.evaluation.options import Options
@@ -86,7 +86,7 @@ def read(run: Run, plan: Plan, options: Options) -> Truth:
     missing = work(run, options)
     if missing:
         raise BadInput(
-            f"{run.evaluation / 'truth' / options.called} lacks {missing}. The "
+            f"{_folder(run, options)} lacks {missing}. The "
             "evaluation `lds` trains and measures them."
         )
     asked = queries.load(run, options.name)
@@ -147,7 +147,7 @@ def _wanted(
     """The subsets, and what must be on record of each seed's losses."""
     splits, n_sources = splits_of(run, options), plan.codes.n_sources
     book = designs.draw(splits.design, n_sources, splits.n_members, seed=splits.seed)
-    how: dict[str, Any] = {"n_draws": options.n_draws}
+    how: dict[str, Any] = {"measure": options.measure, "n_draws": options.n_draws}
     if options.measure != "loss":
         queries.require_noise(asked)
         sampling = dataclasses.asdict(run.config.sampling)
@@ -156,18 +156,41 @@ def _wanted(
         "n_subsets": options.n_subsets,
         "steps": options.steps or run.config.training.steps,
         **how,
-        "queries_digest": store.array_digest(asked.images),
+        **asked.facts(),
         "code_book_digest": book.digest(),
     }
 
 
 def _parts(run: Run, options: Options, seed: int) -> Iterator[tuple[Path, int]]:
     """Files of a seed, each with the subset that the next one begins with."""
-    folder, first = run.evaluation / "truth" / options.called, 0
-    while (file := folder / f"{_name(seed, first)}.npy").with_suffix(".json").exists():
+    first = 0
+    while (file := _file(run, options, seed, first)).with_suffix(".json").exists():
         last = store.read_json(file.with_suffix(".json"))["n_subsets"]
         yield file, last
         first = last
+
+
+def _folder(run: Run, options: Options) -> Path:
+    """Where the truth is written, one folder for what is measured of which queries."""
+    kind = "truth" if options.measure == "loss" else f"truth_{options.measure}"
+    return run.evaluation / kind / names.checked(options.name)
+
+
+def _file(run: Run, options: Options, seed: int, first: int) -> Path:
+    """What is measured of a seed, from that subset on.
+
+    Version 0.1 kept displacements in `truth/NAME-displacement`, which is also where it
+    kept the losses of queries that are called so. They are read there.
+    """
+    called = f"{_name(seed, first)}.npy"
+    file = _folder(run, options) / called
+    if options.measure == "loss" or file.exists():
+        return file
+    before = run.evaluation / "truth" / f"{options.name}-{options.measure}" / called
+    record = before.with_suffix(".json")
+    if record.exists() and store.read_json(record).get("measure") == options.measure:
+        return before
+    return file
 
 
 def _name(seed: int, first: int) -> str:
@@ -195,7 +218,7 @@ def _extend(
     wanted = retraining.config(run, folder, splits, seed, options.steps)
     models = retraining.train(plan, book.bits, wanted, first)
     found = _measured(models, pipe, asked, options, range(first, options.n_subsets))
-    file = run.evaluation / "truth" / options.called / f"{_name(seed, first)}.npy"
+    file = _folder(run, options) / f"{_name(seed, first)}.npy"
     digest = store.write_array(file, found.T)
     facts = {**identity, "training_seed": seed, "commit": store.commit()}
     store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})

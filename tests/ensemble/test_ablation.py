@@ -160,12 +160,12 @@ def test_displacement_is_the_root_mean_square():
 def test_what_an_interrupted_landscape_left_is_checked(tmp_path, damage):
     votes = np.eye(2)
     asked = Queries(np.arange(3), None, np.zeros((3, 1, 4, 4), np.float32))
-    blocks = ablation._Blocks(tmp_path, asked, votes, [])
+    blocks = ablation._Blocks(tmp_path, asked, votes, [], {})
     blocks.keep(np.arange(4, dtype=np.float32)[None], 7)
-    again = ablation._Blocks(tmp_path, asked, votes, [])
+    again = ablation._Blocks(tmp_path, asked, votes, [], {})
     assert again.done == 4
     again.keep(np.ones((1, 1), np.float32), 1)
-    assert ablation._Blocks(tmp_path, asked, votes, []).done == 5
+    assert ablation._Blocks(tmp_path, asked, votes, [], {}).done == 5
     path = tmp_path / "values.npy"
     if damage == "gone":
         path.unlink()
@@ -173,4 +173,4 @@ def test_what_an_interrupted_landscape_left_is_checked(tmp_path, damage):
         shape = (1, 6) if damage == "values" else (1, 5)
         np.save(path, np.zeros(shape, np.float32))
     with pytest.raises(BadInput, match=r"values\.npy is (damaged: progress|missing)"):
-        ablation._Blocks(tmp_path, asked, votes, [])
+        ablation._Blocks(tmp_path, asked, votes, [], {})

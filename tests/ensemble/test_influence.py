@@ -63,8 +63,8 @@ def asked_of(run, plan, pipe, removed=None, measurements=MEASUREMENTS):
     return Asked(run, pipe, plan, "two", removed, measurements)
 
 
-def table(run, name, folder="two"):
-    return store.sealed_array(run.influence(folder), "info.json", name)
+def table(run, name, method="exact"):
+    return store.sealed_array(run.influence("two") / method, "info.json", name)
 
 
 def test_the_tables_agree_with_the_pipeline(ablated):
@@ -91,7 +91,7 @@ def test_the_top_pictures_are_those_of_the_top_units(ablated):
 
 def test_what_came_out_is_recorded(ablated):
     run, _, _ = ablated
-    info = store.read_json(run.influence("two") / "info.json")
+    info = store.read_json(run.influence("two") / "exact" / "info.json")
     assert info["n_placebos"] == 10
     assert info["smallest_p"] == pytest.approx(4 / 14)
     assert info["unattributable"] == [0, 1]
@@ -99,21 +99,21 @@ def test_what_came_out_is_recorded(ablated):
     # 4 steps x 6 members a generation; 14 vectors of 3 members, first step shared.
     assert info["member_forwards"] == 2 * (6 + 3 * 14 * 3)
     assert info["generations"] == pytest.approx(info["member_forwards"] / 48)
-    assert "for 0 of 2 queries" in influence.summary(run.influence("two"))
-    assert not run.influence("two.work").exists()
+    assert "for 0 of 2 queries" in influence.summary(run.influence("two") / "exact")
+    assert not (run.influence("two") / "exact.work").exists()
 
 
 def test_the_summary_says_what_p_covers(ablated):
     run, _, _ = ablated
-    said = influence.summary(run.influence("two"))
+    said = influence.summary(run.influence("two") / "exact")
     assert "for one picture, not for the 2 pictures" in said
 
 
 def test_a_failed_audit_takes_the_place_of_the_headline(ablated, tmp_path):
     run, _, _ = ablated
     folder = tmp_path / "two"
-    shutil.copytree(run.influence("two"), folder)
-    info = store.read_json(run.influence("two") / "info.json")
+    shutil.copytree(run.influence("two") / "exact", folder)
+    info = store.read_json(run.influence("two") / "exact" / "info.json")
     audited = {"spearman": -0.19, "relative_error": 0.84, "sentence": "Audit: poor."}
     facts = {**info, "audit": audited, "road_sentence": "Road: a road."}
     store.seal(folder, "info.json", facts)
@@ -136,9 +136,9 @@ def test_a_landscape_is_not_computed_twice(ablated):
     ("stage", "again"),
     [
         ("generate two", lambda asked: queries.generate(*asked[:2], "two", [0, 1])),
-        ("ablate two", lambda asked: influence.measure_exactly(asked[2])),
+        ("ablate two exact", lambda asked: influence.measure_exactly(asked[2])),
         (
-            "ablate two-adjoint.contrast",
+            "ablate two adjoint.contrast",
             lambda asked: influence.measure_adjointly(asked[2]),
         ),
     ],
@@ -162,7 +162,8 @@ def test_sets_and_groups_are_units_of_their_own(ablated):
     run, plan, pipe = ablated
     pair = units.one_set(plan, [2, 0])
     folder = influence.measure_exactly(asked_of(run, plan, pipe, pair), n_placebos=5)
-    assert folder != run.influence("two")
+    assert folder.parent == run.influence("two")
+    assert folder.name != "exact"
     info = store.read_json(folder / "info.json")
     assert info["group_sources"] == [[0, 2]]
     weights = store.sealed_array(folder, "info.json", "placebo_weights.npy")
@@ -173,8 +174,8 @@ def test_differential_ablation_fills_the_same_tables(ablated):
     run, plan, pipe = ablated
     asked = asked_of(run, plan, pipe)
     folder = influence.measure_differentially(asked, n_placebos=12)
-    assert folder == run.influence("two-differential")
-    exact = store.read_json(run.influence("two") / "info.json")["files"]
+    assert folder == run.influence("two") / "differential"
+    exact = store.read_json(run.influence("two") / "exact" / "info.json")["files"]
     info = store.read_json(folder / "info.json")
     assert set(exact) < set(info["files"]) == {*exact, "gram.npy"}
     gram = table(run, "gram.npy", folder.name)
@@ -292,7 +293,7 @@ def test_a_damaged_table_is_not_taken_for_done(ablated, tmp_path):
     run, plan, pipe = ablated
     shutil.copytree(run.path, tmp_path / "run")
     copy = dataclasses.replace(run, path=tmp_path / "run")
-    path = copy.influence("two") / "excess.npy"
+    path = copy.influence("two") / "exact" / "excess.npy"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadInput, match=r"excess\.npy is damaged"):
         influence.measure_exactly(asked_of(copy, plan, pipe), n_placebos=10)

@@ -222,10 +222,12 @@ def test_scores_and_ablations_are_those_of_one_machine(cluster, tmp_path):
         score = ["score", "--method", "pixel_dot,trak"]
         attribute.main([str(tmp_path / folder), *score, *engine])
     here, there = tmp_path / "here", tmp_path / "there"
-    assert same_files(here, there, "influence/demo/*.npy")
+    assert same_files(here, there, "influence/demo/exact/*.npy")
     assert same_files(here, there, "scores/demo/*.npy")
     work = [
-        store.read_json(folder / "influence" / "demo" / "info.json")["member_forwards"]
+        store.read_json(folder / "influence" / "demo" / "exact" / "info.json")[
+            "member_forwards"
+        ]
         for folder in (here, there)
     ]
     assert work[0] == work[1]

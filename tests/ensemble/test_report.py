@@ -361,7 +361,7 @@ BAD = {"sentence": "Audit: they differ.", "spearman": -0.19, "relative_error": 0
 
 def test_an_audit_that_fails_silences_what_it_was_to_support(tmp_path, data):
     run = finished.asked(finished.trained(tmp_path / "run", data), data)
-    finished.ablated(run, method="differential", audit=BAD, road_sentence="Road: none.")
+    finished.ablated(run, "differential", audit=BAD, road_sentence="Road: none.")
     page = Page(report.write(run, "demo", data))
     head = page.texts("header")[0]
     assert "pictures: the removal of every source was approximated. The approx" in head

@@ -149,17 +149,40 @@ def test_an_ensemble_in_which_nobody_may_vote_is_refused(run):
 
 
 def test_results_of_other_members_are_refused(run):
-    before = silence.book(run.path).digest()
-    silence.require_current(run.path, run.queries("demo"), before)
+    def require(record):
+        silence.Membership.read(run.path).require_made(run.queries("demo"), record)
+
+    before = silence.Membership.read(run.path).facts()
+    old = {"code_book_digest": before["code_book_digest"]}
+    for record in (before, old, {}):
+        require(record)
     remove(run, 3)
-    for made_with in (before, None):
+    for record in (before, old, {}):
         with pytest.raises(BadInput, match="queries/demo is from before a removal"):
-            silence.require_current(run.path, run.queries("demo"), made_with)
-    now = silence.book(run.path).digest()
-    silence.require_current(run.path, run.queries("demo"), now)
+            require(record)
+    now = silence.Membership.read(run.path).facts()
+    require(now)
     trained_on(run, 0, silence.kept(BITS, [3])[:, 0])
     with pytest.raises(BadInput, match="or a repair"):
-        silence.require_current(run.path, run.queries("demo"), now)
+        require(now)
+
+
+def test_results_by_other_weights_are_refused_with_both_sides_named(run):
+    before = silence.Membership.read(run.path)
+    trained_on(run, 2, BITS[:, 2], weights="ab" * 32)
+    now = silence.Membership.read(run.path)
+    with pytest.raises(
+        BadInput, match="queries/demo was made by other members"
+    ) as told:
+        now.require_made(run.queries("demo"), before.facts())
+    for known in (before, now):
+        assert known.weights_digest in str(told.value)
+    # What version 0.1 made does not say by which weights.
+    now.require_made(run.queries("demo"), {"code_book_digest": now.codes.digest()})
+    # Nor is anything held against it while a record is damaged.
+    (run.member(2) / "member.json").write_text("{")
+    damaged = silence.Membership.read(run.path)
+    damaged.require_made(run.queries("demo"), before.facts())
 
 
 def test_the_log_only_grows_and_each_line_seals_the_one_before(run):

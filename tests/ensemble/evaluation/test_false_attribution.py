@@ -92,7 +92,7 @@ def test_every_rule_is_judged_and_again_nothing_is_done(ablated):
     assert rows["random"]["false_attribution"]["value"] == 1
     assert rows["random"]["named_anyway"]["value"] == 1
     assert table["n_images"] == 6
-    displaced = np.load(run.influence("three") / "displacement.npy")
+    displaced = np.load(run.influence("three") / "exact" / "displacement.npy")
     assert table["radius"]["ablation"]["radius"]["value"] == pytest.approx(
         displaced.max(axis=1).mean()
     )

@@ -98,7 +98,10 @@ def test_a_smaller_ensemble_is_the_first_members_alone(trained):
     held_out.write(run, plan, "fewer", images())
     sizes = [None, 3]
     folders = held_out.ablate(run, pipe, plan, "fewer", n_draws=4, sizes=sizes)
-    assert folders == [run.influence("fewer"), run.influence("fewer-first-3")]
+    assert folders == [
+        run.influence("fewer") / "loss",
+        run.influence("fewer") / "loss-first-3",
+    ]
     (found,) = predictors.find(run, "fewer", ["ablation_first_3_loss"])
     form = denoising_loss_form(
         pipe.members,

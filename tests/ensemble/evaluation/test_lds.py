@@ -321,7 +321,7 @@ def test_displacement_is_how_far_subset_models_draw_from_the_query(run_with_scor
     run, pipe, plan = run_with_scores
     moved = dataclasses.replace(OPTIONS, measure="displacement")
     path = LDS.evaluate(*run_with_scores, moved)
-    assert path == run.path / "evaluation" / "lds-two-displacement.json"
+    assert path == run.path / "evaluation" / "lds_displacement-two.json"
     found = truth.read(run, plan, moved)
     asked = queries.load(run, "two")
     models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2")
@@ -363,7 +363,7 @@ def test_a_new_score_is_a_new_table(run_with_scores):
 def test_ablation_and_scores_have_one_sign(run_with_scores):
     run, *_ = run_with_scores
     (found,) = predictors.find(run, "two", ["ablation_loss"])
-    table = np.load(run.influence("two") / "influence_denoising_loss.npy")
+    table = np.load(run.influence("two") / "exact" / "influence_denoising_loss.npy")
     assert np.array_equal(found.score, -table)
 
 
