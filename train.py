@@ -14,6 +14,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ensemble import classes, exits, extension, launching, plan, repair, silence, store
 from ensemble import config as configs
@@ -221,6 +222,22 @@ def require_possible(config: Config, options: argparse.Namespace) -> None:
         training.require_precision(config.training)
 
 
+def standing(config: Config, n_members: int) -> str:
+    """What stands in the run folder of a config that is only planned.
+
+    Raises:
+        BadInput: If that is a run with another config, or no run at all.
+    """
+    if not store.stands(config):
+        return f"\n{config.run} is not there yet."
+    run = Run(Path(config.run), config)
+    n_there = sum(run.member(member).exists() for member in range(n_members))
+    return (
+        f"\n{config.run} is there with this config: {n_there} of {n_members} members "
+        "are trained."
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train what is not trained yet; returns the exit code."""
     options = parse(arguments)
@@ -233,15 +250,17 @@ def main(arguments: Sequence[str]) -> int:
         print(compared(config, wishes))
         return 0
     if options.plan:
-        from ensemble import training
+        from ensemble import forecast, training
 
         drawn = plan.draw(config)
         print(training.describe(config, drawn))
+        print(forecast.described(config, drawn))
         for line in classes.warnings(config, drawn):
             print(f"\n{line}")
         before = extension.earlier(config)
         if before is not None:
             print(extension.described(before, drawn.codes))
+        print(standing(config, drawn.codes.n_members))
         return 0
     require_possible(config, options)
     run = store.create(config)

@@ -161,11 +161,12 @@ def create(config: Config) -> Run:
     """The run folder of a config, made if it is not there.
 
     Raises:
-        BadInput: If the folder belongs to another config or cannot be written.
+        BadInput: If the folder belongs to another config, holds something else, or
+            cannot be written.
     """
     path = Path(config.run)
     kept = path / "config.yaml"
-    if not kept.exists():
+    if not stands(config):
         try:
             with locks.alone(kept):
                 # Somebody else may have been first.
@@ -176,6 +177,22 @@ def create(config: Config) -> Run:
                 f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
                 "another folder, or make room."
             ) from None
+        stands(config)
+    return Run(path, config)
+
+
+def stands(config: Config) -> bool:
+    """Whether the run of a config stands in its folder already; nothing is written.
+
+    Raises:
+        BadInput: If the folder belongs to another config, or holds something else.
+    """
+    path = Path(config.run)
+    if not (path / "config.yaml").exists():
+        _require_no_others(path)
+        # Somebody may just have made it.
+        if not (path / "config.yaml").exists():
+            return False
     old = configs.to_dict(open_run(path).config)
     new = configs.to_dict(config)
     # How many processes share the work decides nothing about the result; where the
@@ -191,7 +208,29 @@ def create(config: Config) -> Run:
             + "\n  ".join(different)
             + "\nUse another `run` folder, or delete this one."
         )
-    return Run(path, config)
+    return True
+
+
+def _require_no_others(path: Path) -> None:
+    """Refuse a folder of photos, or of anything else, as a run folder to be made.
+
+    Hidden files do not count: locks are such, and what systems leave in every folder.
+
+    Raises:
+        BadInput: If something else is there, and no config has come in the meantime.
+    """
+    try:
+        there = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
+    except OSError:
+        # It is not there, or whoever writes to it will say what is wrong.
+        return
+    if there and not (path / "config.yaml").exists():
+        others = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+        raise BadInput(
+            f"{path} is no run folder, and not empty: it holds {others}, and no "
+            "config.yaml. Name a new folder as `run`; if this was a run, restore its "
+            "config.yaml."
+        )
 
 
 def open_run(path: str | Path) -> Run:

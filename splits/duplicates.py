@@ -17,6 +17,9 @@ a source with one that it does not resemble, through others in between.
 Before: ensemble/data.py (reads the images). After: ensemble/plan.py, certificate.py.
 """
 
+import hashlib
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Float32, Int64
 
@@ -89,6 +92,25 @@ def near_pairs(
     pairs, distances = np.concatenate(found), np.concatenate(far)
     order = np.argsort(distances, kind="stable")
     return pairs[order], distances[order]
+
+
+def identical(images: Iterable[np.ndarray]) -> Int64[np.ndarray, "pairs two"]:
+    """Every image that is the same as an earlier one, bit by bit, with that one.
+
+    Args:
+        images: Any images; one after the other is looked at.
+
+    Returns:
+        Pairs: the first image with this content, and the other one.
+    """
+    first_of: dict[bytes, int] = {}
+    pairs = []
+    for number, image in enumerate(images):
+        content = hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
+        first = first_of.setdefault(content, number)
+        if first != number:
+            pairs.append((first, number))
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def clusters(

@@ -11,6 +11,7 @@ import yaml
 
 import attribute
 import train
+from ensemble import config as configs
 from ensemble import store
 from splits.errors import BadInput
 from tests import tiny
@@ -261,6 +262,9 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path):
     )
     assert code == 0, err
     assert "images" in out
+    for line in ("time  ", "smallest p", "identical", "alike", "disk"):
+        assert line in out
+    assert f"{tmp_path / 'run'} is not there yet" in out
     assert not (tmp_path / "run").exists()
 
 
@@ -290,6 +294,24 @@ def test_what_cannot_be_trained_here_is_refused_before_a_folder_is_made(
     with pytest.raises(BadInput, match=message):
         train.main(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
+    config = tmp_path / "tiny.yaml"
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 6, "weight": 3}
+    config.write_text(yaml.safe_dump(tree))
+    store.create(configs.load(config))
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert train.main([str(config), "--plan"]) == 0
+    assert "is there with this config: 0 of 6 members" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"training\.steps: 6 -> 7"):
+        train.main([str(config), "training.steps=7", "--plan"])
+    assert "work  " in capsys.readouterr().out
+    (tmp_path / "run" / "config.yaml").rename(tmp_path / "run" / "a.png")
+    with pytest.raises(BadInput, match="is no run folder, and not empty"):
+        train.main([str(config), "--plan"])
+    assert len(before) == len([*tmp_path.rglob("*")])
 
 
 def test_unknown_members_are_refused(trained):

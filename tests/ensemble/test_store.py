@@ -500,6 +500,43 @@ def test_a_folder_with_another_config_is_refused_with_the_difference(config):
         store.create(changed(config, "training", steps=7))
 
 
+def test_whether_a_run_stands_is_told_and_nothing_is_written(config):
+    assert not store.stands(config)
+    assert not Path(config.run).exists()
+    store.create(config)
+    assert store.stands(config)
+    with pytest.raises(BadInput, match=r"training\.steps: 6 -> 7"):
+        store.stands(changed(config, "training", steps=7))
+
+
+@pytest.mark.parametrize("ask", [store.create, store.stands])
+def test_a_folder_of_photos_becomes_no_run(config, ask):
+    folder = Path(config.run)
+    (folder / "inside").mkdir(parents=True)
+    for name in ("b.png", "a.png", "c.png"):
+        (folder / name).touch()
+    message = r"not empty: it holds a\.png, b\.png, c\.png, \.\.\., and no config"
+    with pytest.raises(BadInput, match=message):
+        ask(config)
+    there = {path.name for path in folder.iterdir()}
+    assert there == {"inside", "a.png", "b.png", "c.png"}
+
+
+def test_an_empty_folder_becomes_a_run_and_hidden_files_do_not_count(config):
+    folder = Path(config.run)
+    folder.mkdir()
+    (folder / ".DS_Store").touch()
+    assert store.create(config).path == folder
+
+
+def test_a_run_without_its_config_is_not_begun_anew(config):
+    run = store.create(config)
+    store.start_manifest(run, {})
+    (run.path / "config.yaml").unlink()
+    with pytest.raises(BadInput, match=r"holds manifest\.json, .* restore its config"):
+        store.create(config)
+
+
 def test_processes_may_differ_but_threads_may_not(config):
     store.create(config)
     more = changed(config, "training", processes=3)

@@ -118,3 +118,13 @@ def test_a_cluster_does_not_depend_on_images_outside_of_it():
     rest = some[[0, 1, 2, 5]]
     pairs, _ = near_pairs(pictures(rest), 0.01)
     assert clusters(4, pairs).tolist() == [0, 0, 2, 3]
+
+
+def test_identical_images_are_paired_with_the_first_of_them():
+    images = np.random.default_rng(0).normal(size=(6, 1, 3, 3)).astype(np.float32)
+    images[4] = images[5] = images[1]
+    images[3] = images[0]
+    images[2] = images[0] + 1e-6
+    pairs = duplicates.identical(images)
+    assert pairs.tolist() == [[0, 3], [1, 4], [1, 5]]
+    assert duplicates.identical(images[:3]).shape == (0, 2)
