@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from markupsafe import Markup
 
-from ensemble import figures, provenance, store, verdict
+from ensemble import figures, provenance, store, verdict, verification
 from ensemble.data import TrainingImages
 from ensemble.page import counted
 from ensemble.provenance import Kind
 from ensemble.silence import Membership
 from ensemble.store import Run
+from ensemble.verification import Verification
 
 N_THUMBNAILS = 4
 N_MORE = 50  # rows below the top ones: 64 pictures of 1,797 sources must still load
@@ -209,7 +210,14 @@ def _read(folder: Path) -> Influence:
 class Units:
     """The units of some tables, looked up when they are shown."""
 
-    def __init__(self, run: Run, data: TrainingImages, tables: Influence) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: TrainingImages,
+        tables: Influence,
+        proof: Verification | None = None,
+    ) -> None:
+        self.proof = proof or verification.read(run)
         self.data = data
         self.groups = tables.info.get("group_sources")
         self.names = store.read_json(run.path / "sources.json")["names"]
@@ -242,11 +250,20 @@ class Units:
         facts += [label for label in self._labels(images) if label != title]
         if len(images) > 1:
             facts.append(counted(len(images), "image"))
+        facts += self._inexact(number)
         pictures = {
             int(image): figures.picture(self.data.images[image])
             for image in images[:n_pictures]
         }
         return Unit(title, facts, pictures)
+
+    def _inexact(self, number: int) -> list[str]:
+        """Whether the certificate excepts this unit."""
+        removed = [number] if self.groups is None else self.groups[number]
+        against = self.proof.against(removed)
+        if any(reason.holds is False for reason in against):
+            return ["not exact: see the certificate"]
+        return ["perhaps not exact: see the certificate"] if against else []
 
     def _labels(self, images: Int64[np.ndarray, " images"]) -> list[str]:
         if self.data.labels is None:

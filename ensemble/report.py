@@ -19,12 +19,21 @@ from jaxtyping import Bool, Float32
 from markupsafe import Markup
 
 from ensemble import config as configs
-from ensemble import figures, findings, page, provenance, store, verdict
+from ensemble import (
+    figures,
+    findings,
+    page,
+    provenance,
+    store,
+    verdict,
+    verification,
+)
 from ensemble.data import TrainingImages
 from ensemble.findings import Finding, Influence
 from ensemble.page import counted
 from ensemble.silence import Membership
 from ensemble.store import Run
+from ensemble.verification import Verification
 from splits.naming import SourceNames
 
 N_CODES = 512
@@ -81,7 +90,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     asked = {"held_out": False, **store.read_json(run.queries(name) / "info.json")}
     known, of = Membership.read(run.path), provenance.of_queries(run, name)
     tables = findings.saved(run, name, known)
-    cards = _cards(run, name, data, tables, known)
+    proof = verification.read(run)
+    cards = _cards(run, name, data, tables, known, proof)
     _require_scores(run, name, known, of)
     manifest = store.read_json(run.manifest)
     members = run.member_records()
@@ -89,6 +99,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         title=run.path.resolve().name,
         name=name,
         summary=_summary(manifest, len(cards), tables, asked["held_out"]),
+        certificate=_certificate(run, proof),
+        exactness=_exactness(proof),
         tables=tables,
         coverage=[verdict.coverage(table.info, len(cards)) for table in tables[:1]],
         cards=cards,
@@ -116,6 +128,7 @@ def _cards(
     data: TrainingImages,
     tables: Sequence[Influence],
     known: Membership,
+    proof: Verification,
 ) -> list[Card]:
     folder = run.queries(name)
     info = store.read_json(folder / "info.json")
@@ -127,7 +140,7 @@ def _cards(
     if "conditions.npy" in store.read_json(folder / "info.json")["files"]:
         conditions = store.sealed_array(folder, "info.json", "conditions.npy")
         labels = [data.label_names[condition] for condition in conditions]
-    units = [findings.Units(run, data, table) for table in tables]
+    units = [findings.Units(run, data, table, proof) for table in tables]
     return [
         Card(
             number=query,
@@ -142,6 +155,30 @@ def _cards(
         )
         for query, image in enumerate(images)
     ]
+
+
+def _certificate(run: Run, proof: Verification) -> dict[str, Any]:
+    """The certificate's state, for the page's first screen."""
+    command = f"python attribute.py {shlex.quote(str(run.path))} verify"
+    first, *others = proof.said(command)
+    return {"state": proof.state, "first": first, "others": others}
+
+
+def _exactness(proof: Verification) -> str:
+    """What may be said of every ablated picture."""
+    if proof.proven and not proof.reasons:
+        return "The new picture owes nothing to that source."
+    if proof.proven:
+        return "The new picture owes nothing to that source, unless its row says so."
+    if proof.state == "fails":
+        return (
+            "The certificate of this run does not hold, so the new picture may still owe "
+            "something to that source."
+        )
+    return (
+        "It is meant to owe nothing to that source; whether that is so in this folder has "
+        "not been checked."
+    )
 
 
 def _losses(run: Run, name: str, known: Membership) -> list[Table]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ensemble import report, store
+from ensemble import report, store, verification
 from ensemble.data import TrainingImages
+from ensemble.verification import Reason
 from splits.errors import BadInput
 from tests import finished
 
@@ -435,6 +436,77 @@ def test_what_version_0_1_said_of_given_pictures_is_not_shown(tmp_path, data):
     assert "removing" not in page.texts("header")[0]
     names = {attributes.get("id") for _, attributes in page.elements}
     assert not names & {"sources", "losses"}
+
+
+def verified(run, *findings):
+    verification.record(run, verification.digest(run), findings)
+
+
+def test_a_run_that_nobody_verified_claims_nothing(page):
+    head, text = page.texts("header")[0], page.text("sources")
+    assert "The certificate has not been checked, so nothing here is known" in head
+    assert re.search("Check it: python attribute.py .*digits verify", head)
+    assert "whether that is so in this folder has not been checked" in text
+    assert "The new picture owes nothing" not in text
+
+
+def test_the_first_screen_says_that_the_certificate_holds(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    verified(run)
+    page = Page(report.write(run, "demo", data))
+    assert "The certificate holds (checked at 20" in page.texts("header")[0]
+    assert verification.digest(run)[:12] in page.texts("header")[0]
+    assert "The new picture owes nothing to that source. But" in page.text("sources")
+    assert "see the certificate" not in page.text("sources")
+
+
+def test_exactness_is_claimed_by_source_where_copies_sit_in_others(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    finished.ablated(run, "demo-0123abcd", {"both": [1, 5], "one": [5, 6]}, n_top=1)
+    twin = Reason("(a) 1 and 5 have the same image", False, "Remove both.", (1, 5))
+    verified(run, twin, Reason("(b) all is well", True, "", ()))
+    page = Page(report.write(run, "demo", data))
+    head = page.texts("header")[0]
+    assert "The certificate does not hold (checked" in head
+    assert "(a) 1 and 5 have the same image Remove both." in head
+    assert "all is well" not in head
+    text = page.text("sources")
+    assert "owes nothing to that source, unless its row says so." in text
+    card = page.text("query-0")
+    mark = "not exact: see the certificate"
+    assert f"source 5 image 0005.png label owl {mark}" in card
+    assert f"source 1 image 0001.png label dog {mark}" in card
+    assert f"one 2 sources 2 labels 2 images {mark}" in card
+    assert f"both 2 sources 2 labels 2 images {mark}" not in card
+    assert card.count(mark) == 3
+
+
+def test_nothing_is_claimed_where_the_certificate_fails_for_all(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    verified(run, Reason("(e) two have the same weights", False, "Train again.", ()))
+    page = Page(report.write(run, "demo", data))
+    assert "(e) two have the same weights Train again." in page.texts("header")[0]
+    text = page.text("sources")
+    assert "so the new picture may still owe something to that source" in text
+    assert "owes nothing" not in text
+
+
+def test_warnings_about_some_sources_are_told_at_their_rows(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    verified(run, Reason("Warning: near", None, "", (1, 2, 9)))
+    page = Page(report.write(run, "demo", data))
+    assert "The certificate holds" in page.texts("header")[0]
+    assert "Warning: near" in page.texts("header")[0]
+    assert "label owl perhaps not exact: see the certificate" in page.text("query-2")
+
+
+def test_a_folder_that_changed_since_it_was_verified_claims_nothing(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    verified(run)
+    (run.member(2) / "new").touch()
+    page = Page(report.write(run, "demo", data))
+    assert "not been checked since this folder was changed" in page.texts("header")[0]
+    assert "owes nothing to that source." not in page.text("sources")
 
 
 def test_a_book_of_more_sources_than_fit_says_so(tmp_path):
