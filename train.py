@@ -190,6 +190,13 @@ def finish(run: Run, n_members: int) -> bool:
     return True
 
 
+def found(ready: Plan) -> str:
+    """What was read as training images and what was not, as lines."""
+    return "".join(
+        f"{store.visible(line)}\n" for line in datasets.described(ready.data)
+    )
+
+
 def outcome(run: Run, n_members: int, complete: bool) -> str:
     """What there is now, and what to do next."""
     everyone: list[Trainable] = [*range(n_members), REFERENCE]
@@ -253,6 +260,10 @@ def main(arguments: Sequence[str]) -> int:
         from ensemble import forecast, training
 
         drawn = plan.draw(config)
+        if config.data.stream:
+            # Otherwise nobody reads them, and one that does not fit is found later.
+            drawn.data.fingerprint()
+        print(found(drawn), end="")
         print(training.describe(config, drawn))
         print(forecast.described(config, drawn))
         for line in classes.warnings(config, drawn):
@@ -274,6 +285,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.repair and not todo:
         print(f"Nothing was removed from {run.path} that a member could do without.")
         return 0
+    if todo and launching.is_first():
+        print(found(ready), end="", flush=True)
     if todo and options.engine == "ray":
         code = train_on_cluster(run, todo, options)
     else:

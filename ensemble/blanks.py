@@ -63,6 +63,7 @@ def blanked(
             for column, texts in data.columns.items()
         },
         tuple(spaced),
+        data.inventory,
     )
 
 

@@ -149,6 +149,8 @@ def main(arguments: Sequence[str]) -> int:
     coded = laid_out(config, data, options.per_shard, options.read_bytes)
     sizes = coded.sizes() if options.plan else write(coded, options.out_folder)
     found = coded.reading(sizes, options.read_bytes)
+    for line in datasets.described(data):
+        print(f"# {store.visible(line)}")
     for line in layout.describe(found).splitlines():
         print(f"# {line}")
     print(data_section(config.data, options.out_folder, len(coded.per_shard)))

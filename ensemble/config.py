@@ -33,7 +33,7 @@ class DataConfig:
     """Where the training images come from.
 
     Attributes:
-        kind: `digits` (embedded, 8x8 grey), `folder` (PNG, JPEG, WebP) or `shards`
+        kind: `digits` (embedded, 8x8 grey), `folder` (of image files) or `shards`
             (WebDataset tar files).
         path: The folder; or the shards: a path, a brace range, or `pipe:command`.
         size: Side length in pixels to resize to; null keeps the images as they are.

@@ -12,15 +12,16 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from ensemble import data_folder, data_shards, store
 from ensemble.config import DataConfig
+from ensemble.inventory import RULES, Inventory
 from ensemble.on_disk import ImagesOnDisk
-from splits import duplicates
+from splits import duplicates, spelling
 from splits.errors import BadInput
 
 # Images that are held at once where all are looked at.
@@ -42,6 +43,7 @@ class TrainingImages:
         columns: Metadata as text, one entry per image.
         names: What each image is called, for ever: its path relative to the folder,
             its key in the shards, or `digit 0417`.
+        inventory: By which rules the images were read, and what lay beside them.
     """
 
     images: Images
@@ -49,6 +51,7 @@ class TrainingImages:
     label_names: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
+    inventory: Inventory = field(default_factory=Inventory)
 
     def __post_init__(self) -> None:
         if isinstance(self.images, np.ndarray):
@@ -77,14 +80,20 @@ class TrainingImages:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def load(config: DataConfig) -> TrainingImages:
+def load(config: DataConfig, rules: int = RULES) -> TrainingImages:
     """The training images that a config names.
+
+    Args:
+        config: What to read.
+        rules: The number of the reading rules (inventory.py).
 
     Raises:
         BadInput: If they cannot be read as the config says, or `config.label` is not
             one of their columns.
     """
-    return labelled(*DATA_SETS[config.kind](config), config)
+    inventory = Inventory(rules)
+    found = DATA_SETS[config.kind](config, inventory)
+    return labelled(*found, config, inventory)
 
 
 def labelled(
@@ -92,6 +101,7 @@ def labelled(
     columns: dict[str, tuple[str, ...]],
     names: tuple[str, ...],
     config: DataConfig,
+    inventory: Inventory | None = None,
 ) -> TrainingImages:
     """Training images with the classes that a column says.
 
@@ -100,13 +110,31 @@ def labelled(
         columns: Metadata as text, one entry per image.
         names: One per image.
         config: Names the column, and may name the classes.
+        inventory: What lay beside them.
 
     Raises:
         BadInput: If there is no such column, it has gaps, or a label is none of the
             classes.
     """
     labels, label_names = _labels(columns, names, config.label, config.classes)
-    return TrainingImages(images, labels, label_names, columns, names)
+    inventory = inventory or Inventory()
+    return TrainingImages(images, labels, label_names, columns, names, inventory)
+
+
+def described(data: TrainingImages) -> list[str]:
+    """What was read and what was not, and names that look alike, line by line."""
+    found = data.inventory.lines()
+    for column, texts in data.columns.items():
+        if column == "file_name":
+            continue
+        pairs = [*spelling.same(texts), *spelling.similar(texts)]
+        if pairs:
+            one, other = pairs[0]
+            found.append(
+                f"  Column {column!r} has {one!a} and {other!a}, which look like one name "
+                f"and count as two ({len(pairs)} such pairs)."
+            )
+    return found
 
 
 def require_classes(data: TrainingImages) -> int:
@@ -131,7 +159,7 @@ def require_classes(data: TrainingImages) -> int:
     return len(data.label_names)
 
 
-def _digits(config: DataConfig) -> Loaded:
+def _digits(config: DataConfig, _: Inventory) -> Loaded:
     """The 1,797 handwritten digits of scikit-learn, 8x8, 17 shades of grey."""
     if config.size not in (None, 8) or config.channels not in (None, 1):
         raise BadInput(
@@ -212,7 +240,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-DATA_SETS: dict[str, Callable[[DataConfig], Loaded]] = {
+DATA_SETS: dict[str, Callable[[DataConfig, Inventory], Loaded]] = {
     "digits": _digits,
     "folder": data_folder.read,
     "shards": data_shards.read,

@@ -1,8 +1,9 @@
 """WebDataset shards: every sample exactly once, in the order of the keys.
 
-A sample needs one image field: `png`, `jpg`, `jpeg`, `webp`, or `npy` (floats
-(channels, height, width) in [-1, 1]). It may have `cls`, the number of its class, and
-`json`, whose entries become columns.
+A sample needs one image field: an ending of pixels.FORMATS, such as `png`, or `npy`
+(floats (channels, height, width) in [-1, 1]). It may have `cls`, the number of its
+class, and `json`, whose entries become columns. Whatever else the shards hold is
+counted.
 
 With `data.stream`, only the places of the fields are kept, and images are read from
 there whenever they are needed.
@@ -10,33 +11,38 @@ there whenever they are needed.
 Each process reads all shards: what a member may see is decided by its split of the
 code book, never by which shard a sample happens to be in.
 
-Before: config.py (where the shards are), pixels.py, splits/shards.py. After: data.py.
+Before: config.py (where the shards are), pixels.py, metadata.py, splits/shards.py.
+After: data.py.
 """
 
 import json
+import posixpath
 import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from ensemble import pixels
+from ensemble import metadata, pixels
 from ensemble.config import DataConfig
+from ensemble.inventory import Inventory
 from ensemble.on_disk import ImagesOnDisk
-from splits import shards
+from splits import shards, spelling
 from splits.errors import BadInput
-from splits.shards import Shard
+from splits.shards import Place, Shard
 
-PICTURES = ("png", "jpg", "jpeg", "webp")
+HIDDEN = "hidden"
+NO_KEY = "without an ending, or with a name that WebDataset takes for no sample"
+_KNOWN = ("npy", "cls", "json")
 
 
 def read(
-    config: DataConfig,
+    config: DataConfig, inventory: Inventory | None = None
 ) -> tuple[
     Float32[np.ndarray, "images channels height width"] | ImagesOnDisk,
     dict[str, tuple[str, ...]],
@@ -44,14 +50,19 @@ def read(
 ]:
     """Images, columns and names (keys) of shards, in order of the keys.
 
+    Args:
+        config: Where the shards are.
+        inventory: Says by which rules they are read, and takes in what is not read.
+
     Raises:
         BadInput: If a shard is missing, damaged or unsafe, a command fails, a key
             comes twice, a field cannot be read, or samples differ in what they have.
     """
+    inventory = inventory or Inventory()
     samples: dict[str, dict[str, Any]] = {}
     read_one = _located if config.stream else _samples
     for url in _expanded(str(config.path)):
-        for sample in read_one(url):
+        for sample in read_one(url, inventory):
             key = sample["__key__"]
             if key in samples:
                 raise BadInput(
@@ -62,17 +73,43 @@ def read(
             samples[key] = sample
     if not samples:
         raise BadInput(f"data.path {config.path} holds no sample. Name other shards.")
+    _count_unread(samples, inventory)
     names = tuple(sorted(samples)[: config.n_images])
+    if len(names) < len(samples):
+        left = len(samples) - len(names)
+        inventory.notes.append(f"data.n_images leaves out the last {left} images.")
+    inventory.n_images = len(names)
     chosen = [samples[name] for name in names]
-    columns = _columns(chosen)
+    columns = _columns(chosen, inventory)
     if config.stream:
         return (
-            ImagesOnDisk(names, lambda n: _decoded(chosen[n], config)),
+            ImagesOnDisk(names, lambda n: _decoded(chosen[n], config, inventory)),
             columns,
             names,
         )
-    images = pixels.stack((_decoded(sample, config) for sample in chosen), names)
-    return images, columns, names
+    decoded = (_decoded(sample, config, inventory) for sample in chosen)
+    return pixels.stack(decoded, names), columns, names
+
+
+def _count_unread(samples: dict[str, dict[str, Any]], inventory: Inventory) -> None:
+    """Note fields that are not read, and keys that look like one name."""
+    known = {*_pictures(inventory.rules), *_KNOWN}
+    for key in sorted(samples):
+        for field in samples[key].keys() - known:
+            if not field.startswith("__"):
+                inventory.leave_out(f"fields {field}", f"{key}.{field}")
+    twins = spelling.same(samples)
+    if twins:
+        one, other = twins[0]
+        inventory.notes.append(
+            f"The keys {one!a} and {other!a} look like one name and are two images "
+            f"({len(twins)} such pairs)."
+        )
+
+
+def _pictures(rules: int) -> tuple[str, ...]:
+    """Fields that hold an image file."""
+    return tuple(ending.removeprefix(".") for ending in pixels.endings(rules))
 
 
 def _expanded(path: str) -> list[str]:
@@ -88,22 +125,22 @@ def _expanded(path: str) -> list[str]:
         ) from None
 
 
-def _samples(url: str) -> Iterator[dict[str, Any]]:
+def _samples(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
     """The samples of one shard, their fields still encoded."""
     if not url.startswith("pipe:"):
         path = _present(url)
         _verify(path)
-        yield from _unpacked(path, url)
+        yield from _unpacked(path, url, inventory)
         return
     # WebDataset itself stops reading at the end mark, so it may never learn that the
     # command failed, nor that its output was cut short.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "shard.tar")
         _fetch(url, path)
-        yield from _unpacked(path, url)
+        yield from _unpacked(path, url, inventory)
 
 
-def _located(url: str) -> Iterator[dict[str, Any]]:
+def _located(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
     """The samples of one shard, with the places of their fields."""
     if url.startswith("pipe:"):
         raise BadInput(
@@ -116,14 +153,44 @@ def _located(url: str) -> Iterator[dict[str, Any]]:
         places = shards.places(path, shard)
     else:
         _refuse_compressed(path)
-        places = shards.inspect(path, url)
+        places = _inspected(path, url, inventory)
+    _count_no_samples(places, inventory)
     files = (
         {"fname": place.name, "data": place, "__url__": url}
         for place in places
-        # As WebDataset does: such names hold what is no sample.
-        if not re.match(r"__[^/]*__($|/)", place.name)
+        if _is_sample(place.name)
     )
     yield from _grouped(files, url)
+
+
+def _inspected(path: Path, url: str, inventory: Inventory) -> list[Place]:
+    """Where every file lies in a tar file that is whole."""
+    try:
+        return shards.inspect(path, url)
+    except BadInput as error:
+        if inventory.strict:
+            raise
+        places = shards.inspect(path, url, alone=False)
+        inventory.notes.append(str(error))
+        return places
+
+
+def _is_sample(name: str) -> bool:
+    """Whether WebDataset takes a file for a part of a sample, and it is not hidden."""
+    from webdataset import tariterators
+
+    return not (
+        re.match(r"__[^/]*__($|/)", name)
+        or tariterators.base_plus_ext(name)[0] is None
+        or posixpath.basename(name).startswith(".")
+    )
+
+
+def _count_no_samples(places: Iterable[Place], inventory: Inventory) -> None:
+    for place in places:
+        if not _is_sample(place.name):
+            hidden = posixpath.basename(place.name).startswith(".")
+            inventory.leave_out(HIDDEN if hidden else NO_KEY, place.name)
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -138,6 +205,11 @@ def _refuse_compressed(path: Path) -> None:
 
 def _present(url: str) -> Path:
     path = Path(url)
+    if path.exists() and not path.is_file():
+        raise BadInput(
+            f"The shard {url} is no file but a folder, a pipe or a device. Name a tar "
+            f"file; what comes out of a pipe is read with 'pipe:cat {url}'."
+        )
     if not path.is_file():
         raise BadInput(
             f"The shard {url} is missing. Restore it or change data.path; what is not "
@@ -174,12 +246,14 @@ def _verify(path: Path) -> Shard | None:
     return index[path.name]
 
 
-def _unpacked(path: Path, url: str) -> Iterator[dict[str, Any]]:
+def _unpacked(path: Path, url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
     from webdataset import tariterators
 
-    shards.inspect(path, url)
+    _count_no_samples(_inspected(path, url, inventory), inventory)
     with path.open("rb") as stream:
-        files = tariterators.tar_file_expander([{"url": url, "stream": stream}])
+        files = tariterators.tar_file_expander(
+            [{"url": url, "stream": stream}], select_files=_is_sample
+        )
         yield from _grouped(files, url)
 
 
@@ -202,22 +276,45 @@ def _content(sample: dict[str, Any], field: str) -> bytes:
 
 
 def _decoded(
-    sample: dict[str, Any], config: DataConfig
+    sample: dict[str, Any], config: DataConfig, inventory: Inventory
 ) -> Float32[np.ndarray, "channels height width"]:
     name = _name(sample)
-    fields = [field for field in (*PICTURES, "npy") if field in sample]
+    pictures = _pictures(inventory.rules)
+    fields = [field for field in (*pictures, "npy") if field in sample]
     if len(fields) != 1:
-        raise BadInput(
-            f"{name} has {len(fields)} image fields {fields}; one of "
-            f"{', '.join(PICTURES)} or npy is wanted. Mend the shard."
+        raise _no_image(sample, fields, pictures)
+    (field,) = fields
+    content, called = _content(sample, field), f"{name}, field {field}"
+    if field == "npy":
+        return pixels.decode_array(content, called, config)
+    return pixels.decode(content, called, config, inventory)
+
+
+def _no_image(
+    sample: dict[str, Any], fields: list[str], pictures: tuple[str, ...]
+) -> BadInput:
+    """The error for a sample without an image, or with several."""
+    others = sorted(field for field in sample if not field.startswith("__"))
+    dotted = [field for field in others if field.rpartition(".")[2] in pictures]
+    if not fields and dotted:
+        key, field = sample["__key__"], dotted[0]
+        return BadInput(
+            f"{_name(sample)} has no image field, but {', '.join(others)}: a key ends "
+            f"at its first dot, so that {key}.{field} is the field {field!r} of "
+            f"{key!r}. Name the file without dots before its ending."
         )
-    decode = pixels.decode_array if fields == ["npy"] else pixels.decode
-    return decode(_content(sample, fields[0]), f"{name}, field {fields[0]}", config)
+    return BadInput(
+        f"{_name(sample)} has {len(fields)} image fields {fields} among "
+        f"{', '.join(others) or 'none'}; one of {', '.join(pictures)} or npy is wanted. "
+        "Mend the shard."
+    )
 
 
-def _columns(samples: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+def _columns(
+    samples: list[dict[str, Any]], inventory: Inventory
+) -> dict[str, tuple[str, ...]]:
     """Entries of `json` as text; `cls` becomes `label` where no entry has that name."""
-    rows = [_row(sample) for sample in samples]
+    rows = [_row(sample, inventory.strict) for sample in samples]
     for sample, row in zip(samples, rows, strict=True):
         if row.keys() != rows[0].keys():
             odd = sorted(row.keys() ^ rows[0].keys())[0]
@@ -228,9 +325,9 @@ def _columns(samples: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {column: tuple(row[column] for row in rows) for column in rows[0]}
 
 
-def _row(sample: dict[str, Any]) -> dict[str, str]:
+def _row(sample: dict[str, Any], strict: bool) -> dict[str, str]:
     label = {"label": str(_class(sample))} if "cls" in sample else {}
-    return {**label, **_metadata(sample)}
+    return {**label, **_metadata(sample, strict)}
 
 
 def _class(sample: dict[str, Any]) -> int:
@@ -244,9 +341,10 @@ def _class(sample: dict[str, Any]) -> int:
         ) from None
 
 
-def _metadata(sample: dict[str, Any]) -> dict[str, str]:
+def _metadata(sample: dict[str, Any], strict: bool) -> dict[str, str]:
+    content = _content(sample, "json") if "json" in sample else b"{}"
     try:
-        entries = json.loads(_content(sample, "json") if "json" in sample else b"{}")
+        entries = metadata.entries(content) if strict else json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{_name(sample)} has a field json that cannot be read ({error}). Mend the "
@@ -257,13 +355,7 @@ def _metadata(sample: dict[str, Any]) -> dict[str, str]:
             f"{_name(sample)} has a field json that is no object: {entries!r}. Write "
             "names and values."
         )
-    return {name: _text(value) for name, value in entries.items()}
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return {name: metadata.text(value) for name, value in entries.items()}
 
 
 def _name(sample: dict[str, Any]) -> str:

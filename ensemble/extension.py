@@ -24,6 +24,7 @@ from ensemble import data as datasets
 from ensemble import silence, store
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
+from ensemble.inventory import FIRST_RULES, RULES
 from ensemble.store import REFERENCE, Run, Trainable
 from splits import guarantees
 from splits.codes import CodeBook
@@ -76,24 +77,23 @@ def require_extensible(run: Run, config: Config) -> None:
             )
 
 
-def images(config: Config, without: Sequence[str]) -> TrainingImages:
-    """All training images: those of the earlier run, then those that the config names.
+def images(run: Run) -> TrainingImages:
+    """All training images of a run: those of an earlier run, then those it names.
 
-    Args:
-        config: If it extends nothing, its own images are all.
-        without: Names of images of the earlier run that are left out.
+    They are read by the rules that the run was made with.
 
     Raises:
         BadInput: If they cannot be read, or do not go together.
     """
-    before = earlier(config)
+    rules = store.read_json(run.manifest).get("reading_rules", FIRST_RULES)
+    before = earlier(run.config)
     if before is None:
-        return datasets.load(config.data)
-    return joined(config, images(before.config, left_out(before)), without)
+        return datasets.load(run.config.data, rules)
+    return joined(run.config, images(before), left_out(run), rules)
 
 
 def joined(
-    config: Config, old: TrainingImages, without: Sequence[str]
+    config: Config, old: TrainingImages, without: Sequence[str], rules: int = RULES
 ) -> TrainingImages:
     """The images of an earlier run, then those that the config names.
 
@@ -101,12 +101,13 @@ def joined(
         config: Of the run that extends it.
         old: All images of the earlier run.
         without: Names of those that are left out.
+        rules: By which reading rules the new ones are read.
 
     Raises:
         BadInput: If the new ones cannot be read, or do not go together with the old.
     """
     there = [name not in without for name in old.names]
-    new = datasets.load(config.data)
+    new = datasets.load(config.data, rules)
     together = _joined(_chosen(old, there), new, config.data)
     if config.model.class_conditional and together.label_names != old.label_names:
         raise BadInput(
@@ -151,7 +152,8 @@ def _joined(
         )
     columns = {name: (*old.columns[name], *new.columns[name]) for name in old.columns}
     pixels = np.concatenate([old.images, new.images])
-    return datasets.labelled(pixels, columns, (*old.names, *new.names), config)
+    names = (*old.names, *new.names)
+    return datasets.labelled(pixels, columns, names, config, new.inventory)
 
 
 def left_out(run: Run) -> list[str]:

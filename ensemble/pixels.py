@@ -2,33 +2,52 @@
 
 Grey images have one channel, all others three. Palettes are looked up, 16 bits become
 8, the camera's orientation is applied, transparency is laid over white, and of an
-animation the first picture counts. Sizes change only when the config asks for it.
+animation or a file of several pages the first picture counts. Colour profiles are not
+applied. Sizes change only when the config asks for it.
 
 Before: config.py (which size and channels). After: data_folder.py, data_shards.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ensemble import store
+from ensemble import store, transparency
 from ensemble.config import DataConfig
+from ensemble.inventory import FIRST_RULES, Inventory
 from splits.errors import BadInput
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# What Pillow calls the formats, by the endings of files, in the order of the rules.
+_FIRST = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMATS = {
+    **_FIRST,
+    **dict.fromkeys((".jfif", ".jpe", ".jif", ".jfi"), "JPEG"),
+    **{".apng": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".gif": "GIF"},
+}
+SPELLED = "PNG, JPEG, WebP, TIFF, BMP or GIF"
+SEVERAL = "of several pictures in a file the first is read"
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+_OPENED = tuple(dict.fromkeys(FORMATS.values()))
+# Tags of TIFF files.
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 # More pixels take a second, and a gigabyte: as they are, and where they are scaled down.
 MOST_PIXELS, MOST_TO_SCALE = 2**24, 2**26
 
 
+def endings(rules: int) -> tuple[str, ...]:
+    """How the names of image files end, by the reading rules with this number."""
+    return tuple(_FIRST if rules == FIRST_RULES else FORMATS)
+
+
 def decode(
-    content: bytes, name: str, config: DataConfig
+    content: bytes, name: str, config: DataConfig, inventory: Inventory | None = None
 ) -> Float32[np.ndarray, "channels height width"]:
-    """The pixels of a PNG, JPEG or WebP file, in [-1, 1].
+    """The pixels of an image file, in [-1, 1].
 
     With `config.size`, the largest square in the middle is cut out and scaled to that
     side (Lanczos).
@@ -37,21 +56,34 @@ def decode(
         content: The file.
         name: What to call it in a message.
         config: Wanted size and channels.
+        inventory: Says by which rules it is read, and takes in that it holds several
+            pictures.
 
     Raises:
-        BadInput: If it is damaged, of another format, or has too many pixels.
+        BadInput: If it is damaged, of another format, has too many pixels, or values
+            of which nobody knows what is black and white.
     """
+    inventory = inventory or Inventory()
     try:
-        with Image.open(BytesIO(content), formats=tuple(FORMATS.values())) as image:
+        with Image.open(BytesIO(content), formats=_OPENED) as image:
             _refuse_large(image, name, config)
+            _refuse_unscaled(image, name)
+            if _has_several(image):
+                inventory.read_in_part(SEVERAL, name)
             ImageOps.exif_transpose(image, in_place=True)
-            picture = _plain(image, config.channels)
+            picture = _plain(image, config.channels, inventory, content)
     except BadInput:
         raise
+    except MemoryError:
+        raise BadInput(
+            f"There is not enough memory to read {name}, {len(content):,} bytes, as an "
+            "image. Close other programs, or take a machine with more; if that does "
+            "not help, look at whether the file is damaged."
+        ) from None
     # At foreign bytes Pillow's parsers fail in any of Python's ways.
     except Exception as error:
         raise BadInput(
-            f"{name} cannot be read as a PNG, JPEG or WebP image ({error}). Replace or "
+            f"{name} cannot be read as a {SPELLED} image ({error}). Replace or "
             "remove it."
         ) from None
     if config.size is not None:
@@ -179,16 +211,65 @@ def from_u8(u8: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     return u8.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def _plain(image: Image.Image, channels: int | None) -> Image.Image:
+def _plain(
+    image: Image.Image, channels: int | None, inventory: Inventory, content: bytes
+) -> Image.Image:
     """8 bits, opaque, and grey or RGB."""
     grey = image.mode in _GREY
-    if image.mode.startswith("I"):
-        # Pillow's own conversion cuts 16 bits off at 255 instead of scaling them.
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
+    if inventory.strict and image.format == "PNG":
+        # Pillow has no mode for 16 bits of grey with transparency.
+        grey = grey or transparency.is_grey(content)
+        clear = transparency.clear_pixels(image, content)
+    else:
+        clear = None
+    image = _eight_bits(image)
+    if clear is not None:
+        image.paste("white", mask=clear)
+    elif "A" in image.getbands() or "transparency" in image.info:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque)
     return image.convert({None: "L" if grey else "RGB", 1: "L", 3: "RGB"}[channels])
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits as one of 8; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    # Pillow's own conversion cuts 16 bits off at 255 instead of scaling them.
+    u8 = np.rint(np.asarray(image) / 257).astype(np.uint8)
+    # Pillow does not turn white-is-zero round at 16 bits, as it does at 8.
+    inverted = _tags(image).get(_PHOTOMETRIC) == 0
+    return Image.fromarray(255 - u8 if inverted else u8)
+
+
+def _refuse_unscaled(image: Image.Image, name: str) -> None:
+    """Refuse floats, 32-bit and 12-bit values: their white may be anything."""
+    bits = max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
+    unscaled = image.mode == "F" or (image.mode == "I" and image.format != "PNG")
+    if unscaled or bits not in (1, 2, 4, 8, 16):
+        raise BadInput(
+            f"{name} holds numbers of {bits} bits (Pillow's mode {image.mode}), and "
+            "nothing says which of them is black and which is white. Save it with 8 or "
+            "16 bits, from 0 to the greatest."
+        )
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF file; nothing for others."""
+    return getattr(image, "tag_v2", {})
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Whether a file holds more than the first picture."""
+    if image.format != "TIFF":
+        return bool(getattr(image, "is_animated", False))
+    # Not n_frames, which looks at every page: a short file can have a million.
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
 
 
 def _refuse_large(image: Image.Image, name: str, config: DataConfig) -> None:

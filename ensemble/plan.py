@@ -20,7 +20,7 @@ from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.silence import Membership
 from ensemble.store import Run
-from splits import designs, duplicates, growth, guarantees, owners, sources
+from splits import designs, duplicates, growth, guarantees, owners, sources, spelling
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from splits.naming import SourceNames
@@ -120,8 +120,11 @@ def grouped(config: DataConfig, data: TrainingImages) -> Grouping:
     if config.separator:
         values = sources.values_of(config.source, len(data.images), data.columns)
         sets = owners.owner_sets(values, config.separator, config.source)
+        spelling.require_one(sets.owner_names, config.source)
         return Grouping(sets.source_of, sets.source_names, sets)
     source_of, names = sources.assign(config.source, data.names, data.columns)
+    if config.source != sources.IMAGE:
+        spelling.require_one(names, config.source)
     return Grouping(source_of, names)
 
 
@@ -136,6 +139,8 @@ def _clustered(config: DataConfig, data: TrainingImages) -> Grouping:
 
 
 def _drawn(config: Config, data: TrainingImages, grouping: Grouping) -> Plan:
+    if config.model.class_conditional:
+        spelling.require_one(data.label_names, config.data.label or "label")
     sets = grouping.sets
     names = sets.owner_names if sets else grouping.names
     codes = _codes(
@@ -200,7 +205,9 @@ def _owner_of(
 ) -> Int[np.ndarray, " sources"] | None:
     if config.owner is None:
         return None
-    return sources.owner_of(source_of, config.owner, data.columns)
+    owner_of = sources.owner_of(source_of, config.owner, data.columns)
+    spelling.require_one(data.columns[config.owner], config.owner)
+    return owner_of
 
 
 def prepare(run: Run) -> Plan:
@@ -240,9 +247,22 @@ def _written(run: Run) -> Plan:
     store.write_array(run.source_of, plan.source_of)
     store.write_json(run.path / "sources.json", named)
     store.start_manifest(
-        run, {**facts(plan), "promises": guarantees.promises(plan.codes)}
+        run,
+        {
+            **facts(plan),
+            **reading(plan.data),
+            "promises": guarantees.promises(plan.codes),
+        },
     )
     return plan
+
+
+def reading(data: TrainingImages) -> dict[str, Any]:
+    """How training images were read, and what lay beside them, for the manifest."""
+    return {
+        "reading_rules": data.inventory.rules,
+        "found": datasets.described(data),
+    }
 
 
 def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> None:
@@ -333,7 +353,7 @@ def read(run: Run) -> Plan:
         BadInput: If a file is missing or unreadable.
     """
     named = store.read_json(run.path / "sources.json")
-    data = extension.images(run.config, extension.left_out(run))
+    data = extension.images(run)
     source_of = store.read_array(run.source_of)
     if source_of.dtype.kind != "i" or source_of.ndim != 1:
         raise BadInput(

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int
 
 from ensemble import store
 from ensemble.plan import Plan
+from splits import spelling
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from splits.naming import SourceNames
@@ -158,14 +159,22 @@ def votes_in_blocks(
 def survivors(units: Units) -> list[str]:
     """What will be left, before the work starts, one line for each unit of a few."""
     left = (~units.silenced).sum(axis=1)
+    alike = [
+        f"{one!a} and {other!a} look like one name; each is removed alone."
+        for one, other in spelling.same(units.names)
+    ]
     if len(left) > 20:
         return [
             f"{len(left)} {units.kind}, one by one; {left.min()} to {left.max()} of "
-            f"{units.silenced.shape[1]} members stay."
+            f"{units.silenced.shape[1]} members stay.",
+            *alike,
         ]
     return [
-        f"without {name}: {stay} of {units.silenced.shape[1]} members stay"
-        for name, stay in zip(_titles(units), left, strict=True)
+        *(
+            f"without {name}: {stay} of {units.silenced.shape[1]} members stay"
+            for name, stay in zip(_titles(units), left, strict=True)
+        ),
+        *alike,
     ]
 
 

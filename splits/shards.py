@@ -225,7 +225,7 @@ def content(path: str | Path, place: Place) -> bytes:
     return found
 
 
-def inspect(path: Path, name: str) -> list[Place]:
+def inspect(path: Path, name: str, alone: bool = True) -> list[Place]:
     """Read a tar file from end to end, and refuse what is cut short or not plain.
 
     The tar readers of Python and WebDataset take a damaged header for the end of the
@@ -234,14 +234,16 @@ def inspect(path: Path, name: str) -> list[Place]:
     Args:
         path: The tar file, compressed or not.
         name: What to call it in a message.
+        alone: Whether anything but zeros behind its end mark is refused: archives that
+            were joined byte by byte look so, and only the first of them is ever read.
 
     Returns:
         Where every file lies in the archive, once it is unpacked.
 
     Raises:
-        BadInput: If the archive ends early or cannot be read, or if a member is
-            a link or a device, lies outside of the folder that it is unpacked in, or
-            unpacks to far more than it was.
+        BadInput: If the archive ends early or cannot be read, or goes on behind its
+            end, or if a member is a link or a device, lies outside of the folder that
+            it is unpacked in, or unpacks to far more than it was.
     """
     found = []
     allowed = max(MOST_UNPACKED, MOST_GROWTH * path.stat().st_size)
@@ -253,6 +255,8 @@ def inspect(path: Path, name: str) -> list[Place]:
                 if member.isreg():
                     found.append(Place(member.name, member.offset_data, member.size))
             complete = _end_is_marked(tar)
+            if complete and alone:
+                _refuse_joined(tar, name, allowed)
     except BadInput:
         raise
     except _NO_TAR as error:
@@ -365,6 +369,25 @@ def _refuse_outlaw(member: tarfile.TarInfo, name: str) -> None:
         raise BadInput(
             f"{name} has the member {member.name!r}, whose path is absolute or leads "
             "to a parent folder. Pack it again with relative paths."
+        )
+
+
+def _refuse_joined(tar: tarfile.TarFile, name: str, allowed: int) -> None:
+    """Read what follows the end mark: zeros up to a whole number of blocks."""
+    assert tar.fileobj is not None
+    n_read = tar.offset
+    while n_read <= allowed and (block := tar.fileobj.read(2**16)):
+        if block.strip(b"\0"):
+            raise BadInput(
+                f"{name} goes on behind its end mark: archives were joined byte by "
+                "byte, and only the first would be read. Join them with tar "
+                "--concatenate, or list each archive by itself."
+            )
+        n_read += len(block)
+    if n_read > allowed:
+        raise BadInput(
+            f"{name} unpacks to {n_read:,} bytes at least, most of them zeros behind "
+            f"its end mark; allowed are {allowed:,}. Pack it again."
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import attribute
 import train
@@ -312,6 +313,35 @@ def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
     with pytest.raises(BadInput, match="is no run folder, and not empty"):
         train.main([str(config), "--plan"])
     assert len(before) == len([*tmp_path.rglob("*")])
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_what_is_not_read_is_said_by_the_plan_and_when_training_starts(
+    tmp_path, monkeypatch, capsys, stream
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for shade in range(4):
+        Image.new("L", (8, 8), shade).save(photos / f"{shade}.png")
+    pages = [Image.new("L", (8, 8), shade) for shade in (9, 200)]
+    pages[0].save(photos / "pages.tif", save_all=True, append_images=pages[1:])
+    (photos / "notes\x1b[2J.txt").write_text("")
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["data"] = {"kind": "folder", "path": str(photos), "stream": stream == "true"}
+    tree["splits"] = {"n_members": 4}
+    config = tmp_path / "photos.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    expected = (
+        "5 images; 1 file not read:\n"
+        "  1 of format .txt: notes\\x1b[2J.txt\n"
+        "  of several pictures in a file the first is read: 1 file, "
+        f"{photos / 'pages.tif'}\n"
+    )
+    assert train.main([str(config), "--plan"]) == 0
+    assert capsys.readouterr().out.startswith(expected)
+    monkeypatch.setattr(train, "train_here", lambda *_: 75)
+    assert train.main([str(config)]) == 75
+    assert capsys.readouterr().out == expected
 
 
 def test_unknown_members_are_refused(trained):

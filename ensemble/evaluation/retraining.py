@@ -140,10 +140,12 @@ def _train(run: Run, ready: Plan, members: range) -> None:
 
 def _keep(run: Run, ready: Plan) -> None:
     """Write the plan as it is given; one that is there must be the same."""
+    facts = {**plan.facts(ready), "promises": guarantees.promises(ready.codes)}
     if not run.manifest.exists():
+        # Other processes of this run read the images again, and must find the same.
+        facts["reading_rules"] = ready.data.inventory.rules
         store.write_array(run.codes, ready.codes.bits)
         store.write_array(run.source_of, ready.source_of)
         names = {"names": ready.source_names, "owners": ready.owners}
         store.write_json(run.path / "sources.json", names)
-    promised = {"promises": guarantees.promises(ready.codes)}
-    store.start_manifest(run, {**plan.facts(ready), **promised})
+    store.start_manifest(run, facts)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ensemble import data_shards
 from ensemble.config import DataConfig
+from ensemble.inventory import FIRST_RULES, RULES, Inventory
 from splits import shards
 from splits.errors import BadInput
 
@@ -127,9 +129,12 @@ def test_compressed_shards_are_read(three):
     assert shades(piped[0]) == [1, 4, 8]
 
 
-@pytest.mark.parametrize("form", ["png", "jpg", "jpeg", "webp", "PNG"])
+FORMS = ["png", "jpg", "jpeg", "webp", "PNG", "tif", "TIFF", "bmp", "jfif"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_each_picture_field_is_an_image(tmp_path, form):
-    kind = {"jpg": "JPEG"}.get(form, form.upper())
+    kind = {"jpg": "JPEG", "jfif": "JPEG", "tif": "TIFF"}.get(form, form.upper())
     images, _, names = read_one(tmp_path, **{form: picture(200, kind)})
     assert shades(images) == [200]
     assert names == ("k",)
@@ -170,7 +175,13 @@ def test_a_key_may_lie_in_folders(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"json": b"{}"}, r"Sample 'k' of .*a\.tar has 0 image fields"),
+        ({"json": b"{}"}, r"Sample 'k' of .*a\.tar has 0 image fields \[\] among json"),
+        (
+            {"v1.png": picture(0), "v2.png": b""},
+            "no image field, but v1.png, v2.png: a",
+        ),
+        ({"v1.png": picture(0)}, r"at its first dot, so that k\.v1\.png is the field"),
+        ({"png": picture(0), "json": b'{"a": 1, "a": 2}'}, "'a' stands twice"),
         ({"png": picture(0), "webp": b""}, "has 2 image fields"),
         ({"png": b"damaged"}, r"Sample 'k' of .*a\.tar, field png cannot be read"),
         ({"npy": b"damaged"}, r"Sample 'k' of .*a\.tar, field npy cannot be read"),
@@ -211,6 +222,79 @@ def test_a_sample_torn_apart_is_refused(tmp_path):
     files = [("1.png", picture(0)), ("2.png", picture(0)), ("1.cls", b"1")]
     with pytest.raises(BadInput, match="'1' comes twice.* side by side"):
         read(pack(tmp_path / "a.tar", files))
+
+
+ODD = ["read me", "__meta__/x.json", ".hidden.png", "a/._1.png"]
+
+
+def inventory_of(path, rules=RULES, **settings):
+    inventory = Inventory(rules)
+    config = DataConfig(kind="shards", path=str(path), **settings)
+    names = data_shards.read(config, inventory)[2]
+    return inventory.lines(), names
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_files_and_fields_that_are_not_read_are_counted(tmp_path, stream):
+    files = [(name, b"") for name in ODD]
+    for key in ("1", "2"):
+        files += [(f"{key}.png", picture(0)), (f"{key}.txt", b"a cat")]
+    lines, names = inventory_of(pack(tmp_path / "a.tar", files), stream=stream)
+    assert names == ("1", "2")
+    assert lines == [
+        "2 images; 6 files not read:",
+        "  2 fields txt: 1.txt, 2.txt",
+        "  2 hidden: .hidden.png, a/._1.png",
+        "  2 without an ending, or with a name that WebDataset takes for no sample: "
+        "read me, __meta__/x.json",
+    ]
+
+
+def test_a_run_of_version_0_1_reads_the_fields_that_it_read(tmp_path):
+    files = [("1.png", picture(0)), ("1.bmp", b""), ("1.json", b'{"a": 1, "a": 2}')]
+    lines, _ = inventory_of(pack(tmp_path / "a.tar", files), FIRST_RULES)
+    assert lines[1:] == ["  1 fields bmp: 1.bmp"]
+    with pytest.raises(BadInput, match="stands twice"):
+        inventory_of(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_archives_joined_byte_by_byte_are_refused(three, stream):
+    joined = three / "joined.tar"
+    parts = [three / f"s-00{n}.tar" for n in range(2)]
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    message = r"joined\.tar goes on behind its end mark: .*tar --concatenate"
+    with pytest.raises(BadInput, match=message):
+        read(joined, stream=stream)
+    lines, names = inventory_of(joined, FIRST_RULES, stream=stream)
+    assert names == ("001", "004", "008")
+    assert "joined.tar goes on behind its end mark" in lines[1]
+
+
+def test_zeros_behind_the_end_are_padding(three):
+    path = three / "s-000.tar"
+    path.write_bytes(path.read_bytes() + bytes(10**6))
+    assert shades(read(path)[0]) == [1, 4, 8]
+
+
+def test_keys_that_look_alike_are_said_to(tmp_path):
+    files = [(f"{key}.png", picture(0)) for key in ("\u00eb", "e\u0308")]
+    (note,) = inventory_of(pack(tmp_path / "a.tar", files))[0][1:]
+    assert "'e\\u0308' and '\\xeb' look like one name and are two images" in note
+
+
+def test_samples_that_the_config_leaves_out_are_counted(three):
+    assert inventory_of(three / "s-{000..002}.tar", n_images=4)[0] == [
+        "4 images; no other file was found",
+        "  data.n_images leaves out the last 5 images.",
+    ]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_shard_that_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / "a.tar")
+    with pytest.raises(BadInput, match=r"a\.tar is no file but a folder, a pipe or"):
+        read(tmp_path / "a.tar")
 
 
 def test_shards_without_samples_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Pixels: what a file says is what a member sees, or it is refused by name."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps
 
 from ensemble import pixels
 from ensemble.config import DataConfig
+from ensemble.inventory import Inventory
 from splits.errors import BadInput
 
 AS_IS = DataConfig()
@@ -73,6 +75,97 @@ def test_rgb_asked_for_as_grey_has_one_channel_of_luminance():
 def test_lossless_webp_equals_png():
     webp = encoded(Image.fromarray(COLOUR), "WEBP", lossless=True)
     assert np.array_equal(decode(webp), decode(png(COLOUR)))
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})],
+)
+def test_other_formats_without_loss_equal_png(form, options):
+    for array in (GREY, COLOUR):
+        content = encoded(Image.fromarray(array), form, **options)
+        assert np.array_equal(decode(content), decode(png(array)))
+
+
+def test_a_gif_is_looked_up_and_its_transparent_entry_lies_over_white():
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([255, 0, 0])
+    red = decode(encoded(palette, "GIF"))
+    assert np.array_equal(red[:, 0, 0], [1, -1, -1])
+    clear = decode(encoded(palette, "GIF", transparency=0))
+    assert np.array_equal(clear, np.ones((3, 2, 2)))
+
+
+def test_cyan_magenta_yellow_and_black_become_rgb():
+    red = Image.new("CMYK", (2, 2), (0, 255, 255, 0))
+    for form in ("TIFF", "JPEG"):
+        assert np.allclose(decode(encoded(red, form))[:, 0, 0], [1, -1, -1], atol=0.02)
+
+
+def test_of_several_pictures_the_first_counts_and_the_file_is_named():
+    others = [Image.fromarray(255 - GREY), Image.fromarray(GREY.T.copy())]
+    for form in ("TIFF", "PNG", "GIF"):
+        content = encoded(
+            Image.fromarray(GREY), form, save_all=True, append_images=others
+        )
+        inventory = Inventory()
+        one = DataConfig(channels=1)
+        found = pixels.decode(content, "x", one, inventory)
+        assert np.array_equal(found, decode(png(GREY)))
+        assert inventory.in_part == {pixels.SEVERAL: {"x"}}
+
+
+def test_of_a_file_with_one_picture_nothing_is_left_out():
+    for form in ("TIFF", "PNG", "GIF", "BMP", "JPEG", "WEBP"):
+        inventory = Inventory()
+        pixels.decode(encoded(Image.fromarray(GREY), form), "x", AS_IS, inventory)
+        assert inventory.in_part == {}
+
+
+def test_the_orientation_of_a_tiff_file_is_applied_once():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = decode(encoded(Image.fromarray(GREY), "TIFF", exif=exif))
+    assert np.array_equal(image[0], np.rot90(decode(png(GREY))[0], k=-1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_numbers_without_a_white_are_refused(dtype):
+    content = encoded(Image.fromarray(np.ones((2, 2), dtype)), "TIFF")
+    with pytest.raises(BadInput, match=r"x\.png holds numbers of 32 bits"):
+        decode(content)
+
+
+def tiff(bits, photometric, *shades):
+    """One row of pixels that fill 8 or 16 bits each."""
+    data = b"".join(struct.pack("<H" if bits > 8 else "B", shade) for shade in shades)
+    tags = {256: len(shades), 257: 1, 258: bits, 259: 1, 262: photometric, 273: 122}
+    tags |= {277: 1, 278: 1, 279: len(data)}
+    entries = [struct.pack("<HHIHH", tag, 3, 1, at, 0) for tag, at in tags.items()]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(entries) + bytes(4) + data
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 255), (16, 65535)])
+def test_white_may_be_zero_in_a_tiff_file(bits, most):
+    for photometric, expected in ((0, 1), (1, -1)):
+        assert decode(tiff(bits, photometric, 0, 0, 0), size=1) == expected
+        assert decode(tiff(bits, photometric, most), size=1) == -expected
+
+
+def test_twelve_bits_are_refused():
+    with pytest.raises(BadInput, match="holds numbers of 12 bits"):
+        decode(tiff(12, 1, 0))
+
+
+def test_too_little_memory_does_not_condemn_the_file(monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", full)
+    with pytest.raises(BadInput, match=r"not enough memory to read x\.png") as caught:
+        decode(png(GREY))
+    assert "remove" not in str(caught.value)
 
 
 def test_a_flat_jpeg_is_flat():
@@ -148,11 +241,16 @@ def test_scaling_a_flat_image_keeps_it_flat():
         b"not an image",
         png(COLOUR)[:60],
         encoded(Image.fromarray(COLOUR), "JPEG")[:-40],
-        encoded(Image.fromarray(COLOUR), "BMP"),
+        encoded(Image.fromarray(COLOUR), "PPM"),
+        encoded(Image.fromarray(COLOUR), "TIFF")[:60],
+        encoded(Image.fromarray(COLOUR), "BMP")[:60],
+        encoded(Image.fromarray(COLOUR), "GIF")[:60],
     ],
 )
 def test_what_cannot_be_decoded_is_refused_by_name(content):
-    with pytest.raises(BadInput, match=r"x\.png cannot be read as a PNG, JPEG or WebP"):
+    with pytest.raises(
+        BadInput, match=r"x\.png cannot be read as a PNG, JPEG, WebP, T"
+    ):
         decode(content)
 
 

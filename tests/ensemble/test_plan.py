@@ -1,13 +1,19 @@
 """A plan follows from its config, is drawn once, and from then on is only checked."""
 
+import dataclasses
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ensemble import config as configs
+from ensemble import data as datasets
 from ensemble import plan as plans
 from ensemble import store, units
+from ensemble.inventory import FIRST_RULES, RULES
 from ensemble.store import Run
+from splits import spelling
 from splits.errors import BadInput
 from splits.streams import named_codes
 from tests import tiny
@@ -237,3 +243,74 @@ def test_sources_of_images_that_are_no_whole_numbers_are_refused(run):
     np.save(run.source_of, np.zeros(8))
     with pytest.raises(BadInput, match=r"source_of\.npy is damaged: it holds float64"):
         plans.load(run)
+
+
+TWO = ["Eve", "Adam", "Eve ", "Adam"]
+
+
+def test_two_spellings_of_a_source_or_owner_are_refused(tmp_path):
+    folder = folder_of(tmp_path, TWO)
+    with pytest.raises(BadInput, match="'artist' spells one name in two ways, 'Eve' a"):
+        plans.draw(of_folder(tmp_path, folder, 2, source="artist"))
+    settings = of_folder(tmp_path, folder, 4, owner="artist")
+    product = dataclasses.replace(settings.splits, design="product")
+    with pytest.raises(BadInput, match="'artist' spells one name in two ways, 'Eve' a"):
+        plans.draw(dataclasses.replace(settings, splits=product))
+
+
+def test_two_spellings_of_an_owner_among_several_are_refused(tmp_path):
+    forms = [unicodedata.normalize(form, "Zo\u00eb") for form in ("NFC", "NFD")]
+    folder = folder_of(tmp_path, [*forms, "Adam", "Adam;Eve", "Eve", "Cain"])
+    settings = of_folder(tmp_path, folder, 2, source="artist", separator=";")
+    with pytest.raises(BadInput, match=r"two ways, 'Zoe\\u0308' and 'Zo\\xeb'"):
+        plans.draw(settings)
+
+
+def test_two_spellings_of_a_label_are_refused_where_members_are_told_labels(tmp_path):
+    folder = folder_of(tmp_path, TWO)
+    settings = of_folder(tmp_path, folder, 2, label="artist")
+    (line,) = datasets.described(plans.draw(settings).data)[1:]
+    assert line == (
+        "  Column 'artist' has 'Eve' and 'Eve ', which look like one name and count as "
+        "two (1 such pairs)."
+    )
+    told = dataclasses.replace(settings.model, class_conditional=True)
+    with pytest.raises(BadInput, match="'artist' spells one name in two ways"):
+        plans.draw(dataclasses.replace(settings, model=told))
+
+
+def test_a_run_of_version_0_1_keeps_its_images_its_sources_and_its_spellings(tmp_path):
+    folder = folder_of(tmp_path, TWO)
+    # As version 0.1 drew it, which knew of no bitmaps and saw two artists here.
+    (folder / "more.bmp").write_bytes(b"damaged")
+    run = store.create(of_folder(tmp_path, folder, 2, source="artist"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.load, "__defaults__", (FIRST_RULES,))
+        patch.setattr(spelling, "require_one", lambda *_: None)
+        drawn = plans.prepare(run)
+    manifest = store.read_json(run.manifest)
+    assert manifest.pop("reading_rules") == FIRST_RULES
+    assert manifest.pop("found")[:2] == [
+        "4 images; 1 file not read:",
+        "  1 of format .bmp: more.bmp",
+    ]
+    store.write_json(run.manifest, manifest)
+    assert same(plans.prepare(run), drawn)
+    assert plans.load(run).source_names == ["Adam", "Eve", "Eve "]
+    groups = units.by_column(drawn, "artist")
+    assert units.survivors(groups)[-1] == (
+        "'artist Eve' and 'artist Eve ' look like one name; each is removed alone."
+    )
+
+
+def test_a_run_says_by_which_rules_it_reads_and_what_it_found(tmp_path):
+    folder = folder_of(tmp_path, "ab")
+    (folder / "notes.txt").write_text("")
+    run = store.create(of_folder(tmp_path, folder, 2))
+    plans.prepare(run)
+    manifest = store.read_json(run.manifest)
+    assert manifest["reading_rules"] == RULES
+    assert manifest["found"] == [
+        "2 images; 1 file not read:",
+        "  1 of format .txt: notes.txt",
+    ]
