@@ -50,7 +50,7 @@ WORDS = {
     "codes": b"<f8 |O >i2 |b1 'shape' (3,) (-1,) 99999999999 True False { } ( ) , None L j",
     "array": b"<f4 |O >f2 <c8 'shape' (1,2,2) (-1,) 9999999999 True { } ( ) , nan \x93NUMPY PK\x03\x04",
     "image": b"IHDR PLTE tRNS IDAT IEND acTL eXIf iCCP tEXt zTXt gAMA \xff\xd8 \xff\xe1 \xff\xc4 RIFF"
-    b" WEBP VP8L ALPH ANIM \xff\xff\xff\xff \0\0\0\0 \x7f\xff\xff\xff",
+    b" WEBP VP8L ALPH ANIM II*\0 MM\0* \x02\x01\x03\0 \x06\x01 \x11\x01 GIF89a BM \xff\xff\xff\xff \0\0\0\0 \x7f\xff\xff\xff",
     "shard": b"../ / ustar\x0000 0 1 2 5 6 x g L K S X 77777777777 \x80\0\0\0 \xff\xff\xff\xff .png .json"
     b" .cls __key__ .. \0 path= size= GNU.sparse.major=1\n",
 }
@@ -114,6 +114,14 @@ def images() -> list[bytes]:
         (colour.convert("CMYK"), "JPEG", {}),
         (colour, "WEBP", {"lossless": True}),
         (colour.convert("RGBA"), "WEBP", {"exif": exif}),
+        (colour.convert("L"), "PNG", {"transparency": 7}),
+        (deep, "PNG", {"transparency": 7}),
+        (colour, "TIFF", {"exif": exif}),
+        (colour, "TIFF", {"compression": "tiff_lzw"}),
+        (colour, "TIFF", {"save_all": True, "append_images": [colour]}),
+        (deep, "TIFF", {}),
+        (colour, "BMP", {}),
+        (colour.convert("P"), "GIF", {"save_all": True, "append_images": [colour]}),
     ]
     return [encoded(picture, form, **options) for picture, form, options in made]
 
@@ -149,8 +157,11 @@ def archives() -> list[bytes]:
                 member = tarfile.TarInfo(long + name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        # Half of a block of zeros is enough of an end to mutate.
-        found.append(file.getvalue().rstrip(b"\0") + bytes(1024 + 512))
+        content = file.getvalue()
+        if mode == "w":
+            # Half of a block of zeros is enough of an end to mutate.
+            content = content.rstrip(b"\0") + bytes(1024 + 512)
+        found.append(content)
     return found
 
 

@@ -1,6 +1,7 @@
 """A plan follows from its config, is drawn once, and from then on is only checked."""
 
 import dataclasses
+import functools
 import unicodedata
 
 import numpy as np
@@ -285,7 +286,8 @@ def test_a_run_of_version_0_1_keeps_its_images_its_sources_and_its_spellings(tmp
     (folder / "more.bmp").write_bytes(b"damaged")
     run = store.create(of_folder(tmp_path, folder, 2, source="artist"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.load, "__defaults__", (FIRST_RULES,))
+        first = functools.partial(datasets.load, rules=FIRST_RULES)
+        patch.setattr(datasets, "load", first)
         patch.setattr(spelling, "require_one", lambda *_: None)
         drawn = plans.prepare(run)
     manifest = store.read_json(run.manifest)

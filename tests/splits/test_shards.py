@@ -1,6 +1,7 @@
 """Shards are the same bytes every time, and damage never passes for a short archive."""
 
 import dataclasses
+import gzip
 import hashlib
 import io
 import tarfile
@@ -338,3 +339,26 @@ def test_offsets_that_are_none_are_refused(tmp_path, line):
     shard = dataclasses.replace(shard, idx_sha256=digest)
     with pytest.raises(BadInput, match=r"\.idx is no list of offsets"):
         shards.places(tmp_path / shard.file, shard)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_what_follows_the_end_mark_must_be_zeros(tmp_path, mode):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, mode) as tar:
+        tar.addfile(tarfile.TarInfo("1.png"))
+    whole = path.read_bytes()
+    assert [place.name for place in shards.inspect(path, "a")] == ["1.png"]
+    path.write_bytes(whole + whole)
+    with pytest.raises(BadInput, match="a goes on behind its end mark: .* --concatena"):
+        shards.inspect(path, "a")
+    assert len(shards.inspect(path, "a", alone=False)) == 1
+
+
+def test_zeros_without_end_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("1.png"))
+    path.write_bytes(gzip.compress(path.read_bytes() + bytes(2**20)))
+    monkeypatch.setattr(shards, "MOST_UNPACKED", 2**19)
+    with pytest.raises(BadInput, match="most of them zeros behind its end mark"):
+        shards.inspect(path, "a")
