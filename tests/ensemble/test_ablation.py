@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from ensemble import ablation, luck
+from ensemble import ablation, luck, store
 from ensemble.measurement import MEASUREMENTS, displacement
 from ensemble.model import SCHEDULERS
 from ensemble.queries import Queries, ablated_pictures
@@ -174,3 +175,59 @@ def test_what_an_interrupted_landscape_left_is_checked(tmp_path, damage):
         np.save(path, np.zeros(shape, np.float32))
     with pytest.raises(BadInput, match=r"values\.npy is (damaged: progress|missing)"):
         ablation._Blocks(tmp_path, asked, votes, [], {})
+
+
+def test_blocks_are_a_minutes_work_of_a_slow_core(monkeypatch):
+    pipe = tiny.ensemble(n_members=4)
+    with FlopCounterMode(display=False) as counter:
+        ablation._one_forward(pipe)
+    # Two of four members vote, in four steps.
+    a_picture = counter.get_total_flops() * 4 * 2
+    for speed, expected in ((a_picture / 60, 1), (a_picture / 6, 10), (1e18, 1024)):
+        monkeypatch.setitem(ablation.OPERATIONS_A_SECOND, "cpu", speed)
+        assert ablation.pictures_of_a_minute(pipe) == pytest.approx(expected, abs=1)
+    conditional = tiny.ensemble(n_members=4, n_classes=3)
+    conditional.register_to_config(guidance_scale=2.0)
+    monkeypatch.setitem(ablation.OPERATIONS_A_SECOND, "cpu", a_picture / 6)
+    # With guidance each member is run twice.
+    assert ablation.pictures_of_a_minute(conditional) == pytest.approx(5, abs=1)
+
+
+def test_a_block_has_the_size_with_which_it_was_begun(tmp_path, monkeypatch):
+    pipe = tiny.ensemble()
+    asked, votes = queries_of(pipe, 2), np.eye(4)
+    monkeypatch.setattr(ablation, "pictures_of_a_minute", lambda _: 3)
+    begun = ablation._Blocks(tmp_path, asked, votes, [], {})
+    assert begun.size_of(pipe, 1024) == 3
+    begun.keep(np.ones((1, 3), np.float32), 1)
+    monkeypatch.setattr(ablation, "pictures_of_a_minute", lambda _: 7)
+    again = ablation._Blocks(tmp_path, asked, votes, [], {})
+    assert again.size_of(pipe, 1024) == 3
+    # Less memory than it was begun with cannot be had otherwise.
+    monkeypatch.setattr(ablation, "block_size", lambda *_: 2)
+    assert again.size_of(pipe, 1) == 2
+
+
+def test_what_version_0_1_began_goes_on_with_its_own_blocks(tmp_path, monkeypatch):
+    pipe = tiny.ensemble()
+    asked, votes = queries_of(pipe, 2), np.eye(4)
+    begun = ablation._Blocks(tmp_path, asked, votes, [], {})
+    begun.keep(np.ones((1, 3), np.float32), 1)
+    kept = store.read_json(tmp_path / "progress.json")
+    for new in ("seconds", "block_size"):
+        del kept[new]
+    del kept["key"]["seeds"]
+    store.write_json(tmp_path / "progress.json", kept)
+    monkeypatch.setattr(ablation, "pictures_of_a_minute", lambda _: 1)
+    again = ablation._Blocks(tmp_path, asked, votes, [], {})
+    assert (again.done, again.seconds) == (3, 0.0)
+    assert again.size_of(pipe, 1024) == ablation.block_size(pipe, 1024) > 1
+
+
+def test_blocks_by_other_members_are_not_gone_on_with(tmp_path):
+    asked = Queries(np.arange(3), None, np.zeros((3, 1, 4, 4), np.float32))
+    one, other = {"weights_digest": "1"}, {"weights_digest": "2"}
+    blocks = ablation._Blocks(tmp_path, asked, np.eye(2), [], one)
+    blocks.keep(np.ones((1, 2), np.float32), 1)
+    assert ablation._Blocks(tmp_path, asked, np.eye(2), [], one).done == 2
+    assert ablation._Blocks(tmp_path, asked, np.eye(2), [], other).done == 0

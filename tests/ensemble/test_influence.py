@@ -1,14 +1,16 @@
 """Influence is arithmetic on displacements; placebo makes it mean something."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pytest
 
-from ensemble import audit, influence, queries, store, units
+from ensemble import ablation, audit, influence, queries, store, units
 from ensemble.influence import Asked, quadratic_influence
-from ensemble.measurement import MEASUREMENTS
+from ensemble.measurement import MEASUREMENTS, chosen_measurements
+from ensemble.pipeline import EnsemblePipeline
 from ensemble.sensitivity import DESIGNED_ROADS
 from splits import BadInput
 from tests import tiny
@@ -297,3 +299,193 @@ def test_a_damaged_table_is_not_taken_for_done(ablated, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadInput, match=r"excess\.npy is damaged"):
         influence.measure_exactly(asked_of(copy, plan, pipe), n_placebos=10)
+
+
+@pytest.fixture
+def copied(ablated, tmp_path):
+    """The run with its exact table in a folder of its own, and its pipeline."""
+    run, plan, _ = ablated
+    shutil.copytree(run.path, tmp_path / "run")
+    for path in (tmp_path / "run" / "influence" / "two").glob("[!.]*"):
+        if path.name != "exact":
+            shutil.rmtree(path)
+    copy = dataclasses.replace(run, path=tmp_path / "run")
+    return copy, plan, tiny.pipeline_of(copy)
+
+
+def test_every_table_names_what_it_was_made_with(copied):
+    run, plan, pipe = copied
+    asked = asked_of(run, plan, pipe)
+    options = {
+        influence.measure_exactly: {"placebos": 10, "placebo_seed": 0},
+        influence.measure_differentially: {
+            "accuracy": 0.96,
+            "placebos": 100_000,
+            "placebo_seed": 0,
+            "n_audit": 32,
+            "seed": 0,
+        },
+    }
+    for measure, known in options.items():
+        info = store.read_json(measure(asked) / "info.json")
+        assert info["options"] == known
+        assert info["query_seeds"] == [0, 1]
+        assert info["queries_digest"] == store.array_digest(asked.queries().images)
+        assert info["weights_digest"] == pipe.membership.weights_digest
+        assert info["code_book_digest"] == plan.codes.digest()
+        assert info["units_digest"] == asked.units.digest()
+    contrast = {"contrast": MEASUREMENTS["contrast"]}
+    adjoint = influence.measure_adjointly(asked_of(run, plan, pipe, None, contrast))
+    info = store.read_json(adjoint / "info.json")
+    assert info["measurements"] == ["contrast"]
+    assert info["weights_digest"] == pipe.membership.weights_digest
+
+
+def test_tables_of_queries_that_are_gone_are_refused(copied):
+    run, plan, pipe = copied
+    with pytest.raises(BadInput, match="another seeds") as told:
+        queries.generate(run, pipe, "two", [5, 6])
+    assert f"and with it what was made of it: {run.influence('two')}" in str(told.value)
+    shutil.rmtree(run.queries("two"))
+    queries.generate(run, pipe, "two", [5, 6])
+    contrast = {"contrast": MEASUREMENTS["contrast"]}
+    one = asked_of(run, plan, pipe, None, contrast)
+    pair = asked_of(run, plan, pipe, units.one_set(plan, [0, 2]))
+    influence.measure_exactly(pair, n_placebos=5)
+    with pytest.raises(BadInput, match="another query_seeds: .0, 1., asked for .5, 6."):
+        influence.measure_exactly(one)
+    shutil.rmtree(run.influence("two"))
+    folder = influence.measure_exactly(one)
+    assert store.read_json(folder / "info.json")["query_seeds"] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("option", "other"),
+    [("accuracy", 0.5), ("n_placebos", 13), ("n_audit", 4), ("seed", 1)],
+)
+def test_another_option_is_not_answered_by_the_table_that_is_there(
+    copied, option, other
+):
+    asked = asked_of(*copied)
+    made = {"accuracy": 0.9, "n_placebos": 12, "n_audit": 6, "seed": 0}
+    folder = influence.measure_differentially(asked, **made)
+    before = (folder / "info.json").stat().st_mtime_ns
+    # What is not said may be whatever is there.
+    assert influence.measure_differentially(asked) == folder
+    assert influence.measure_differentially(asked, **made) == folder
+    with pytest.raises(BadInput, match=rf"{made[option]}, asked for {other}\. Ask for"):
+        influence.measure_differentially(asked, **{option: other})
+    assert (folder / "info.json").stat().st_mtime_ns == before
+
+
+def test_other_placebos_are_not_answered_by_the_table_that_is_there(copied):
+    asked = asked_of(*copied)
+    with pytest.raises(BadInput, match="another placebos: 10, asked for 50"):
+        influence.measure_exactly(asked, n_placebos=50)
+    # Ten were asked for, though there are not so many other codes.
+    influence.measure_exactly(asked, n_placebos=10)
+
+
+def test_a_measurement_of_another_image_is_another_one(copied):
+    run, plan, pipe = copied
+    source, other = (
+        {"near": chosen_measurements([f"similarity:{one}"], plan)[f"similarity:{one}"]}
+        for one in (0, 1)
+    )
+    pair = units.one_set(plan, [0, 1])
+    influence.measure_exactly(asked_of(run, plan, pipe, pair, source), n_placebos=2)
+    with pytest.raises(BadInput, match="another measured_by"):
+        influence.measure_exactly(asked_of(run, plan, pipe, pair, other))
+
+
+def test_units_that_silence_the_same_members_have_tables_of_their_own(copied):
+    run, plan, pipe = copied
+    one = units.one_set(plan, [0])
+    other = dataclasses.replace(one, names=["another name"])
+    folders = {asked_of(run, plan, pipe, some).folder("exact") for some in (one, other)}
+    assert len(folders) == 2
+
+
+def test_queries_are_ablated_by_the_sampler_that_made_them(copied):
+    run, plan, pipe = copied
+    pipe.register_to_config(num_inference_steps=3)
+    with pytest.raises(BadInput, match="queries/two was made with another n_steps: 4"):
+        influence.measure_exactly(asked_of(run, plan, pipe))
+
+
+def test_queries_are_ablated_by_the_members_that_made_them(copied):
+    run, plan, _ = copied
+    some = EnsemblePipeline.from_pretrained(run.path, members=[0, 1, 2])
+    with pytest.raises(BadInput, match="queries/two was made by other members"):
+        influence.measure_exactly(asked_of(run, plan, some))
+
+
+def as_version_0_1(run, folder, name):
+    """Move a table to where version 0.1 kept it, without what it did not record."""
+    new = ("query_seeds", "queries_digest", "seeds_digest", "weights_digest", "options")
+    to = run.influence(name)
+    shutil.move(folder, run.path / "moved")
+    shutil.rmtree(run.influence("two"), ignore_errors=True)
+    shutil.move(run.path / "moved", to)
+    info = json.loads((to / "info.json").read_text())
+    for fact in (*new, "units_digest", "measured_by", "digest", "place"):
+        info.pop(fact, None)
+    store.write_json(to / "info.json", info)
+
+
+def test_a_table_of_version_0_1_is_still_found(copied, capsys):
+    run, plan, pipe = copied
+    as_version_0_1(run, run.influence("two") / "exact", "two")
+    before = pipe.members.n_forwards
+    assert influence.measure_exactly(asked_of(run, plan, pipe)) == run.influence("two")
+    assert pipe.members.n_forwards == before
+    assert (
+        "which queries and weights made it was not recorded" in capsys.readouterr()[0]
+    )
+
+
+def test_a_table_of_version_0_1_of_other_queries_is_made_anew(copied, capsys):
+    run, plan, pipe = copied
+    as_version_0_1(run, run.influence("two") / "exact", "two")
+    shutil.rmtree(run.queries("two"))
+    queries.generate(run, pipe, "two", [5, 6])
+    folder = influence.measure_exactly(asked_of(run, plan, pipe), n_placebos=10)
+    assert folder == run.influence("two") / "exact"
+    assert "of something else: made anew" in capsys.readouterr()[0]
+    assert (run.influence("two") / "info.json").exists()
+
+
+def test_what_version_0_1_was_asked_otherwise_is_made_anew(copied):
+    run, plan, pipe = copied
+    as_version_0_1(run, run.influence("two") / "exact", "two")
+    folder = influence.measure_exactly(asked_of(run, plan, pipe), n_placebos=3)
+    assert folder == run.influence("two") / "exact"
+
+
+def test_seconds_of_all_sessions_are_on_record(copied, monkeypatch):
+    run, plan, pipe = copied
+    asked = asked_of(run, plan, pipe, units.one_set(plan, [1]))
+    monkeypatch.setattr(ablation, "block_size", lambda *_: 1)
+    real, left = ablation.ablated_pictures, [2]
+
+    def dies_at_the_third(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "ablated_pictures", dies_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            influence.measure_exactly(asked, n_placebos=5)
+    (progress,) = run.path.glob("influence/two/*.work/progress.json")
+    kept = store.read_json(progress)
+    assert kept["done"] == 2
+    assert kept["seconds"] > 0
+    # As if those blocks had taken an hour.
+    store.write_json(progress, {**kept, "seconds": 3600.0})
+    folder = influence.measure_exactly(asked, n_placebos=5)
+    seconds = store.read_json(folder / "info.json")["seconds"]
+    assert 3600 < seconds < 3700
+    stage = store.read_json(run.manifest)["stages"][f"ablate two {folder.name}"]
+    assert stage["seconds"] == seconds

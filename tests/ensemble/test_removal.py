@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import attribute
 from ensemble import (
+    ablation,
     certificate,
     model,
     queries,
@@ -18,6 +20,7 @@ from ensemble import (
     training,
 )
 from ensemble import plan as plans
+from ensemble.evaluation import held_out
 from ensemble.model import EnsembleModel
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.store import REFERENCE, Run
@@ -459,3 +462,64 @@ def test_a_removal_before_pictures_are_kept_does_not_whitewash_them(run, monkeyp
     assert info["code_book_digest"] == drew.codes.digest()
     assert info["weights_digest"] == drew.weights_digest
     assert run.queries("demo") in removal.leftovers(run)
+
+
+def test_a_removal_while_members_are_repaired_is_not_recorded_as_repaired(run):
+    removal.request(run, [SOURCE], "asked")
+    ready = plans.prepare(run)
+    first = repair.affected(run, ready.removed)
+    assert not training.train_members(run, first, ready, Stopping())
+    other = next(one for one in range(8) if not set(saw(run, one)) & set(first))
+    removal.request(run, [other], "asked in the meantime")
+    said = repair.finish(run, ready.removed)
+    assert f"Members {first} of" in said
+    assert "More was removed in the meantime" in said
+    stages = store.read_json(run.manifest)["stages"]
+    assert stages["repair 1"]["members"] == first
+    assert "repair 2" not in stages
+    assert silence.silenced(run.path) == saw(run, other)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ablate"], ["score", "--method", "pixel_dot"], ["generate", "--n", "1"]],
+)
+def test_a_removal_before_a_command_loads_members_ends_it_or_is_heeded(
+    run, monkeypatch, command
+):
+    attribute.main([str(run.path), "generate", "--n", "1", "--name", "before"])
+    name = "new" if command[0] == "generate" else "before"
+    asked = removed_while(monkeypatch, run, model, "load_member")
+    given = [str(run.path), *command, "--name", name]
+    if command[0] == "generate":
+        attribute.main(given)
+        info = store.read_json(run.queries(name) / "info.json")
+        assert silence.Membership.read(run.path).made(info)
+    else:
+        with pytest.raises(BadInput, match="While this command was at work, sources"):
+            attribute.main(given)
+        assert not [
+            *run.path.glob("influence/*/*"),
+            *run.path.glob("scores/before/*.npy"),
+        ]
+    assert asked
+
+
+def test_a_removal_while_pictures_are_ablated_leaves_no_table_that_counts(
+    run, monkeypatch
+):
+    attribute.main([str(run.path), "generate", "--n", "1"])
+    asked = removed_while(monkeypatch, run, ablation, "ablated_pictures")
+    attribute.main([str(run.path), "ablate", "--placebos", "3"])
+    assert asked
+    with pytest.raises(BadInput, match="from before a removal"):
+        attribute.main([str(run.path), "report"])
+    assert run.influence("demo") / "exact" in removal.leftovers(run)
+
+
+def test_given_pictures_owe_nothing_to_whoever_is_silenced(run):
+    given = np.zeros((1, 1, 8, 8), np.float32)
+    held_out.write(run, plans.load(run), "mine", given)
+    removal.request(run, [SOURCE], "asked")
+    assert queries.load(run, "mine").held_out
+    assert run.queries("mine") not in removal.leftovers(run)
