@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ensemble import exits, launching, names, plan, silence, store
+from ensemble import exits, launching, names, outdated, plan, silence, store
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -426,6 +426,9 @@ def remove(run: Run, options: argparse.Namespace) -> None:
         print("All of these had been removed before; nothing was recorded.")
     else:
         print(f"Request {recorded.number} recorded in {run.path / silence.LOG}.")
+    marked = outdated.mark(run)
+    if marked is not None:
+        print(f"{marked} was made before: it says so now, at its top.")
     for line in removal.consequences(run):
         print(line)
 

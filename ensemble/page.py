@@ -44,7 +44,7 @@ def _environment() -> jinja2.Environment:
         "cell": _cell,
         "counted": counted,
         "decimals": lambda value: f"{value:.3f}",
-        "duration": _duration,
+        "duration": duration,
         "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
         "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
         "signed": _signed,
@@ -84,7 +84,8 @@ def _cell(value: Any) -> str:
     return json.dumps(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the unit that fits it."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     if seconds < 3600:

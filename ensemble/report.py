@@ -8,6 +8,7 @@ Before: findings.py, figures.py, page.py; every stage's tables. After: a reader.
 """
 
 import base64
+import datetime
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from ensemble import config as configs
 from ensemble import (
     figures,
     findings,
+    outdated,
     page,
     provenance,
+    silence,
     store,
     verdict,
     verification,
@@ -87,6 +90,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         BadInput: If a table that the report needs is missing or damaged, or is of other
             queries or members.
     """
+    # Before anything else is read: what is removed meanwhile, the page does not know of.
+    n_removals = len(silence.requests(run.path))
     asked = {"held_out": False, **store.read_json(run.queries(name) / "info.json")}
     known, of = Membership.read(run.path), provenance.of_queries(run, name)
     tables = findings.saved(run, name, known)
@@ -97,6 +102,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     members = run.member_records()
     text = page.render(
         title=run.path.resolve().name,
+        n_removals=n_removals,
         name=name,
         summary=_summary(manifest, len(cards), tables, asked["held_out"]),
         certificate=_certificate(run, proof),
@@ -110,6 +116,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         code_book=_code_book(known.codes.bits),
         promises=_promises(manifest["promises"]),
         members=members,
+        training=_training(members),
         curves=_curves(members),
         manifest=manifest,
         commands=_commands(run, name, data, cards, tables, asked["held_out"]),
@@ -117,8 +124,9 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         scores=_saved_tables(run.scores(name), ".npy"),
         evaluation=_saved_tables(run.evaluation, ".csv"),
     )
-    path = run.path / "report.html"
+    path = run.path / outdated.REPORT
     store.write_text(path, text)
+    outdated.mark(run)
     return path
 
 
@@ -316,6 +324,24 @@ def _promises(promised: dict[str, Any]) -> list[str]:
         n_pairs = counted(promised["n_pairs"], "pair")
         said.append(f"Pairs were counted within a sample of {n_pairs}.")
     return said
+
+
+def _training(members: Sequence[dict[str, Any]]) -> str:
+    """How long training took: of all members together, and by the clock."""
+    seconds = sum(member["seconds"] for member in members)
+    spent = f"{page.duration(seconds)} of training in all"
+    if not all("finished" in member for member in members):
+        return f"{spent}; when it began and ended was not recorded."
+    ends = [datetime.datetime.fromisoformat(one["finished"]) for one in members]
+    begins = [
+        end - datetime.timedelta(seconds=one["seconds"])
+        for end, one in zip(ends, members, strict=True)
+    ]
+    by_clock = (max(ends) - min(begins)).total_seconds()
+    return (
+        f"{spent}, the members' times added up; {page.duration(by_clock)} by the clock "
+        "from the first member's beginning to the last one's end, pauses included."
+    )
 
 
 def _curves(members: Sequence[dict[str, Any]]) -> Markup:

@@ -74,6 +74,8 @@ def _member(run: Run, member: int) -> None:
         "n_sources": 6,
         "images_seen": 14_080,
         "seconds": 31.25,
+        "peak_memory_bytes": 5_000_000 + member,
+        "finished": f"2026-01-02T03:{member:02d}:00+00:00",
         "seed": 0,
         "loss_curve": {"steps": steps, "loss": [20 / step for step in steps]},
         "weights_sha256": "ab" * 32,

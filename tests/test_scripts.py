@@ -202,7 +202,10 @@ def test_sources_are_removed_members_repaired_and_all_is_proven(
         said(attribute.main, run, "remove", "--sources", "digit 03", "--reason", "x")
     assert not (run / "removals.jsonl").exists()
     remove = ("remove", "--sources", "digit 0003", "--reason", "a letter")
+    store.write_text(run / "report.html", "<body><p>of before</p></body>")
     first = said(attribute.main, run, *remove)
+    assert "report.html was made before: it says so now, at its top" in first
+    assert "Outdated. After this page was made" in (run / "report.html").read_text()
     announced, recorded, *_ = first.splitlines()
     assert announced == (
         "To be removed: source 3 (digit 0003). Members that this silences: 1; left to "

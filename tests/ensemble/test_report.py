@@ -438,6 +438,31 @@ def test_what_version_0_1_said_of_given_pictures_is_not_shown(tmp_path, data):
     assert not names & {"sources", "losses"}
 
 
+def test_the_time_of_training_is_what_was_spent(page):
+    text = page.text("training")
+    # Six members of 31.25 s, of which one ends every minute.
+    assert "3.1 min of training in all, the members' times added up" in text
+    assert "5.5 min by the clock from the first member's beginning" in text
+    assert "train 3.1 min 5 MB" in page.text("again")
+    assert "train 0.0 s" not in page.text("again")
+
+
+def test_what_version_0_1_did_not_record_is_said_to_be_so(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    for member in range(6):
+        path = run.member(member) / "member.json"
+        record = store.read_json(path)
+        del record["finished"], record["peak_memory_bytes"]
+        store.write_json(path, record)
+    store.note_stage(run, "ablate demo")
+    page = Page(report.write(run, "demo", data))
+    assert "3.1 min of training in all; when it began and ended was not" in (
+        page.text("training")
+    )
+    assert "ablate demo not recorded not recorded 20" in page.text("again")
+    assert "train 3.1 min not recorded 20" in page.text("again")
+
+
 def verified(run, *findings):
     verification.record(run, verification.digest(run), findings)
 
