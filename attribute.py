@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = commands.add_parser(
         "verify", help="is the exactness certificate true of this run?"
     )
-    add_sources(command, "also ablate these")
+    add_sources(command, "only what concerns removing these, together")
 
     command = commands.add_parser(
         "remove",
@@ -398,20 +398,22 @@ def verify(run: Run, options: argparse.Namespace) -> None:
     """
     from ensemble import certificate
 
-    sources = []
+    sources, whose = [], ""
     if options.sources is not None:
         called = plan.source_names(run)
         sources = called.of_text(options.sources, "--sources")
-        print(store.visible(f"Also ablated: {called.these(sources)}."))
-    violations = certificate.violations(run, sources)
-    if violations:
+        whose = f" for {called.these(sources)}"
+    found = certificate.check(run, sources)
+    if sources and not found.holds:
+        print(store.visible(found.statement()))
+    if not found.holds:
         raise BadInput(
-            f"The certificate of {run.path} does not hold:\n  "
-            + "\n  ".join(violations)
-            + "\nRestore what was there, or train again: until then no ablation of "
-            "this run proves anything."
+            f"The certificate of {run.path} does not hold{whose}:\n  "
+            + "\n  ".join(found.violations)
+            + "\n"
+            + "\n".join(found.remedies)
         )
-    print(certificate.statement(run))
+    print(store.visible(found.statement()))
 
 
 def remove(run: Run, options: argparse.Namespace) -> None:

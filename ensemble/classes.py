@@ -50,11 +50,11 @@ def by_single_source(plan: Plan) -> dict[int, list[str]]:
     pairs = np.unique(
         np.stack([labels[there], plan.source_of[there].astype(np.int64)]), axis=1
     )
+    known, first, n_sources = np.unique(pairs[0], return_index=True, return_counts=True)
     found: dict[int, list[str]] = {}
-    for label, n_sources in zip(*np.unique(pairs[0], return_counts=True), strict=True):
-        if n_sources == 1:
-            source = int(pairs[1, pairs[0] == label][0])
-            found.setdefault(source, []).append(plan.data.label_names[label])
+    for place in np.flatnonzero(n_sources == 1).tolist():
+        source = int(pairs[1, first[place]])
+        found.setdefault(source, []).append(plan.data.label_names[known[place]])
     return found
 
 
@@ -72,7 +72,7 @@ def of_nobody(plan: Plan) -> list[str]:
 def named(plan: Plan, found: dict[int, list[str]]) -> str:
     """Sources and the labels that they alone have, the first few by name."""
     shown = [
-        f"source {source} ({plan.source_names[source]}) alone has "
+        f"source {plan.called.called(source)} alone has "
         f"{', '.join(repr(label) for label in labels)}"
         for source, labels in list(found.items())[:MOST_NAMED]
     ]

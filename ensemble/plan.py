@@ -155,6 +155,37 @@ def _drawn(config: Config, data: TrainingImages, grouping: Grouping) -> Plan:
     return Plan(data, grouping.source_of, grouping.names, codes, sets.sources_of())
 
 
+def codes_again(config: Config, plan: Plan) -> CodeBook | None:
+    """The code book that a config's design draws for the sources of a plan.
+
+    Args:
+        config: Of a run that extends no other.
+        plan: Its plan; images of removed sources may be blank.
+
+    Returns:
+        The code book; None if it takes to know whose each source is, which is not known
+        any more of removed ones.
+
+    Raises:
+        BadInput: If the design cannot be drawn for so many sources.
+    """
+    if config.data.owner is not None and plan.removed:
+        return None
+    names = list(plan.owners) or plan.source_names
+    codes = _codes(
+        config,
+        plan.data.names if config.data.source == sources.IMAGE else names,
+        config.splits.n_members,
+        _owner_of(config.data, plan.data, plan.source_of),
+    )
+    if not plan.owners:
+        return codes
+    owned = np.zeros((len(plan.source_names), len(names)), dtype=bool)
+    for owner, theirs in enumerate(plan.owners.values()):
+        owned[theirs, owner] = True
+    return owners.intersected(codes, owned)
+
+
 def _codes(
     config: Config,
     names: Sequence[str],

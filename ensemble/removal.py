@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble import blanks, locks, silence, store
+from ensemble import blanks, classes, locks, silence, store
 from ensemble import plan as plans
 from ensemble.plan import Plan
 from ensemble.silence import Membership, Request
@@ -88,6 +88,12 @@ def consequences(run: Run) -> Iterator[str]:
     retired = silence.retired(run.path)
     if retired:
         yield f"Members {retired} trained on nothing else, and are silenced for good."
+    if classes.follow_from_labels(run.config) and (lost := classes.of_nobody(plan)):
+        yield (
+            f"The members still know the classes {', '.join(lost)}, which no image has "
+            "any more: data.classes is null, so they are those of all images that there "
+            "were. A repair does not change that; a new run does."
+        )
     left = leftovers(run)
     if left:
         yield (
@@ -103,19 +109,26 @@ def _same_pictures(
     plan: Plan, sources: Sequence[int], before: Sequence[int]
 ) -> Iterator[str]:
     """Images of these sources that others hold too, byte by byte, before they go."""
-    gone = {*before, *sources}
+    for gone, stays in _twins(plan, sources, [*before, *sources]):
+        yield (
+            f"Warning: {plan.data.names[gone]} stays in the ensemble as "
+            f"{plan.data.names[stays]}, of "
+            f"{plan.called.these([int(plan.source_of[stays])])}. Remove that too."
+        )
+
+
+def _twins(
+    plan: Plan, sources: Sequence[int], gone: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Images of these sources, each with an identical one of a source that stays."""
     first_of = {
         plan.data.images[image].tobytes(): image
         for image in np.flatnonzero(np.isin(plan.source_of, list(sources))).tolist()
     }
-    for image, source in enumerate(plan.source_of.tolist()):
+    for image in np.flatnonzero(~np.isin(plan.source_of, list(gone))).tolist():
         twin = first_of.get(plan.data.images[image].tobytes())
-        if twin is not None and source not in gone:
-            yield (
-                f"Warning: {plan.data.names[twin]} stays in the ensemble as "
-                f"{plan.data.names[image]}, of {plan.called.these([source])}. Remove "
-                "that too."
-            )
+        if twin is not None:
+            yield twin, image
 
 
 def leftovers(run: Run) -> list[Path]:
@@ -173,4 +186,8 @@ def _facts(plan: Plan, added: list[int], gone: list[int]) -> dict[str, Any]:
         "images": {str(image): name for image, name in names.items()},
         "label_names": label_names,
         "data_fingerprint": blank.fingerprint(),
+        "twins": [
+            [plan.data.names[one], plan.data.names[other]]
+            for one, other in _twins(plan, added, gone)
+        ],
     }

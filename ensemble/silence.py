@@ -20,7 +20,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Request:
         label_names: The classes, as they were when all images were there.
         data_fingerprint: Of the training images with those left blank.
         previous: The sha256 of the line before; empty for the first.
+        twins: Images of the sources, each with one of another source that was the same
+            to the last bit and stayed, both by name. Version 0.1 did not note them.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Request:
     label_names: list[str]
     data_fingerprint: str
     previous: str
+    twins: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from ensemble import certificate, store, training
+from ensemble import plan as plans
+from ensemble.clauses import ablated, codes, images
+from ensemble.clauses.subject import Subject
 from ensemble.data import TrainingImages
 from ensemble.pipeline import EnsemblePipeline
 from splits.codes import CodeBook
@@ -35,7 +38,7 @@ def test_an_untouched_run_holds(whole):
 def test_ablation_runs_only_members_that_never_saw_the_sources(whole):
     run, plan = whole
     pipe = EnsemblePipeline.from_pretrained(run.path)
-    ran = certificate.members_that_run(pipe, [0, 1])
+    ran = ablated.that_run(pipe, [0, 1])
     saw = plan.codes.bits[[0, 1]].any(axis=0)
     assert ran == set(np.flatnonzero(~saw).tolist())
 
@@ -140,25 +143,34 @@ def test_the_reference_in_the_place_of_a_member_is_found(run, whole):
     assert "member 1 has the weights of the reference" in found
 
 
+def subject_of(run, plan, asked=()):
+    """What the parts of the certificate look at, without members."""
+    manifest = store.read_json(run.manifest)
+    return Subject(run, manifest, plan, plan.codes.bits, [], [], list(asked))
+
+
 def test_identical_images_in_sources_with_different_codes_are_found(whole):
-    _, plan = whole
-    images = plan.data.images.copy()
+    run, plan = whole
+    pixels = plan.data.images.copy()
     first = 0
     other = int(
         np.flatnonzero((plan.codes.bits != plan.codes.bits[first]).any(axis=1))[0]
     )
-    images[other] = images[first]
-    data = TrainingImages(images, None, (), {}, plan.data.names)
+    pixels[other] = pixels[first]
+    data = TrainingImages(pixels, None, (), {}, plan.data.names)
     doubled = type(plan)(data, plan.source_of, plan.source_names, plan.codes)
-    (found,) = certificate._duplicates(doubled)
-    assert f"images 0 (digit 0000) and {other}" in found
-    assert "without one, the other stays" in found
+    (found,) = images.identical(subject_of(run, doubled))
+    assert found.holds is False
+    assert f"images 0 (digit 0000) and {other}" in found.line
+    assert "without one, the other stays" in found.line
+    assert found.sources == (0, other)
+    assert f"remove both (sources 0,{other})" in found.remedy
 
 
 def test_a_member_that_runs_against_its_code_is_found(run, whole, monkeypatch):
     _, plan = whole
     everyone = set(range(4))
-    monkeypatch.setattr(certificate, "members_that_run", lambda *_: everyone)
+    monkeypatch.setattr(ablated, "members_that_run", lambda *_: everyone)
     saw = np.flatnonzero(plan.codes.bits[0]).tolist()
     found = certificate.violations(run, sources=[0])
     assert found == [
@@ -177,27 +189,32 @@ def test_a_damaged_record_is_found(run):
 
 def with_a_lookalike(run, distance):
     """The plan of a run whose image 1 is image 0 with a little noise, or much."""
-    plan = certificate.plans.read(run)
-    images = plan.data.images.copy()
+    plan = plans.read(run)
+    pixels = plan.data.images.copy()
     rng = np.random.default_rng(0)
-    noise = rng.normal(size=images[0].shape).astype(np.float32)
-    images[1] = images[0] + distance * noise
-    data = TrainingImages(images, None, (), {}, plan.data.names)
+    noise = rng.normal(size=pixels[0].shape).astype(np.float32)
+    pixels[1] = pixels[0] + distance * noise
+    data = TrainingImages(pixels, None, (), {}, plan.data.names)
     bits = plan.codes.bits.copy()
     bits[1] = ~bits[0]
     return type(plan)(data, plan.source_of, plan.source_names, CodeBook(bits))
 
 
+def near_duplicates(run, plan):
+    (found,) = images.near(subject_of(run, plan))
+    return found.line
+
+
 def test_near_duplicates_with_different_codes_are_a_warning(whole):
     run, _ = whole
-    (line,) = certificate._near_duplicates(run, with_a_lookalike(run, 0.02))
+    line = near_duplicates(run, with_a_lookalike(run, 0.02))
     assert line.startswith("Warning: (a) 1 pairs of images at a distance of 0.01")
     assert "digit 0000 and digit 0001" in line
 
 
 def test_images_that_differ_are_no_warning(whole):
     run, _ = whole
-    (line,) = certificate._near_duplicates(run, with_a_lookalike(run, 0.5))
+    line = near_duplicates(run, with_a_lookalike(run, 0.5))
     assert line.startswith("(a) no two images at a distance of 0.01 or less")
 
 
@@ -207,23 +224,23 @@ def test_near_duplicates_of_one_source_are_no_warning(whole):
     bits = plan.codes.bits.copy()
     bits[1] = bits[0]
     one_code = type(plan)(plan.data, plan.source_of, plan.source_names, CodeBook(bits))
-    (line,) = certificate._near_duplicates(run, one_code)
+    line = near_duplicates(run, one_code)
     assert "Warning" not in line
 
 
 def test_more_images_than_can_be_compared_are_said_to_be_unchecked(whole, monkeypatch):
     run, plan = whole
-    monkeypatch.setattr(certificate.duplicates, "MOST_IMAGES", 7)
-    (line,) = certificate._near_duplicates(run, plan)
+    monkeypatch.setattr(images.duplicates, "MOST_IMAGES", 7)
+    line = near_duplicates(run, plan)
     assert line == "Not checked: near-duplicates among more than 7 images."
 
 
 def test_clusters_are_named_as_what_weakens_condition_c(whole):
     run, plan = whole
-    assert not [*certificate._clusters(run, plan)]
+    assert not [*codes.clusters(subject_of(run, plan))]
     config = tiny.config(run.path, data={"source": "near_duplicates"})
     source_of = np.array([0, 1, 2, 1, 1, 3, 4, 5])
     clustered = type(plan)(plan.data, source_of, plan.source_names, plan.codes)
-    (line,) = certificate._clusters(store.Run(run.path, config), clustered)
-    assert "3 of 8 images share theirs" in line
-    assert "at most 3 together" in line
+    (found,) = codes.clusters(subject_of(store.Run(run.path, config), clustered))
+    assert "3 of 8 images share theirs" in found.line
+    assert "at most 3 together" in found.line

@@ -1,0 +1,151 @@
+"""Clauses (a) and (b) of the images: how they were read, and whether any comes twice.
+
+Before: subject.py, splits/duplicates.py. After: parts.py.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ensemble.clauses.subject import Finding, Subject, broken, noted, some
+from splits import duplicates
+
+# What stands in for a rule that is known, by `data.kind`: none of them looks at more
+# than one image. A kind of data that is not here has no such sentence.
+RULES = {
+    "digits": "16 shades of grey become -1 to 1",
+    "folder": "each file alone is decoded, cut and scaled, and 0 to 255 become -1 to 1",
+    "shards": "each sample alone is decoded, cut and scaled, and 0 to 255 become -1 to 1; "
+    "arrays are taken as they are",
+}
+
+
+def mapping(subject: Subject) -> Iterator[Finding]:
+    """Was anything fitted to map images to what members see?"""
+    settings = subject.run.config.data
+    rule = RULES.get(settings.kind)
+    if rule is None:
+        yield noted(
+            "b",
+            f"Not checked: how images of data.kind {settings.kind!r} become what "
+            "members see",
+        )
+        return
+    yield Finding(
+        "b",
+        f"{len(subject.plan.source_of)} images were read again by the rule of data.kind "
+        f"{settings.kind} ({rule}; data.size {settings.size}, data.channels "
+        f"{settings.channels}), and are those that the run was made with: nothing is "
+        "fitted",
+    )
+    if settings.n_images is not None:
+        yield noted(
+            "b",
+            f"data.n_images keeps the first {settings.n_images} images by name. `A run "
+            "that never held a source' means one of the same images without those of "
+            "the source, not one in which the next images took their places",
+        )
+
+
+def identical(subject: Subject) -> Iterator[Finding]:
+    """Identical images in sources with different codes: removing one is not enough.
+
+    Images of removed sources are blank, and like no picture.
+    """
+    plan, found, concerned = subject.plan, 0, 0
+    first_of: dict[bytes, list[int]] = {}
+    for image in np.flatnonzero(subject.there).tolist():
+        content = np.ascontiguousarray(plan.data.images[image]).tobytes()
+        same = first_of.setdefault(hashlib.sha256(content).digest(), [])
+        same.append(image)
+    for same in first_of.values():
+        for other in same[1:]:
+            one, two = (int(plan.source_of[image]) for image in (same[0], other))
+            if np.array_equal(plan.codes.bits[one], plan.codes.bits[two]):
+                continue
+            found += 1
+            text = (
+                f"images {same[0]} ({plan.data.names[same[0]]}) and {other} "
+                f"({plan.data.names[other]}) are identical but belong to "
+                f"{plan.called.these([one, two])}, whose codes differ: without one, the "
+                "other stays"
+            )
+            if subject.asked and len({one, two} & set(subject.asked)) != 1:
+                yield noted("a", text, (one, two))
+            else:
+                concerned += 1
+                yield broken("a", text, _together(one, two), (one, two))
+    yield from _twins_of_removed(subject)
+    if not found:
+        yield Finding(
+            "a", "no two sources with different codes have an identical image"
+        )
+    elif not concerned:
+        yield Finding("a", "no image of these sources is identical to one that stays")
+
+
+def _together(one: int, two: int) -> str:
+    return (
+        "Identical images of two sources are exact only together: ablate or remove "
+        f"both (sources {one},{two}), delete one of the files and train a new run, or "
+        "train a new run with data.source=near_duplicates, which makes them one source."
+    )
+
+
+def _twins_of_removed(subject: Subject) -> Iterator[Finding]:
+    """Pictures of removed sources that another source has too."""
+    number_of = {name: image for image, name in enumerate(subject.plan.data.names)}
+    for removed, twin in subject.twins:
+        image = number_of.get(twin)
+        if image is None or not subject.there[image]:
+            continue
+        source = int(subject.plan.source_of[image])
+        yield broken(
+            "a",
+            f"{removed} was removed, but the same picture stays as {twin}, of "
+            f"{subject.plan.called.these([source])}",
+            f"Remove source {source} too, and repair the run.",
+            (source,),
+        )
+
+
+def near(subject: Subject) -> Iterator[Finding]:
+    """Images that differ in some byte but hardly to the eye, with different codes."""
+    plan, within = subject.plan, subject.run.config.data.near
+    there = np.flatnonzero(subject.there)
+    if len(there) > duplicates.MOST_IMAGES:
+        yield noted(
+            "",
+            f"Not checked: near-duplicates among more than {duplicates.MOST_IMAGES:,} "
+            "images.",
+        )
+        return
+    pairs, distances = duplicates.near_pairs(plan.data.pictures()[there], within)
+    pairs = there[pairs].reshape(-1, 2)
+    owners = plan.source_of[pairs]
+    codes = plan.codes.bits[owners]
+    apart = (codes[:, 0] != codes[:, 1]).any(axis=1)
+    if subject.asked:
+        # Of others it is asked without --sources.
+        apart &= np.isin(owners, subject.asked).sum(axis=1) == 1
+    chosen = np.flatnonzero(apart)
+    if not chosen.size:
+        whose = "of these sources and of others " if subject.asked else ""
+        yield Finding(
+            "a",
+            f"no two images {whose}at a distance of {within:g} or less sit in sources "
+            "with different codes. Not checked: crops and mirror images",
+        )
+        return
+    first, second = pairs[chosen[0]]
+    concerned = np.unique(owners[chosen]).tolist()
+    yield noted(
+        "",
+        f"Warning: (a) {chosen.size} pairs of images at a distance of {within:g} or less "
+        f"sit in sources with different codes ({some(concerned)}), the closest being "
+        f"{plan.data.names[first]} and {plan.data.names[second]} "
+        f"({distances[chosen[0]]:.4f}): without one, the other stays. Make them one "
+        "source (data.source: near_duplicates), or remove both",
+        tuple(concerned),
+    )
