@@ -162,10 +162,7 @@ def _of_earlier(run: Run) -> list[Finding]:
     earlier = check(before)
     wrong = [one for one in earlier.findings if one.holds is False]
     if wrong:
-        return [
-            broken(one.clause, f"{before.path}: {one.text}", one.remedy)
-            for one in wrong
-        ]
+        return [broken("", f"{before.path}: {one.line}", one.remedy) for one in wrong]
     n_notes = sum(one.holds is None for one in earlier.findings)
     notes = f", with {n_notes} remarks of its own" if n_notes else ""
     return [Finding("", f"Extends {before.path}, whose certificate holds too{notes}")]
