@@ -9,15 +9,19 @@ checked of this is checked here, against what the run folder holds now, part by 
 Before: clauses/ (one file for each kind of part). After: attribute.py.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble import clauses, extension, silence, store
 from ensemble import plan as plans
-from ensemble.clauses.subject import Finding, Subject, broken
+from ensemble.clauses.subject import Finding, Subject, broken, some
 from ensemble.plan import Plan
 from ensemble.store import Run
+
+# Sources of which the same is said: so many in full, the others by number.
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,25 @@ class Certificate:
         if self.asked:
             whose = f"the ablation of {self.called}"
         state = "holds for" if self.holds else "does not hold for"
-        lines = [
+        first = f"The certificate of {self.path} {state} {whose}."
+        return "\n".join([first, *_lines(self.findings)])
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Findings as text; of what is worth knowing of single sources, the first few."""
+    kinds = itertools.groupby(
+        findings, lambda one: one.clause if one.holds is None and one.sources else ""
+    )
+    for kind, group in kinds:
+        found = list(group)
+        shown = found[:MOST_NAMED] if kind else found
+        yield from (
             f"Contradicted: {one.line}" if one.holds is False else one.line
-            for one in self.findings
-        ]
-        return "\n".join([f"The certificate of {self.path} {state} {whose}.", *lines])
+            for one in shown
+        )
+        if len(found) > len(shown):
+            more = [source for one in found[len(shown) :] for source in one.sources]
+            yield f"({kind}) the same of sources {some(more)}"
 
 
 def check(run: Run, sources: Sequence[int | str] = ()) -> Certificate:

@@ -10,11 +10,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from ensemble import certificate, pipeline, store, training
+import attribute
+from ensemble import certificate, pipeline, store, training, verification
 from ensemble import config as configs
 from ensemble import plan as plans
 from ensemble.training import Stopping
 from splits.designs import DESIGNS
+from splits.errors import BadInput
 from tests import teams, tiny
 
 N_IMAGES = 8
@@ -322,7 +324,7 @@ def test_a_picture_that_two_sources_have_is_exact_only_for_both(tmp_path):
     assert found.inexact.keys() >= {2, 5}
     (remedy,) = found.remedies
     assert "data.source=near_duplicates" in remedy
-    assert "both (sources 2,5)" in remedy
+    assert "all of them (sources 2,5)" in remedy
     assert certificate.check(run, [2]).violations == [line]
     assert certificate.check(run, [3]).holds
     assert "are identical but belong" in certificate.check(run, [3]).statement()
@@ -380,3 +382,39 @@ def test_teams_of_processes_do_not_mix_their_members(tmp_path):
         assert certificate.check(run, [X]).violations == []
     assert found[0]
     assert found[0] == found[1]
+
+
+def test_copies_in_two_sources_do_not_stop_the_report(tmp_path, capsys):
+    """The default command says so at its end, and the report on its first screen."""
+    splits = {"n_members": 8, "design": "leave_one_out", "weight": None}
+    folder = write(tmp_path / "photos", copies=[(2, 5)])
+    run = made(settings(folder, tmp_path / "run", splits=splits))
+    with pytest.raises(BadInput, match="images 2 .* are identical but belong"):
+        attribute.main([str(run.path)])
+    capsys.readouterr()
+    assert "does not hold" in (run.path / "report.html").read_text()
+    record = run.member(0) / "member.json"
+    record.unlink()
+    (run.path / "report.html").unlink()
+    with pytest.raises(BadInput):
+        attribute.main([str(run.path)])
+    assert not (run.path / "report.html").exists()
+
+
+def test_verify_speaks_of_the_sources_that_it_is_asked_about(tmp_path, capsys):
+    folder = write(tmp_path / "photos", label={2: "eel"})
+    conditional = {"model": {"class_conditional": True}}
+    run = made(settings(folder, tmp_path / "a", **conditional))
+    assert attribute.main([str(run.path), "verify", "--sources", "3,4"]) == 0
+    said = capsys.readouterr().out
+    assert "holds for the ablation of sources 3 (3.png), 4 (4.png)" in said
+    assert "every label of these sources belongs to others too" in said
+    assert verification.read(run).state == "unchecked"
+    with pytest.raises(BadInput, match="does not hold for source 2 .*\n.*label 'eel'"):
+        attribute.main([str(run.path), "verify", "--sources", "2"])
+    assert "does not hold for the ablation of source 2" in capsys.readouterr().out
+    assert attribute.main([str(run.path), "verify"]) == 0
+    proof = verification.read(run)
+    assert proof.state == "holds"
+    assert proof.against([2])
+    assert not proof.against([3])

@@ -3,7 +3,6 @@
 Before: subject.py, splits/duplicates.py. After: parts.py.
 """
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,28 +53,22 @@ def identical(subject: Subject) -> Iterator[Finding]:
     Images of removed sources are blank, and like no picture.
     """
     plan, found, concerned = subject.plan, 0, 0
-    first_of: dict[bytes, list[int]] = {}
-    for image in np.flatnonzero(subject.there).tolist():
-        content = np.ascontiguousarray(plan.data.images[image]).tobytes()
-        same = first_of.setdefault(hashlib.sha256(content).digest(), [])
-        same.append(image)
-    for same in first_of.values():
-        for other in same[1:]:
-            one, two = (int(plan.source_of[image]) for image in (same[0], other))
-            if np.array_equal(plan.codes.bits[one], plan.codes.bits[two]):
-                continue
-            found += 1
-            text = (
-                f"images {same[0]} ({plan.data.names[same[0]]}) and {other} "
-                f"({plan.data.names[other]}) are identical but belong to "
-                f"{plan.called.these([one, two])}, whose codes differ: without one, the "
-                "other stays"
-            )
-            if subject.asked and len({one, two} & set(subject.asked)) != 1:
-                yield noted("a", text, (one, two))
-            else:
-                concerned += 1
-                yield broken("a", text, _together(one, two), (one, two))
+    for same in _copies(subject):
+        owners = np.unique(plan.source_of[same]).tolist()
+        if len(np.unique(plan.codes.bits[owners], axis=0)) == 1:
+            continue
+        found += 1
+        called = [f"{image} ({plan.data.names[image]})" for image in same]
+        text = (
+            f"images {', '.join(called[:-1])} and {called[-1]} are identical but belong "
+            f"to {plan.called.these(owners)}, whose codes differ: without one, the "
+            "other stays"
+        )
+        if subject.asked and not _stays(subject, owners):
+            yield noted("a", text, tuple(owners))
+        else:
+            concerned += 1
+            yield broken("a", text, _together(owners), tuple(owners))
     yield from _twins_of_removed(subject)
     if not found:
         yield Finding(
@@ -85,11 +78,31 @@ def identical(subject: Subject) -> Iterator[Finding]:
         yield Finding("a", "no image of these sources is identical to one that stays")
 
 
-def _together(one: int, two: int) -> str:
+def _copies(subject: Subject) -> Iterator[list[int]]:
+    """Images that are the same, bit by bit: several at a time, in order."""
+    there = np.flatnonzero(subject.there)
+    images = (subject.plan.data.images[image] for image in there.tolist())
+    same: dict[int, list[int]] = {}
+    for first, other in duplicates.identical(images).tolist():
+        same.setdefault(first, [first]).append(other)
+    for copies in same.values():
+        yield there[copies].tolist()
+
+
+def _stays(subject: Subject, owners: list[int]) -> bool:
+    """Whether a picture of the sources asked about is in members that they leave."""
+    if not set(owners) & set(subject.asked):
+        return False
+    bits = subject.plan.codes.bits
+    return bool((bits[owners] & ~bits[subject.asked].any(axis=0)).any())
+
+
+def _together(owners: list[int]) -> str:
     return (
-        "Identical images of two sources are exact only together: ablate or remove "
-        f"both (sources {one},{two}), delete one of the files and train a new run, or "
-        "train a new run with data.source=near_duplicates, which makes them one source."
+        "Identical images of several sources are exact only together: ablate or remove "
+        f"all of them (sources {','.join(map(str, owners))}), delete all files but one "
+        "and train a new run, or train a new run with data.source=near_duplicates, "
+        "which makes them one source."
     )
 
 

@@ -82,11 +82,13 @@ def _of_each(subject: Subject) -> Iterator[Finding]:
     plan = subject.plan
     found = classes.by_single_source(plan)
     n_others = plan.codes.n_sources - len(plan.removed) - len(found)
-    if found:
+    for source, names in found.items():
+        # One by one: what is true of each is true of any of them together.
         yield noted(
             "b",
-            f"not exact for {len(found)} sources: {classes.named(plan, found)}, {_WHY}",
-            tuple(found),
+            f"not exact without source {plan.called.called(source)}: it alone has the "
+            f"label {' and '.join(map(repr, names))}, {_WHY}",
+            (source,),
         )
     if n_others:
         yield noted(

@@ -164,7 +164,7 @@ def test_identical_images_in_sources_with_different_codes_are_found(whole):
     assert f"images 0 (digit 0000) and {other}" in found.line
     assert "without one, the other stays" in found.line
     assert found.sources == (0, other)
-    assert f"remove both (sources 0,{other})" in found.remedy
+    assert f"remove all of them (sources 0,{other})" in found.remedy
 
 
 def test_a_member_that_runs_against_its_code_is_found(run, whole, monkeypatch):

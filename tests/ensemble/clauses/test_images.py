@@ -8,6 +8,7 @@ from ensemble import certificate, removal, repair, training
 from ensemble import plan as plans
 from ensemble.clauses import images
 from ensemble.training import Stopping
+from splits.codes import CodeBook
 from tests import tiny
 from tests.test_exactness import made, settings, write
 
@@ -93,10 +94,18 @@ def test_three_copies_are_each_found(whole, looked_at):
     pixels[:3] = pixels[0]
     data = dataclasses.replace(subject.plan.data, images=pixels)
     plan = dataclasses.replace(subject.plan, data=data)
-    bits = plan.codes.bits
-    expected = sum((bits[0] != bits[other]).any() for other in (1, 2))
-    found = [*images.identical(dataclasses.replace(subject, plan=plan))]
-    assert sum(one.holds is False for one in found) == expected > 0
+    (found,) = images.identical(dataclasses.replace(subject, plan=plan))
+    assert found.sources == (0, 1, 2)
+    assert "images 0 (digit 0000), 1 (digit 0001) and 2 (digit 0002) are" in found.line
+    codes = CodeBook(
+        np.vstack([plan.codes.bits[[0, 0]], ~plan.codes.bits[[0]], plan.codes.bits[3:]])
+    )
+    plan = dataclasses.replace(plan, codes=codes)
+    for asked, holds in (([1], False), ([0, 1], False), ([0, 2], None), ([3], None)):
+        first, *_ = images.identical(
+            dataclasses.replace(subject, plan=plan, asked=asked)
+        )
+        assert first.holds is holds, asked
 
 
 def test_near_duplicates_are_asked_about_by_source(whole, looked_at):

@@ -35,9 +35,10 @@ def test_members_that_are_told_nothing_have_no_labels(whole, looked_at):
 def test_without_declared_classes_sources_are_named(whole, looked_at):
     """Each of the eight digits is of a class of its own."""
     config = changed(whole.config, data={"classes": None})
-    (found,) = model.labels(looked_at(whole, config=config))
-    assert (found.holds, found.sources) == (None, tuple(range(8)))
-    assert "not exact for 8 sources" in found.line
+    found = [*model.labels(looked_at(whole, config=config))]
+    assert [one.holds for one in found] == [None] * 8
+    assert [one.sources for one in found] == [(source,) for source in range(8)]
+    assert "not exact without source 3 " in found[3].line
     (asked,) = model.labels(looked_at(whole, [3], config))
     assert (asked.holds, asked.sources) == (False, (3,))
     assert "has the label '3'" in asked.line
