@@ -6,8 +6,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble import ablation, luck, store
+from ensemble import config as configs
 from ensemble.measurement import MEASUREMENTS, displacement
-from ensemble.model import SCHEDULERS
+from ensemble.model import SCHEDULERS, EnsembleModel, build_member, sampler
+from ensemble.pipeline import EnsemblePipeline
 from ensemble.queries import Queries, ablated_pictures
 from splits import designs
 from splits.codes import ablated_votes
@@ -177,7 +179,7 @@ def test_what_an_interrupted_landscape_left_is_checked(tmp_path, damage):
         ablation._Blocks(tmp_path, asked, votes, [], {})
 
 
-def test_blocks_are_a_minutes_work_of_a_slow_core(monkeypatch):
+def test_blocks_are_a_minutes_work_of_a_core(monkeypatch):
     pipe = tiny.ensemble(n_members=4)
     with FlopCounterMode(display=False) as counter:
         ablation._one_forward(pipe)
@@ -231,3 +233,15 @@ def test_blocks_by_other_members_are_not_gone_on_with(tmp_path):
     blocks.keep(np.ones((1, 2), np.float32), 1)
     assert ablation._Blocks(tmp_path, asked, np.eye(2), [], one).done == 2
     assert ablation._Blocks(tmp_path, asked, np.eye(2), [], other).done == 0
+
+
+def test_the_demo_has_blocks_as_large_as_before():
+    settings = configs.load("configs/digits.yaml")
+    network = build_member(settings.model, (1, 8, 8), None, 0)
+    of_one = {k: v for k, v in network.config.items() if not k.startswith("_")}
+    pipe = EnsemblePipeline(
+        EnsembleModel(list(range(settings.splits.n_members)), of_one),
+        sampler(settings.model, settings.sampling),
+        settings.sampling.n_steps,
+    )
+    assert ablation.pictures_of_a_minute(pipe) == ablation.MOST_PICTURES

@@ -1,11 +1,14 @@
 """Queries that are sampled once more."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 
-from ensemble import queries
+import attribute
+from ensemble import queries, report, scoring
+from ensemble.evaluation import held_out, tables
 from ensemble.queries import Queries, ablated_pictures
 from splits.errors import BadInput
 from tests import tiny
@@ -52,3 +55,77 @@ def test_given_images_cannot_be_sampled_again(asked):
     with pytest.raises(BadInput, match="Held-out queries are given images"):
         given.generators(pipe, np.arange(3))
     assert three.noise(pipe).shape == three.images.shape
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run, plan = tiny.trained(tmp_path_factory.mktemp("queries") / "run")
+    return run, plan, tiny.pipeline_of(run)
+
+
+@pytest.mark.parametrize("seeds", [[-3], [2**63], [0, -1]])
+def test_seeds_are_numbers_that_can_be_kept(trained, seeds):
+    run, _, pipe = trained
+    with pytest.raises(BadInput, match=f"cannot have the seed {seeds[-1]}; allowed: 0"):
+        queries.generate(run, pipe, "bad", seeds)
+    with pytest.raises(BadInput, match="There are no seeds"):
+        queries.generate(run, pipe, "bad", [])
+    assert not run.queries("bad").exists()
+
+
+@pytest.mark.parametrize("name", ["../../esc", "a/b", "demo.part", "x" * 300])
+def test_no_name_of_queries_leads_out_of_the_run(trained, name):
+    run, plan, pipe = trained
+    images = np.zeros((1, 1, 8, 8), np.float32)
+    for make in (
+        lambda: queries.generate(run, pipe, name, [0]),
+        lambda: held_out.write(run, plan, name, images),
+        lambda: scoring.score(run, pipe, plan, name, "pixel_dot"),
+        lambda: report.write(run, name, plan.data),
+        lambda: tables.file(run, "lds", name),
+    ):
+        with pytest.raises(BadInput, match="A set of queries cannot be called"):
+            make()
+
+
+@pytest.mark.parametrize("name", ["../../esc", "/tmp/esc", "x" * 300])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate"],
+        ["ablate"],
+        ["score", "--method", "pixel_dot"],
+        ["report"],
+        ["evaluate", "--what", "far"],
+    ],
+)
+def test_no_command_takes_a_name_that_leads_out_of_the_run(trained, command, name):
+    run, *_ = trained
+    before = {path for path in run.path.parent.rglob("*") if path.suffix != ".lock"}
+    with pytest.raises(BadInput, match="A set of queries cannot be called"):
+        attribute.main([str(run.path), *command, "--name", name])
+    after = {path for path in run.path.parent.rglob("*") if path.suffix != ".lock"}
+    assert after == before
+
+
+def test_a_negative_seed_is_refused_by_the_command(trained):
+    run, *_ = trained
+    with pytest.raises(BadInput, match="--seed is -3: a seed from 0 up is wanted"):
+        attribute.main([str(run.path), "generate", "--seed=-3"])
+
+
+def test_members_from_elsewhere_make_no_queries_of_a_run(trained):
+    run, _, pipe = trained
+    pipe = copy.copy(pipe)
+    pipe.membership = None
+    with pytest.raises(BadInput, match="it is not known whose weights it has"):
+        queries.generate(run, pipe, "foreign", [0])
+
+
+def test_given_images_with_other_labels_are_other_queries(tmp_path):
+    run, plan = tiny.trained(tmp_path / "run", model={"class_conditional": True})
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    held_out.write(run, plan, "new", images, np.array([0, 1]))
+    held_out.write(run, plan, "new", images, np.array([0, 1]))
+    with pytest.raises(BadInput, match="'new' exist with other images or labels"):
+        held_out.write(run, plan, "new", images, np.array([1, 0]))
