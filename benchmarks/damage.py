@@ -4,10 +4,11 @@
 
 A tiny run is trained and asked everything; some of it is left half done. Then, case by
 case, a byte of one of its files is changed, or the file is cut short, changes places
-with another of its type, or is deleted; and the commands that might look at it, and one
-more, are run on what is left. Each must come out exactly as it does on the whole run, or
-refuse with a message that names the file. Chance takes the kind of file first, then one
-of that kind.
+with another of its type, or is deleted; or the file, or the whole folder in which it is,
+is taken from another run, of the same design but another seed, learning rate or data.
+The commands that might look at it, and one more, are run on what is left. Each must come
+out exactly as it does on the whole run, or refuse with a message that names the file.
+Chance takes the kind of file first, then one of that kind.
 """
 
 import argparse
@@ -23,15 +24,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 
 import attribute
 import train
 from benchmarks import record
 from ensemble import ablation, plan, queries, scoring, store, training
+from ensemble import data as datasets
+from ensemble.config import DataConfig
 from ensemble.evaluation import EVALUATIONS, tables, truth
 from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
@@ -61,7 +66,13 @@ SETTINGS = {
 LDS = Options(n_subsets=8, n_seeds=1, steps=1, n_draws=2)
 FAR = Options(methods=("pixel_dot",), n_random=2)
 HALF = ["ablate", "--name", "half", "--placebos", "3", "--measurement", "brightness"]
-KINDS = ("flip", "truncate", "swap", "delete")
+KINDS = ("flip", "truncate", "swap", "delete", "foreign file", "foreign folder")
+# What the runs that files are taken from have otherwise.
+FOREIGN: dict[str, dict[str, dict[str, Any]]] = {
+    "seed": {"training": {"seed": 1}},
+    "rate": {"training": {"learning_rate": 2.0e-4}},
+    "data": {"data": {"kind": "folder", "path": "pictures", "label": "label"}},
+}
 # What no digest speaks for: text and pictures for people, made from what is checked.
 FREE = re.compile(r"README\.md|report\.html|.*\.(csv|svg|png)|.*\.part/log\.jsonl")
 
@@ -73,7 +84,7 @@ class Case:
     Attributes:
         kind: One of KINDS.
         file: What it happens to, relative to the run folder.
-        other: With what it changes places, if it does.
+        other: With what it changes places, or the run that it is taken from.
         place: Where in the file, as a share of its length.
         bit: Which bits of the byte there are flipped.
     """
@@ -90,10 +101,33 @@ class Stop(Exception):
 
 
 def prepared(folder: Path) -> Path:
+    """A run with everything that there can be, and beside it those of other settings."""
+    pictures_in(folder / "pictures")
+    for name, changes in FOREIGN.items():
+        made(folder / f"foreign-{name}", changes)
+    return made(folder / "run", {})
+
+
+def pictures_in(folder: Path) -> None:
+    """Pictures of noise, as many as there are digits, with the digits' labels."""
+    folder.mkdir()
+    digits = datasets.load(DataConfig(**SETTINGS["data"]))
+    rng = np.random.default_rng(0)
+    rows = ["file_name,label"]
+    for number, label in enumerate(digits.columns["label"]):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{label}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+
+
+def made(path: Path, changes: dict[str, dict[str, Any]]) -> Path:
     """A run with everything that there can be, some of it half done."""
-    path = folder / "run"
-    config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump({"run": str(path), **SETTINGS}))
+    settings = {name: {**SETTINGS[name], **changes.get(name, {})} for name in SETTINGS}
+    if "data" in changes:
+        settings["data"] = {**changes["data"], "path": str(path.parent / "pictures")}
+    config = path.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump({"run": str(path), **settings}))
     commands = [
         ["generate", "--n", "2"],
         ["generate", "--n", "2", "--name", "half"],
@@ -307,10 +341,15 @@ def case(
     ]
     if kind == "swap" and not alike:
         kind = "flip"
+    other = None
+    if kind == "swap":
+        other = str(rng.choice(alike))
+    elif kind.startswith("foreign"):
+        other = str(rng.choice(sorted(FOREIGN)))
     return Case(
         kind,
         file,
-        str(rng.choice(alike)) if kind == "swap" else None,
+        other,
         float(rng.random()),
         int(rng.integers(1, 256)),
     )
@@ -319,6 +358,9 @@ def case(
 def happen(case: Case, path: Path) -> None:
     """Let the accident happen."""
     file = path / case.file
+    if case.kind.startswith("foreign"):
+        taken_from_another_run(case, path)
+        return
     content = bytearray(file.read_bytes())
     place = int(case.place * len(content))
     if case.kind == "delete":
@@ -334,9 +376,26 @@ def happen(case: Case, path: Path) -> None:
         file.write_bytes(content)
 
 
+def taken_from_another_run(case: Case, path: Path) -> None:
+    """Put the file, or the folder in which it is, of another run in its place."""
+    what = Path(case.file)
+    if case.kind == "foreign folder" and len(what.parts) > 1:
+        what = what.parent
+    foreign, here = path.with_name(f"foreign-{case.other}") / what, path / what
+    # The other run may have given the file another name; then it has none to give.
+    if foreign.is_dir():
+        shutil.rmtree(here)
+        shutil.copytree(foreign, here)
+    elif foreign.exists():
+        shutil.copyfile(foreign, here)
+
+
 def names(message: str, case: Case, path: Path) -> bool:
-    """Whether a refusal names the file, or the one that it changed places with."""
-    return any(str(path / file) in message for file in (case.file, case.other) if file)
+    """Whether a refusal names the file, its folder, or what it changed places with."""
+    files = [case.file, case.other] if case.kind == "swap" else [case.file]
+    if case.kind.startswith("foreign") and "/" in case.file:
+        files.append(str(Path(case.file).parent))
+    return any(str(path / file) in message for file in files if file)
 
 
 def copied(whole: Path) -> Path:
@@ -359,7 +418,7 @@ def undisturbed(whole: Path) -> dict[str, str]:
 def readers(case: Case, rng: np.random.Generator) -> set[str]:
     """Commands that might look at the files of a case, and one more."""
     chosen = {str(rng.choice(list(COMMANDS)))}
-    for file in (case.file, case.other):
+    for file in (case.file, case.other if case.kind == "swap" else None):
         found = [READERS[part] for part in READERS if str(file).startswith(part)]
         if file:
             chosen |= found[0] if found else set(COMMANDS)

@@ -42,7 +42,9 @@ def test_damage_is_found_or_makes_no_difference(whole):
     kinds = damage.artefacts(whole)
     chosen = rng.permutation(sorted(kinds))[:N_CASES]
     cases = [
-        damage.case(kinds, damage.KINDS[number % 4], kinds[kind][0], rng)
+        damage.case(
+            kinds, damage.KINDS[number % len(damage.KINDS)], kinds[kind][0], rng
+        )
         for number, kind in enumerate(chosen.tolist())
     ]
     counts, wrong = damage.tried(whole, damage.undisturbed(whole), cases, rng)
