@@ -20,6 +20,7 @@ from benchmarks import (
     lds,
     limits,
     mnist,
+    races,
     record,
     scale,
     shards,
@@ -98,6 +99,22 @@ def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_
         assert row["instant"] + row["file operation"] == 1
         assert row["files_compared"] > 3
     assert found["broken"] == found["different"] == 0
+
+
+@pytest.mark.slow
+def test_what_a_removal_races_with_is_refused_or_made_by_those_who_vote(tmp_path):
+    n_races = len(races.RACED)
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.races", tmp_path, str(n_races), "--smoke"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+    assert set(found["kinds"]) == set(races.RACED)
+    assert found["wrong"] == []
 
 
 @pytest.mark.slow
