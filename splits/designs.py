@@ -5,7 +5,8 @@ the numbers of sources and members and a seed alone, never from what the data sh
 A placebo is a code that belongs to no source.
 
 Before: sources.py (says how many sources there are), ranks.py (numbers the codes),
-levels.py (evens out the splits), algebraic.py and streams.py (more ways to draw).
+levels.py (evens out the splits), matched.py (which pairs can be told apart),
+algebraic.py and streams.py (more ways to draw).
 After: codes.py (holds the bits), guarantees.py (says what they promise).
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
+from splits import matched
 from splits.algebraic import hadamard, reed_solomon
 from splits.capacity import chosen_weight, half, require_capacity, require_filled
 from splits.codes import CodeBook
@@ -102,7 +104,9 @@ def balanced(
     """Distinct random codes of one weight; splits differ by at most one source.
 
     No code contains another, so ablating a source never erases all that was learnt
-    from a second one, and every ablation leaves n_members - weight members.
+    from a second one, and every ablation leaves n_members - weight members. A book of
+    few sources in which the codes of two sources are nearly equal, or nearly each
+    other's complement, is drawn again (matched.py says when).
     (Dai & Gifford 2023, https://arxiv.org/abs/2306.02174; the even splits are ours.)
 
     Args:
@@ -118,8 +122,12 @@ def balanced(
     require_filled(n_sources, n_members, weight)
     capacity = math.comb(n_members, weight)
     require_capacity(n_sources, capacity, f"C({n_members}, {weight}) = {capacity}")
-    bits = unrank(distinct_ranks(capacity, n_sources, rng), n_members, weight)
-    return CodeBook(levelled(bits, rng, lambda code: code))
+
+    def drawn() -> Bool[np.ndarray, "sources members"]:
+        bits = unrank(distinct_ranks(capacity, n_sources, rng), n_members, weight)
+        return levelled(bits, rng, lambda code: code)
+
+    return CodeBook(matched.best_apart(drawn))
 
 
 def sparse(
@@ -177,10 +185,14 @@ def pairs_safe(n_sources: int, n_members: int, rng: np.random.Generator) -> Code
     require_capacity(n_sources, n_pairs, f"C({n_members}, {weight}) / 2 = {n_pairs}")
     # The first half of the ranks lacks the last member, the other half is their
     # complements.
-    bits = unrank(distinct_ranks(n_pairs, n_sources, rng), n_members, weight)
-    bits = bits ^ rng.integers(2, size=(n_sources, 1), dtype=bool)
     everyone = (1 << n_members) - 1
-    return CodeBook(levelled(bits, rng, lambda code: everyone ^ code))
+
+    def drawn() -> Bool[np.ndarray, "sources members"]:
+        bits = unrank(distinct_ranks(n_pairs, n_sources, rng), n_members, weight)
+        bits = bits ^ rng.integers(2, size=(n_sources, 1), dtype=bool)
+        return levelled(bits, rng, lambda code: everyone ^ code)
+
+    return CodeBook(matched.best_apart(drawn))
 
 
 def leave_one_out(n_sources: int, n_members: int, rng: np.random.Generator) -> CodeBook:

@@ -1,0 +1,273 @@
+"""Conditional p-values: whether another source explains why one stands out.
+
+A source that moves a picture takes others along: those whose codes share many of its
+members, or few. So a source that stands out from placebos is compared once more, beside
+every other source that may matter itself: with codes that overlap with the other one's
+code as its own does (splits/matched.py). Its p-value is the largest of all. Were the
+other source the only one that matters, the members that the other's code does not tell
+apart would be exchangeable, and so would be the source's code and the matched ones.
+
+Displacements under matched codes are read off the Gram matrix of how each picture moves
+with the votes (sensitivity.py), for the source and the matched codes alike.
+
+Before: units.py, placebo.py, splits/matched.py. After: influence.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from ensemble import luck
+from ensemble.placebo import THRESHOLD
+from ensemble.units import Units, votes_in_blocks
+from splits import matched
+from splits.codes import CodeBook
+
+# Whoever has at least this p-value does not explain why somebody else stands out.
+MAY_MATTER = 0.5
+# At most so many others are asked about one unit, the most displacing first.
+MOST_OTHERS = 64
+_DRAWS_A_UNIT, _FEWEST_DRAWS = 100, 2000
+# Displacements that are equal but for rounding are ties.
+_TIE = 1 - 1e-9
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Somebody who stands out from placebos, but not beside another one.
+
+    Attributes:
+        query: The picture.
+        unit: Who stands out from placebos.
+        other: Beside whom he does not: an entry of `Others.names`.
+        p_alone: His p-value against placebos.
+        p_beside: His p-value beside the other one.
+        inseparable: Whether no displacement could have told the two apart.
+    """
+
+    query: int
+    unit: int
+    other: int
+    p_alone: float
+    p_beside: float
+    inseparable: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Others:
+    """Who might matter in a unit's place.
+
+    Attributes:
+        silenced: Members that each one silences: first the units, then, if units are
+            groups, every single source.
+        sources: The sources of each one.
+        names: What each one is called.
+        n_units: How many are units.
+    """
+
+    silenced: Bool[np.ndarray, "others members"]
+    sources: list[list[int]]
+    names: list[str]
+    n_units: int
+
+    def beside(self, unit: int) -> Int[np.ndarray, " others"]:
+        """Those that share no source with a unit, and that some member saw."""
+        own = set(self.sources[unit])
+        apart = [own.isdisjoint(sources) for sources in self.sources]
+        return np.flatnonzero(np.array(apart) & self.silenced.any(axis=1))
+
+
+def others(units: Units, codes: CodeBook, names: Sequence[str]) -> Others:
+    """Who might matter in place of some unit: other units, and single sources."""
+    if units.kind == "sources":
+        called = [f"source {one}" for one in range(len(units.sources))]
+        return Others(units.silenced, units.sources, called, len(called))
+    singles = [[source] for source in range(codes.n_sources)]
+    called = [f"source {source} ({names[source]})" for (source,) in singles]
+    return Others(
+        np.concatenate([units.silenced, codes.bits]),
+        [*units.sources, *singles],
+        [*units.names, *called],
+        len(units.sources),
+    )
+
+
+def p_beside(
+    gram: Float64[np.ndarray, "members members"],
+    code: Bool[np.ndarray, " members"],
+    other: Bool[np.ndarray, " members"],
+    n_units: int,
+    rng: np.random.Generator,
+) -> float:
+    """How often some matched code displaces as much as a unit's, corrected.
+
+    The share of the matched codes, the unit's own among them, that displace at least as
+    much, times the number of units; at most one.
+    """
+    n_draws = max(_FEWEST_DRAWS, _DRAWS_A_UNIT * n_units)
+    codes, _ = matched.draw(code, other, n_draws, rng)
+    own = squared(gram, code[None])[0]
+    share = float((squared(gram, codes) >= own * _TIE).mean())
+    return min(1.0, n_units * share)
+
+
+def p_values(
+    alone: Float64[np.ndarray, "queries units"],
+    gram: Float64[np.ndarray, "queries members members"],
+    among: Others,
+    seed: int,
+) -> tuple[Float64[np.ndarray, "queries units"], list[Doubt]]:
+    """The p-values of all units: against placebos, and beside who else may matter.
+
+    Args:
+        alone: P-values against placebos. Those above the threshold stay as they are.
+        gram: How each picture moves with the votes; displacement² is dᵀGd.
+        among: Who might matter in a unit's place.
+        seed: Draws matched codes.
+
+    Returns:
+        The p-values, and everybody who stands out in `alone` but not in them.
+    """
+    found, doubts = alone.copy(), []
+    for query, unit in np.argwhere(alone <= THRESHOLD).tolist():
+        n_units = int(among.silenced[: among.n_units].any(axis=1).sum())
+        code, worst = among.silenced[unit], (0.0, -1)
+        for other in _suspects(alone[query], gram[query], among, unit, seed):
+            rng = luck.rng(seed, "matched", query, unit, other)
+            p = p_beside(gram[query], code, among.silenced[other], n_units, rng)
+            worst = max(worst, (p, other))
+        p, other = worst
+        found[query, unit] = max(alone[query, unit], p)
+        if p > THRESHOLD:
+            n_codes = matched.n_matched(code, among.silenced[other])
+            doubts.append(
+                Doubt(
+                    query,
+                    unit,
+                    other,
+                    p_alone=float(alone[query, unit]),
+                    p_beside=p,
+                    inseparable=n_units > THRESHOLD * n_codes,
+                )
+            )
+    return found, doubts
+
+
+def _suspects(
+    alone: Float64[np.ndarray, " units"],
+    gram: Float64[np.ndarray, "members members"],
+    among: Others,
+    unit: int,
+    seed: int,
+) -> list[int]:
+    """Who may matter in a unit's place, the most suspicious first."""
+    p = np.concatenate([alone, _standing(gram, among, seed)])
+    there = among.beside(unit)
+    there = there[p[there] < MAY_MATTER]
+    return there[np.argsort(p[there], kind="stable")][:MOST_OTHERS].tolist()
+
+
+def _standing(
+    gram: Float64[np.ndarray, "members members"], among: Others, seed: int
+) -> Float64[np.ndarray, " singles"]:
+    """P-values of single sources against random codes of their weight."""
+    codes = among.silenced[among.n_units :]
+    found = np.ones(len(codes))
+    weights = codes.sum(axis=1)
+    own = squared(gram, codes) * _TIE
+    for weight in np.unique(weights[weights > 0]).tolist():
+        rng = luck.rng(seed, "standing", weight)
+        code = np.arange(codes.shape[1]) < weight
+        n_draws = max(_FEWEST_DRAWS, 20 * len(codes))
+        drawn, _ = matched.draw(code, np.zeros_like(code), n_draws, rng)
+        level = np.sort(squared(gram, drawn))
+        these = weights == weight
+        above = len(level) - np.searchsorted(level, own[these])
+        found[these] = np.minimum(1, len(codes) * (1 + above) / (1 + len(level)))
+    return found
+
+
+def squared(
+    gram: Float64[np.ndarray, "members members"],
+    silenced: Bool[np.ndarray, "codes members"],
+) -> Float64[np.ndarray, " codes"]:
+    """Squared displacement of a picture by each code, to first order."""
+    parts = []
+    for votes in votes_in_blocks(silenced):
+        change = votes - 1 / votes.shape[1]
+        parts.append(((change @ gram) * change).sum(axis=1))
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def facts(
+    corrected: Float64[np.ndarray, "queries units"],
+    doubts: Sequence[Doubt],
+    among: Others,
+    smallest: float,
+) -> dict[str, Any]:
+    """What p-values promise, and who is in doubt; plain numbers and text for JSON."""
+    return {
+        "p_sentence": _promise(corrected.shape[1]),
+        "pictures_sentence": _over_pictures(corrected, smallest),
+        "doubts": [
+            {
+                "query": doubt.query,
+                "unit": doubt.unit,
+                "other": among.names[doubt.other],
+                "p_alone": doubt.p_alone,
+                "p_beside": doubt.p_beside,
+                "inseparable": doubt.inseparable,
+                "sentence": _in_words(doubt, among),
+            }
+            for doubt in doubts
+        ],
+    }
+
+
+def _promise(n_units: int) -> str:
+    tested = f"the {n_units:,} that were tested" if n_units > 1 else "the one tested"
+    return (
+        f"p <= {THRESHOLD} promises that, in one picture, the chance of naming anybody "
+        f"among {tested} who does not matter is at most {100 * THRESHOLD:.0f} %, whether "
+        "nobody else matters, one other does or several do (docs/ablation.md says how "
+        "this was proved and simulated)."
+    )
+
+
+def _over_pictures(
+    corrected: Float64[np.ndarray, "queries units"], smallest: float
+) -> str:
+    """What is left when the p-values are corrected for the pictures too."""
+    n_queries = len(corrected)
+    if n_queries == 1:
+        return "One picture was tested."
+    n_left = int((n_queries * corrected.min(axis=1) <= THRESHOLD).sum())
+    text = (
+        f"p is corrected for the sources of one picture, not for the {n_queries} "
+        f"pictures. Corrected for those too (p times {n_queries}), somebody stands out "
+        f"in {n_left} of {n_queries} pictures."
+    )
+    if n_queries * smallest > THRESHOLD:
+        text += (
+            f" None could: the smallest p that so many placebos can give is "
+            f"{smallest:.2g}."
+        )
+    return text
+
+
+def _in_words(doubt: Doubt, among: Others) -> str:
+    unit, other = among.names[doubt.unit], among.names[doubt.other]
+    if doubt.inseparable:
+        return (
+            f"Query {doubt.query}: one of {unit} and {other} displaces the picture more "
+            "than placebos do, but their codes cannot be told apart, so neither is "
+            "named."
+        )
+    return (
+        f"Query {doubt.query}: {unit} displaces the picture more than placebos do, but "
+        f"not more than codes that overlap with {other} as its own code does, so it is "
+        "not named."
+    )
