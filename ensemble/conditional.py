@@ -132,42 +132,37 @@ def p_values(
         The p-values, and everybody who stands out in `alone` but not in them.
     """
     found, doubts = alone.copy(), []
-    for query, unit in np.argwhere(alone <= THRESHOLD).tolist():
-        n_units = int(among.silenced[: among.n_units].any(axis=1).sum())
-        code, worst = among.silenced[unit], (0.0, -1)
-        for other in _suspects(alone[query], gram[query], among, unit, seed):
-            rng = luck.rng(seed, "matched", query, unit, other)
-            p = p_beside(gram[query], code, among.silenced[other], n_units, rng)
-            worst = max(worst, (p, other))
-        p, other = worst
-        found[query, unit] = max(alone[query, unit], p)
-        if p > THRESHOLD:
-            n_codes = matched.n_matched(code, among.silenced[other])
-            doubts.append(
-                Doubt(
-                    query,
-                    unit,
-                    other,
-                    p_alone=float(alone[query, unit]),
-                    p_beside=p,
-                    inseparable=n_units > THRESHOLD * n_codes,
-                )
-            )
+    n_units = int(among.silenced[: among.n_units].any(axis=1).sum())
+    for query, row in enumerate(alone):
+        units = np.flatnonzero(row <= THRESHOLD).tolist()
+        if not units:
+            continue
+        # Of all who might matter: units as in the table, single sources beside them.
+        may_matter = np.concatenate([row, _standing(gram[query], among, seed)])
+        for unit in units:
+            worst = 0.0
+            for other in _suspects(may_matter, among, unit):
+                rng = luck.rng(seed, "matched", query, unit, other)
+                codes = among.silenced[unit], among.silenced[other]
+                p = p_beside(gram[query], *codes, n_units, rng)
+                if p > max(worst, THRESHOLD):
+                    alike = n_units > THRESHOLD * matched.n_matched(*codes)
+                    doubt = Doubt(query, unit, other, float(row[unit]), p, alike)
+                worst = max(worst, p)
+            found[query, unit] = max(row[unit], worst)
+            if worst > THRESHOLD:
+                doubts.append(doubt)
     return found, doubts
 
 
 def _suspects(
-    alone: Float64[np.ndarray, " units"],
-    gram: Float64[np.ndarray, "members members"],
-    among: Others,
-    unit: int,
-    seed: int,
+    may_matter: Float64[np.ndarray, " others"], among: Others, unit: int
 ) -> list[int]:
     """Who may matter in a unit's place, the most suspicious first."""
-    p = np.concatenate([alone, _standing(gram, among, seed)])
     there = among.beside(unit)
-    there = there[p[there] < MAY_MATTER]
-    return there[np.argsort(p[there], kind="stable")][:MOST_OTHERS].tolist()
+    there = there[may_matter[there] < MAY_MATTER]
+    order = np.argsort(may_matter[there], kind="stable")
+    return there[order][:MOST_OTHERS].tolist()
 
 
 def _standing(
@@ -199,19 +194,14 @@ def squared(
     for votes in votes_in_blocks(silenced):
         change = votes - 1 / votes.shape[1]
         parts.append(((change @ gram) * change).sum(axis=1))
-    return np.concatenate([np.zeros(0), *parts])
+    # Rounding may leave less than nothing of what no source moves.
+    return np.maximum(np.concatenate([np.zeros(0), *parts]), 0)
 
 
-def facts(
-    corrected: Float64[np.ndarray, "queries units"],
-    doubts: Sequence[Doubt],
-    among: Others,
-    smallest: float,
-) -> dict[str, Any]:
+def facts(doubts: Sequence[Doubt], among: Others) -> dict[str, Any]:
     """What p-values promise, and who is in doubt; plain numbers and text for JSON."""
     return {
-        "p_sentence": _promise(corrected.shape[1]),
-        "pictures_sentence": _over_pictures(corrected, smallest),
+        "p_sentence": _promise(among.n_units),
         "doubts": [
             {
                 "query": doubt.query,
@@ -233,29 +223,8 @@ def _promise(n_units: int) -> str:
         f"p <= {THRESHOLD} promises that, in one picture, the chance of naming anybody "
         f"among {tested} who does not matter is at most {100 * THRESHOLD:.0f} %, whether "
         "nobody else matters, one other does or several do (docs/ablation.md says how "
-        "this was proved and simulated)."
+        "this is known)."
     )
-
-
-def _over_pictures(
-    corrected: Float64[np.ndarray, "queries units"], smallest: float
-) -> str:
-    """What is left when the p-values are corrected for the pictures too."""
-    n_queries = len(corrected)
-    if n_queries == 1:
-        return "One picture was tested."
-    n_left = int((n_queries * corrected.min(axis=1) <= THRESHOLD).sum())
-    text = (
-        f"p is corrected for the sources of one picture, not for the {n_queries} "
-        f"pictures. Corrected for those too (p times {n_queries}), somebody stands out "
-        f"in {n_left} of {n_queries} pictures."
-    )
-    if n_queries * smallest > THRESHOLD:
-        text += (
-            f" None could: the smallest p that so many placebos can give is "
-            f"{smallest:.2g}."
-        )
-    return text
 
 
 def _in_words(doubt: Doubt, among: Others) -> str:

@@ -24,6 +24,7 @@ from ensemble import (
     ablation,
     adjoint,
     audit,
+    conditional,
     locks,
     placebo,
     provenance,
@@ -47,6 +48,8 @@ N_TOP = 6
 MANY_PLACEBOS = 100_000
 ACCURACY = 0.96
 N_AUDIT = 32
+# What exact ablation reads matched codes off: placebos of a few pictures.
+FOR_MATCHED = sensitivity.Road(paired=True)
 # Computes the blocks of a landscape, elsewhere.
 Computed = Callable[[Iterable[Block]], Iterable[Measured]]
 
@@ -233,7 +236,7 @@ def _measure_exactly(
             },
         )
         _keep(asked, asked_for, folder, found)
-        record["seconds"] = found.facts["seconds"]
+        record["seconds"] = store.read_json(folder / "info.json")["seconds"]
 
 
 def measure_differentially(
@@ -505,6 +508,7 @@ def summary(folder: Path) -> str:
             f"{info['smallest_p']:.3g})",
             verdict.coverage(info, n_queries),
         ]
+    lines += [doubt["sentence"] for doubt in info.get("doubts", [])]
     if "audit" in info:
         lines += [info["road_sentence"], info["audit"]["sentence"]]
     return "\n".join(lines)
@@ -703,9 +707,8 @@ def _generation(pipe: EnsemblePipeline, asked_for: Queries) -> int:
 def _keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
     """Write the tables of a method and what they mean."""
     units, drawn = asked.units, found.placebos.sum(axis=1)
-    corrected = placebo.p_values(
-        found.displacement, found.placebo, units.weights, drawn
-    )
+    alone = placebo.p_values(found.displacement, found.placebo, units.weights, drawn)
+    corrected, facts = _beside_others(asked, asked_for, found, alone)
     above = placebo.excess(found.displacement, found.placebo, units.weights, drawn)
     with store.folder_in_the_making(folder) as to:
         tables = {
@@ -723,8 +726,55 @@ def _keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
             tables["gram"] = found.gram
         for name, table in tables.items():
             store.write_array(to / f"{name}.npy", table)
-        facts = {**asked.facts(asked_for), **_facts(asked, found, corrected)}
-        store.seal(to, "info.json", facts)
+        meant = {**asked.facts(asked_for), **_facts(asked, found, corrected), **facts}
+        store.seal(to, "info.json", meant)
+
+
+def _beside_others(
+    asked: Asked,
+    asked_for: Queries,
+    found: Found,
+    alone: Float64[np.ndarray, "queries units"],
+) -> tuple[Float64[np.ndarray, "queries units"], dict[str, Any]]:
+    """P-values beside whoever else may matter, and what is on record of them.
+
+    Nothing more is computed for pictures on which nobody stands out.
+    """
+    among = conditional.others(asked.units, asked.plan.codes, asked.plan.source_names)
+    standing = np.flatnonzero((alone <= placebo.THRESHOLD).any(axis=1))
+    if not standing.size:
+        return alone, conditional.facts([], among)
+    gram, spent = found.gram, {}
+    if gram is None:
+        gram, spent = _how_it_moves(asked.pipe, asked_for, standing)
+        spent = {name: found.facts[name] + more for name, more in spent.items()}
+    seed = asked.run.config.splits.seed
+    corrected, doubts = conditional.p_values(alone, gram, among, seed)
+    return corrected, {**spent, **conditional.facts(doubts, among)}
+
+
+def _how_it_moves(
+    pipe: EnsemblePipeline, asked_for: Queries, chosen: Int64[np.ndarray, " chosen"]
+) -> tuple[Float64[np.ndarray, "queries members members"], dict[str, float]]:
+    """G of the chosen queries, zero for others; and what finding it took."""
+    began = time.perf_counter()
+    some = dataclasses.replace(
+        asked_for,
+        seeds=asked_for.seeds[chosen],
+        conditions=None
+        if asked_for.conditions is None
+        else asked_for.conditions[chosen],
+        images=asked_for.images[chosen],
+    )
+    moves = sensitivity.designed(pipe, some, FOR_MATCHED)
+    n_members = pipe.members.n_members
+    gram = np.zeros((len(asked_for.seeds), n_members, n_members))
+    gram[chosen] = moves.gram
+    return gram, {
+        "seconds": round(time.perf_counter() - began, 3),
+        "member_forwards": moves.member_forwards,
+        "generations": moves.member_forwards / _generation(pipe, asked_for),
+    }
 
 
 def _facts(

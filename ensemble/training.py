@@ -52,7 +52,7 @@ from ensemble.model import build_member, noise_schedule, predict
 from ensemble.plan import Plan
 from ensemble.store import REFERENCE, Run, Trainable
 from ensemble.team import ALONE, Deserted, Team, formed
-from splits import guarantees
+from splits import guarantees, matched
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
@@ -661,6 +661,7 @@ def describe(config: Config, plan: Plan) -> str:
         [
             guarantees.describe(guarantees.promises(plan.codes)),
             "",
+            *matched.describe(plan.codes.bits),
             f"work          {n_trained} members x {settings.steps} steps x "
             f"{settings.batch_size} images = {n_trained * shown:,} images",
             f"weights       {n_weights:,} a member",

@@ -151,40 +151,41 @@ def _possible(bits: Bits) -> bool:
     return n_sources <= THRESHOLD * max(counts)
 
 
-def describe(bits: Bits, n_shown: int = 5) -> str:
-    """How well sources can be told apart, in a few lines; nothing for large books."""
+def describe(bits: Bits, n_shown: int = 5) -> list[str]:
+    """How well sources can be told apart, line by line; nothing for large books."""
     n_sources, n_members = bits.shape
     if not 2 <= n_sources <= MOST_COMPARED:
-        return ""
-    alone, pairs = smallest_alone(bits), inseparable(bits)
+        return []
+    alone = smallest_alone(bits)
     lines = [
         f"smallest p    {alone:.2g} for one picture, corrected for its {n_sources:,} "
         f"sources; a source stands out at {THRESHOLD}"
     ]
     if alone > THRESHOLD:
-        lines.append(
-            "              No source can stand out: there are too few codes of this "
-            "weight. Use more members."
-        )
-        return "\n".join(lines)
+        return [
+            *lines,
+            "told apart    No source can stand out: there are too few codes of this "
+            "weight. Use more members.",
+        ]
     lines.append(
-        f"can be named  {n_separable(bits):,} of {n_sources:,} sources, whichever other "
-        f"source might matter instead; in one picture hardly more than {n_members} at "
-        "once"
+        f"told apart    {n_separable(bits):,} of {n_sources:,} sources can be named "
+        "whichever other one might matter instead; hardly more than "
+        f"{n_members} stand out in one picture"
     )
+    pairs = inseparable(bits)
     if pairs:
         shown = ", ".join(f"{one} and {other}" for one, other in pairs[:n_shown])
         more = ", ..." if len(pairs) > n_shown else ""
         lines.append(
-            f"alike         {len(pairs):,} pairs of sources have codes that overlap too "
-            f"much or too little: if one of the two matters, nothing tells which "
-            f"({shown}{more}). {_remedy(bits)}"
+            f"alike         {len(pairs):,} pairs of sources share so many members, or "
+            f"so few, that nothing tells which of the two matters: {shown}{more}. "
+            f"{_remedy(bits)}"
         )
     lines.append(
-        "pictures      several pictures are several tests: with n pictures, multiply p "
-        "by n to say that none of them names a source by chance"
+        "pictures      several pictures are several tests: with n pictures, p times n "
+        "is what holds for all of them together"
     )
-    return "\n".join(lines)
+    return lines
 
 
 def smallest_alone(bits: Bits) -> float:

@@ -7,7 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from ensemble import ablation, audit, influence, queries, store, units
+=======
+from ensemble import audit, influence, placebo, queries, sensitivity, store, units
+>>>>>>> bb38a80 (Name no source beside which another one explains what it does)
 from ensemble.influence import Asked, quadratic_influence
 from ensemble.measurement import MEASUREMENTS, chosen_measurements
 from ensemble.pipeline import EnsemblePipeline
@@ -301,6 +305,7 @@ def test_a_damaged_table_is_not_taken_for_done(ablated, tmp_path):
         influence.measure_exactly(asked_of(copy, plan, pipe), n_placebos=10)
 
 
+<<<<<<< HEAD
 @pytest.fixture
 def copied(ablated, tmp_path):
     """The run with its exact table in a folder of its own, and its pipeline."""
@@ -489,3 +494,53 @@ def test_seconds_of_all_sessions_are_on_record(copied, monkeypatch):
     assert 3600 < seconds < 3700
     stage = store.read_json(run.manifest)["stages"][f"ablate two {folder.name}"]
     assert stage["seconds"] == seconds
+=======
+def standing_out(monkeypatch):
+    """Sources 0 and 1 of the second query stand out from placebos, wherever they are."""
+
+    def found(displacement, *_):
+        p = np.full(displacement.shape, 0.9)
+        p[-1, :2] = 0.01
+        return p
+
+    monkeypatch.setattr(placebo, "p_values", found)
+
+
+@pytest.mark.parametrize("method", ["exact", "differential"])
+def test_whoever_stands_out_is_compared_with_matched_codes(
+    twenty, method, monkeypatch, tmp_path
+):
+    run, plan, pipe = twenty
+    shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
+    moved = dataclasses.replace(run, path=tmp_path)
+    standing_out(monkeypatch)
+    asked = asked_of(moved, plan, pipe)
+    if method == "exact":
+        folder = influence.measure_exactly(asked, n_placebos=3)
+    else:
+        folder = influence.measure_differentially(asked, n_placebos=3)
+    info = store.read_json(folder / "info.json")
+    p = store.sealed_array(folder, "info.json", "p_values.npy")
+    # Codes of two of eight members: at most 15 match, too few for 20 sources.
+    assert p[1, :2].tolist() == [1, 1]
+    assert (np.delete(p, [20, 21]) == 0.9).all()
+    assert info["unattributable"] == [0, 1]
+    assert [(one["query"], one["unit"]) for one in info["doubts"]] == [(1, 0), (1, 1)]
+    assert all(one["inseparable"] for one in info["doubts"])
+    assert "one of source 0 and source 1" in influence.summary(folder)
+    assert "at most 5 %" in info["p_sentence"]
+    if method == "exact":
+        # The second query alone is sampled beside its ablations, and that is on record.
+        road = influence.FOR_MATCHED.generations(8) * sensitivity.generation_forwards(
+            pipe, 1
+        )
+        n_exact = 2 * (8 + 3 * (20 + 3) * 6)
+        assert info["member_forwards"] == n_exact + road
+        assert "gram.npy" not in info["files"]
+
+
+def test_nothing_more_is_computed_where_nobody_stands_out(ablated):
+    info = store.read_json(ablated[0].influence("two") / "info.json")
+    assert info["doubts"] == []
+    assert "at most 5 %" in info["p_sentence"]
+>>>>>>> bb38a80 (Name no source beside which another one explains what it does)

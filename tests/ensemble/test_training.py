@@ -16,6 +16,7 @@ from ensemble.batches import Split
 from ensemble.on_disk import ImagesOnDisk
 from ensemble.store import REFERENCE
 from ensemble.training import Stopping, learning_rate, member_images
+from splits import matched
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
@@ -497,3 +498,5 @@ def test_the_plan_says_what_training_costs(undisturbed):
     run, ready = undisturbed
     text = training.describe(run.config, ready)
     assert "4 members x 6 steps x 3 images = 72 images" in text
+    assert all(line in text for line in matched.describe(ready.codes.bits))
+    assert "smallest p" in text
