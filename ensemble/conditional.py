@@ -140,7 +140,7 @@ def p_values(
         # Of all who might matter: units as in the table, single sources beside them.
         may_matter = np.concatenate([row, _standing(gram[query], among, seed)])
         for unit in units:
-            worst = 0.0
+            worst, doubt = 0.0, None
             for other in _suspects(may_matter, among, unit):
                 rng = luck.rng(seed, "matched", query, unit, other)
                 codes = among.silenced[unit], among.silenced[other]
@@ -150,7 +150,7 @@ def p_values(
                     doubt = Doubt(query, unit, other, float(row[unit]), p, alike)
                 worst = max(worst, p)
             found[query, unit] = max(row[unit], worst)
-            if worst > THRESHOLD:
+            if doubt is not None:
                 doubts.append(doubt)
     return found, doubts
 

@@ -96,7 +96,8 @@ def smallest_p(bits: Bits) -> Float64[np.ndarray, "sources sources"]:
     found = []
     for kind in kinds.tolist():
         both, overlap = divmod(kind, base)
-        n_codes = _count(n_members, *divmod(both, base), overlap)
+        weight, other = divmod(both, base)
+        n_codes = _count(n_members, weight, other, overlap)
         found.append(min(1.0, n_sources / n_codes))
     table = np.array(found)[kind_of.reshape(-1)].reshape(shared.shape)
     np.fill_diagonal(table, 0.0)
@@ -156,28 +157,17 @@ def describe(bits: Bits, n_shown: int = 5) -> list[str]:
     n_sources, n_members = bits.shape
     if not 2 <= n_sources <= MOST_COMPARED:
         return []
-    alone = smallest_alone(bits)
     lines = [
-        f"smallest p    {alone:.2g} for one picture, corrected for its {n_sources:,} "
-        f"sources; a source stands out at {THRESHOLD}"
+        f"told apart    {n_separable(bits):,} of {n_sources:,} sources can reach p <= "
+        f"{THRESHOLD} whichever other one might matter instead; in one picture hardly "
+        f"more than {n_members} sources stand out"
     ]
-    if alone > THRESHOLD:
-        return [
-            *lines,
-            "told apart    No source can stand out: there are too few codes of this "
-            "weight. Use more members.",
-        ]
-    lines.append(
-        f"told apart    {n_separable(bits):,} of {n_sources:,} sources can be named "
-        "whichever other one might matter instead; hardly more than "
-        f"{n_members} stand out in one picture"
-    )
     pairs = inseparable(bits)
     if pairs:
         shown = ", ".join(f"{one} and {other}" for one, other in pairs[:n_shown])
         more = ", ..." if len(pairs) > n_shown else ""
         lines.append(
-            f"alike         {len(pairs):,} pairs of sources share so many members, or "
+            f"not apart     {len(pairs):,} pairs of sources share so many members, or "
             f"so few, that nothing tells which of the two matters: {shown}{more}. "
             f"{_remedy(bits)}"
         )
@@ -186,23 +176,6 @@ def describe(bits: Bits, n_shown: int = 5) -> list[str]:
         "is what holds for all of them together"
     )
     return lines
-
-
-def smallest_alone(bits: Bits) -> float:
-    """The smallest p-value if no other source is suspected.
-
-    With N sources and 19 N placebos, or as many codes of their weight as are free:
-    N / (N + placebos); sources of C different weights multiply it by C.
-    """
-    weights, counts = np.unique(bits.sum(axis=1), return_counts=True)
-    found = [1.0]
-    for weight, n in zip(weights.tolist(), counts.tolist(), strict=True):
-        if weight:
-            own = np.unique(bits[bits.sum(axis=1) == weight], axis=0)
-            free = math.comb(bits.shape[1], weight) - len(own)
-            n_placebos = min(math.ceil(n * (1 / THRESHOLD - 1)), free)
-            found.append(n / (n + n_placebos) * (weights > 0).sum())
-    return float(min(found))
 
 
 def _remedy(bits: Bits) -> str:

@@ -499,4 +499,4 @@ def test_the_plan_says_what_training_costs(undisturbed):
     text = training.describe(run.config, ready)
     assert "4 members x 6 steps x 3 images = 72 images" in text
     assert all(line in text for line in matched.describe(ready.codes.bits))
-    assert "smallest p" in text
+    assert "told apart" in text
