@@ -112,6 +112,8 @@ class Finding:
         attributable: Whether any unit stands out from the placebos, as far as anything
             may be concluded from the tables.
         n_above: Units that do.
+        doubts: Sentences on units that displace it more than placebos do, but beside
+            which another one may be what matters.
         top: The most displacing units, with their ablated pictures.
         more: The next ones by p-value, then displacement, without pictures.
         n_left: Units that are not shown at all.
@@ -122,6 +124,7 @@ class Finding:
     tables: Influence
     attributable: bool
     n_above: int
+    doubts: list[str]
     top: list[Row]
     more: list[Row]
     n_left: int
@@ -292,6 +295,11 @@ def find(
         attributable=not tables.objection
         and query not in tables.info["unattributable"],
         n_above=int(above.sum()),
+        doubts=[
+            doubt["sentence"]
+            for doubt in tables.info.get("doubts", [])
+            if doubt["query"] == query and not tables.objection
+        ],
         top=[
             _row(
                 tables,

@@ -507,6 +507,7 @@ def summary(folder: Path) -> str:
             f"{info['units']} stand out (p <= {info['threshold']}; smallest possible "
             f"{info['smallest_p']:.3g})",
             verdict.coverage(info, n_queries),
+            verdict.promise(info),
         ]
     lines += [doubt["sentence"] for doubt in info.get("doubts", [])]
     if "audit" in info:

@@ -108,7 +108,10 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         certificate=_certificate(run, proof),
         exactness=_exactness(proof),
         tables=tables,
-        coverage=[verdict.coverage(table.info, len(cards)) for table in tables[:1]],
+        coverage=[
+            f"{verdict.coverage(table.info, len(cards))} {verdict.promise(table.info)}"
+            for table in tables[:1]
+        ],
         cards=cards,
         colour=data.images.shape[1] > 1,
         sampling=asked,

@@ -68,6 +68,19 @@ def coverage(info: dict[str, Any], n_queries: int) -> str:
     )
 
 
+def promise(info: dict[str, Any]) -> str:
+    """What a small p of a table promises.
+
+    Args:
+        info: The record of a folder under `influence/`.
+    """
+    return info.get(
+        "p_sentence",
+        "These p-values were made by version 0.1, against placebos alone: if some other "
+        "source matters, one that does not may have a small p as well.",
+    )
+
+
 def by_chance(info: dict[str, Any], n_queries: int) -> float:
     """Pictures of which a unit stands out by chance on average, at most.
 

@@ -7,11 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from ensemble import ablation, audit, influence, queries, store, units
-=======
-from ensemble import audit, influence, placebo, queries, sensitivity, store, units
->>>>>>> bb38a80 (Name no source beside which another one explains what it does)
+from ensemble import (
+    ablation,
+    audit,
+    influence,
+    placebo,
+    queries,
+    sensitivity,
+    store,
+    units,
+)
 from ensemble.influence import Asked, quadratic_influence
 from ensemble.measurement import MEASUREMENTS, chosen_measurements
 from ensemble.pipeline import EnsemblePipeline
@@ -305,7 +310,6 @@ def test_a_damaged_table_is_not_taken_for_done(ablated, tmp_path):
         influence.measure_exactly(asked_of(copy, plan, pipe), n_placebos=10)
 
 
-<<<<<<< HEAD
 @pytest.fixture
 def copied(ablated, tmp_path):
     """The run with its exact table in a folder of its own, and its pipeline."""
@@ -494,7 +498,8 @@ def test_seconds_of_all_sessions_are_on_record(copied, monkeypatch):
     assert 3600 < seconds < 3700
     stage = store.read_json(run.manifest)["stages"][f"ablate two {folder.name}"]
     assert stage["seconds"] == seconds
-=======
+
+
 def standing_out(monkeypatch):
     """Sources 0 and 1 of the second query stand out from placebos, wherever they are."""
 
@@ -540,7 +545,6 @@ def test_whoever_stands_out_is_compared_with_matched_codes(
 
 
 def test_nothing_more_is_computed_where_nobody_stands_out(ablated):
-    info = store.read_json(ablated[0].influence("two") / "info.json")
+    info = store.read_json(ablated[0].influence("two") / "exact" / "info.json")
     assert info["doubts"] == []
     assert "at most 5 %" in info["p_sentence"]
->>>>>>> bb38a80 (Name no source beside which another one explains what it does)

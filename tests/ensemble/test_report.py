@@ -669,3 +669,22 @@ def test_a_browser_shows_all_of_it_on_phones_and_desks(page, tmp_path, width):
     assert found["hidden"] == []
     assert found["skip"]
     assert found["small"] == []
+
+
+def test_a_source_in_doubt_is_told_of_and_not_named(tmp_path, data):
+    run = finished.asked(finished.trained(tmp_path / "run", data), data)
+    sentence = "Query 1: one of source 0 and source 5 displaces it; neither is named."
+    doubt = {"query": 1, "unit": 0, "sentence": sentence}
+    finished.ablated(run, doubts=[doubt], p_sentence="It promises little.")
+    page = Page(report.write(run, "demo", data))
+    assert sentence in page.text("query-1")
+    assert "So no source is named." in page.text("query-1")
+    assert "if all sources were placebos" not in page.text("query-1")
+    assert all(sentence not in page.text(f"query-{query}") for query in (0, 2))
+    assert "It promises little." in " ".join(page.texts("dd"))
+
+
+def test_old_p_values_are_said_to_be_against_placebos_alone(tmp_path, data):
+    run = finished.asked(finished.trained(tmp_path / "run", data), data)
+    page = Page(report.write(finished.ablated(run), "demo", data))
+    assert "made by version 0.1, against placebos alone" in " ".join(page.texts("dd"))

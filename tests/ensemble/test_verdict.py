@@ -63,3 +63,8 @@ def test_several_pictures_are_several_tests():
 def test_a_p_that_cannot_reach_the_threshold_lets_nothing_through():
     assert verdict.by_chance({**EXACT, "smallest_p": 0.086}, 8) == 0
     assert verdict.by_chance(EXACT, 8) == pytest.approx(0.4)
+
+
+def test_what_p_promises_is_on_record_or_said_to_be_less():
+    assert verdict.promise({**EXACT, "p_sentence": "It promises."}) == "It promises."
+    assert "against placebos alone" in verdict.promise(EXACT)
