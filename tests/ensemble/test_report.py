@@ -623,6 +623,11 @@ addEventListener("load", async () => {
     broken: all("img").filter((image) => !image.naturalWidth).map((image) => image.alt),
     hidden: controls.filter((one) => !outlined(one)).map((one) => one.outerHTML),
     skip: (outlined(controls[0]), controls[0].getBoundingClientRect().top >= 0),
+    aside: all("td.key").filter((cell) => {
+      const place = cell.getBoundingClientRect();
+      return !place.width || place.left < 0 || place.right > innerWidth;
+    }).length,
+    n_keys: all("td.key").length,
     small: all("svg text").filter((text) => text.getBoundingClientRect().height < 11)
       .map((text) => text.textContent),
   }), "*");
@@ -641,7 +646,7 @@ FLAGS = (
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on the path")
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("width", [360, 390, 1200])
 def test_a_browser_shows_all_of_it_on_phones_and_desks(page, tmp_path, width):
     # The page's own policy forbids scripts, so the copy that is probed has none.
     policy = re.search("<meta http-equiv=.*?>", page.source)
@@ -668,6 +673,9 @@ def test_a_browser_shows_all_of_it_on_phones_and_desks(page, tmp_path, width):
     assert found["broken"] == []
     assert found["hidden"] == []
     assert found["skip"]
+    # Displacement and p of every row, without scrolling sideways.
+    assert found["aside"] == 0
+    assert found["n_keys"] == 2 * 3 * 12
     assert found["small"] == []
 
 
