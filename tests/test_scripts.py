@@ -15,7 +15,7 @@ import train
 from ensemble import config as configs
 from ensemble import store
 from splits.errors import BadInput
-from tests import tiny
+from tests import finished, tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -226,6 +226,48 @@ def test_sources_are_removed_members_repaired_and_all_is_proven(
     assert "Also ablated: source 1 (digit 0001)." in proven
     assert "(request 1 of" in proven
     assert "Silenced" not in proven
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_default_command_verifies_first_and_reports_in_any_case(
+    tmp_path, capsys, monkeypatch, holds
+):
+    run = finished.trained(tmp_path / "run", finished.images())
+    done = []
+
+    def stage(name):
+        def work(_, options):
+            assert options.command == name
+            done.append(name)
+            if name == "verify" and not holds:
+                raise BadInput("Two members are one. Train again.")
+
+        return work
+
+    for name in ("generate", "verify", "ablate", "report"):
+        monkeypatch.setitem(attribute.COMMANDS, name, stage(name))
+    if holds:
+        assert attribute.main([str(run.path)]) == 0
+        assert capsys.readouterr().err == ""
+    else:
+        with pytest.raises(BadInput, match=r"report\.html is written, .* Two members"):
+            attribute.main([str(run.path)])
+        assert "warning: Two members are one. Train" in capsys.readouterr().err
+    assert done == ["generate", "verify", "ablate", "report"]
+
+
+@pytest.mark.parametrize("failing", ["generate", "ablate"])
+def test_other_errors_of_the_default_command_end_it(tmp_path, monkeypatch, failing):
+    run = finished.trained(tmp_path / "run", finished.images())
+
+    def refuse(*_):
+        raise BadInput("No. Do something else.")
+
+    for name in ("generate", "verify", "ablate", "report"):
+        work = refuse if name == failing else lambda *_: None
+        monkeypatch.setitem(attribute.COMMANDS, name, work)
+    with pytest.raises(BadInput, match=r"^No\. Do something else\."):
+        attribute.main([str(run.path)])
 
 
 def test_designs_are_compared_for_a_wish_and_nothing_is_written(tmp_path):
