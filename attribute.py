@@ -8,6 +8,11 @@ all the same and says so, and the exit code is 2.
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
 
+if __name__ == "__main__":
+    from ensemble import early
+
+    early.install()
+
 import argparse
 import os
 import sys
@@ -494,7 +499,9 @@ COMMANDS = {
 def main(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
     options = parse(arguments)
-    COMMANDS[options.command](store.open_run(options.run), options)
+    run = store.open_run(options.run)
+    store.sweep_abandoned(run.path)
+    COMMANDS[options.command](run, options)
     return 0
 
 

@@ -10,6 +10,11 @@ in the images that `data` names now, or others join them.
 Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
 """
 
+if __name__ == "__main__":
+    from ensemble import early
+
+    early.install()
+
 import argparse
 import signal
 import sys
@@ -275,6 +280,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     require_possible(config, options)
     run = store.create(config)
+    store.sweep_abandoned(run.path)
     ready = plan.prepare(run)
     todo = (
         repair.affected(run, ready.removed)

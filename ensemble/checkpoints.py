@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ensemble import store
+from splits.unreadable import unreadable
 
 
 def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -31,7 +32,17 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts of a checkpoint; None if it is damaged."""
+    """Tensors and facts of a checkpoint; None if it is damaged.
+
+    Raises:
+        BadInput: If the system does not let us read it: it may be whole, and whoever
+            began anew would write over it.
+    """
+    try:
+        # safetensors does not say why it could not open a file.
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()

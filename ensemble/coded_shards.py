@@ -10,6 +10,11 @@ Before: plan.py (who trains on what), splits/layout.py (in which order images li
 After: splits/shards.py, data_shards.py (reads the shards back).
 """
 
+if __name__ == "__main__":
+    from ensemble import early
+
+    early.install()
+
 import argparse
 import contextlib
 import dataclasses

@@ -8,15 +8,18 @@ import errno
 import io
 import os
 import re
+import select
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 from safetensors import SafetensorError
 
-from ensemble import store
+from ensemble import early, store
+from ensemble.early import GOES_ON
 from splits.errors import BadInput
 
 # What the user can mend about a disk: no room, no permission, mounted read-only.
@@ -24,40 +27,97 @@ DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
+# A folder where a file is wanted, or the other way round.
+MISPLACED = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 # From the request to stop to the end, whatever the process is doing.
 MOST_SECONDS = 8.0
-GOES_ON = "Interrupted; the same command goes on from here."
 
 
 def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """Run a script's main; bad input and a full disk end in one clear line.
 
     Returns:
-        The exit code: main's own, 2 for bad input, 75 if interrupted from outside.
+        The exit code: main's own, 2 for bad input, 75 if interrupted from outside, as
+        it is if nobody reads its output any more.
     """
     _print_any_name()
     try:
         with _stoppable():
-            return main(arguments)
+            code = main(arguments)
     except BadInput as error:
-        print(f"error: {store.visible(str(error))}", file=sys.stderr)
-        return 2
-    except (OSError, SafetensorError) as error:
-        number = _number(error)
-        if number not in DISK:
-            raise
-        # A write that finds no room does not know the name of its file.
-        name = getattr(error, "filename", None)
-        place = f" {name}" if name else ""
-        print(
-            f"error: cannot read or write{place}: {os.strerror(number)}. Make room or "
-            "permit access, or choose another folder; what is done is kept.",
-            file=sys.stderr,
+        code = _complain(f"error: {store.visible(str(error))}")
+    except MemoryError:
+        code = _complain(
+            "error: there is not enough memory. End other programs, take a machine "
+            "with more, or ask for less at once; what is done is kept."
         )
-        return 2
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        code = 75
+    except (OSError, SafetensorError) as error:
+        said = _said_of(error)
+        if said is None:
+            raise
+        code = _complain(said)
     except KeyboardInterrupt:
-        print(GOES_ON, file=sys.stderr)
-        return 75
+        _complain(GOES_ON)
+        code = 75
+    _flush()
+    return code
+
+
+def _complain(text: str) -> int:
+    """Say on the terminal what went wrong; returns the exit code for bad input."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+    return 2
+
+
+def _flush() -> None:
+    """Print what is still to be printed, or drop it where nobody reads it.
+
+    Otherwise Python tries once more when it ends, and complains of that.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def _unread() -> bool:
+    """Whether the reader of what is printed is gone, as `head` is after ten lines."""
+    watched = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        # What a test has put in their place may be no file.
+        with contextlib.suppress(OSError, ValueError):
+            watched.register(stream.fileno(), 0)
+    return any(
+        events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll(0)
+    )
+
+
+def _said_of(error: OSError | SafetensorError) -> str | None:
+    """What a user can mend about an error of the system; None: it is a defect."""
+    number = _number(error)
+    # A write that finds no room does not know the name of its file.
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    place = f" {name}" if name else ""
+    if number in DISK:
+        return (
+            f"error: cannot read or write{place}: {os.strerror(number)}. Make room or "
+            "permit access, or choose another folder; what is done is kept."
+        )
+    if number in MISPLACED and name:
+        return (
+            f"error: cannot read or write{place}: {os.strerror(number)}. A folder stands "
+            "where a file is wanted, or a file where a folder is: move it away, or "
+            "restore what was there; what is done is kept."
+        )
+    return None
 
 
 def _print_any_name() -> None:
@@ -73,9 +133,18 @@ def _print_any_name() -> None:
 def _number(error: OSError | SafetensorError) -> int | None:
     """The system's number of an error; safetensors only writes it into its text."""
     if isinstance(error, OSError):
-        return error.errno
+        # numpy says what it could not write, and not why: there was no room.
+        short = re.fullmatch(r"\d+ requested and \d+ written", str(error))
+        return errno.ENOSPC if short else error.errno
     found = re.search(r"(?:os error|code:) (\d+)", str(error))
     return int(found[1]) if found else None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Libraries in the middle of their start do not stand an exception.
+    if early.importing(frame):
+        early.stop()
+    signal.default_int_handler(number, frame)
 
 
 @contextlib.contextmanager
@@ -98,10 +167,7 @@ def _stoppable() -> Iterator[None]:
                 os._exit(75)
 
     wakes = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    before = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, _interrupt) for number in early.NUMBERS}
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield

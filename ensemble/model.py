@@ -31,6 +31,7 @@ from ensemble import silence, store
 from ensemble.config import ModelConfig, SamplingConfig
 from ensemble.silence import Membership
 from splits.errors import BadInput
+from splits.unreadable import too_large
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
 Condition = Int[Tensor, " states"] | None
@@ -331,7 +332,8 @@ def load_member(folder: Path) -> UNet2DModel:
     """
     run = folder.parents[1] if folder.parent.name == "members" else folder.parent
     # Only what lies outside of a run may be without a record.
-    if (run / "config.yaml").exists() or (folder / "member.json").exists():
+    sealed = (run / "config.yaml").exists() or (folder / "member.json").exists()
+    if sealed:
         store.check_sealed(folder, "member.json")
     try:
         network = UNet2DModel.from_pretrained(
@@ -340,10 +342,19 @@ def load_member(folder: Path) -> UNet2DModel:
             low_cpu_mem_usage=False,
             use_safetensors=True,
         )
+    except MemoryError:
+        raise too_large(f"the member in {folder}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if sealed:
+            # Its digests have just been found right.
+            raise BadInput(
+                f"Cannot load the member in {folder}: {error}. Its files are those that "
+                "were written, so keep them: see to memory, disk and the versions of "
+                "diffusers and torch, and give the same command again."
+            ) from None
         raise BadInput(
-            f"Cannot load the member in {folder}: {error}. Delete the folder and train "
-            "the member again."
+            f"Cannot load the member in {folder}: {error}. Write the folder again from "
+            "its run."
         ) from None
     return network.eval()
 

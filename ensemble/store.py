@@ -36,6 +36,7 @@ from ensemble import locks, names
 from ensemble.config import Config
 from splits.codes import CodeBook
 from splits.errors import BadInput
+from splits.unreadable import too_large, unreadable
 
 PACKAGES = ("torch", "diffusers", "accelerate", "webdataset", "numpy", "scikit-learn")
 REFERENCE: Literal["reference"] = "reference"
@@ -53,7 +54,6 @@ PIPELINE = ("model_index.json", "scheduler/scheduler_config.json")
 # What Python raises at bytes that are no JSON object, or at one without a digest, or
 # nested deeper than it follows.
 _NO_RECORD = (
-    OSError,
     ValueError,
     KeyError,
     AttributeError,
@@ -384,6 +384,10 @@ def read_json(path: Path) -> dict[str, Any]:
         found = _digest_of(text.replace(expected, ""))
     except FileNotFoundError:
         raise missing(path) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except MemoryError:
+        raise too_large(path) from None
     except _NO_RECORD as error:
         raise BadInput(
             f"{path} cannot be read as JSON with a digest ({error}). It is damaged: "
@@ -445,10 +449,24 @@ def read_array(path: Path, expected: str | None = None) -> np.ndarray:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except NO_ARRAY as error:
+        # What numpy finds wrong with the bytes has no number of the system.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from None
+        if isinstance(error, MemoryError) and _is_as_long_as_it_says(path):
+            raise too_large(path) from None
         raise BadInput(
             f"{path} is not a readable array ({error}). Delete it, and run the stage "
             "that wrote it again."
         ) from None
+
+
+def _is_as_long_as_it_says(path: Path) -> bool:
+    """Whether a .npy file holds all the numbers that its header announces."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except NO_ARRAY:
+        return False
+    return True
 
 
 def read_codes(path: Path) -> CodeBook:
@@ -493,7 +511,10 @@ def check(path: Path, expected: str, record: Path | None = None) -> None:
     """
     if not path.exists():
         raise missing(path)
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
     if found != expected:
         raise damaged(path, expected, found, record)
 
@@ -777,13 +798,28 @@ def replacing(path: Path) -> Iterator[Path]:
     flush(path.parent)
 
 
+def sweep_abandoned(folder: Path) -> None:
+    """Take away temporary files below a folder whose writers were killed.
+
+    What is written again sweeps its own; this is for what nobody writes again. A folder
+    that cannot be written to keeps them, and so do other machines' files.
+    """
+    for partial in folder.rglob(f".*.{glob.escape(platform.node())}.*.part"):
+        with contextlib.suppress(OSError):
+            if _is_abandoned(partial):
+                partial.unlink()
+
+
 def _abandoned(path: Path) -> Iterator[Path]:
     """Temporary files for a path whose writers, on this machine, were killed."""
-    begin, end = f".{path.name}.{platform.node()}.", ".part"
-    for partial in path.parent.glob(f"{glob.escape(begin)}*{end}"):
-        process = partial.name.removeprefix(begin).removesuffix(end)
-        if process.isdecimal() and not _runs(int(process)):
-            yield partial
+    begin = f".{path.name}.{platform.node()}."
+    found = path.parent.glob(f"{glob.escape(begin)}*.part")
+    return (partial for partial in found if _is_abandoned(partial))
+
+
+def _is_abandoned(partial: Path) -> bool:
+    process = partial.name.removesuffix(".part").rpartition(".")[2]
+    return process.isdecimal() and not _runs(int(process))
 
 
 def _runs(process: int) -> bool:

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from splits.errors import BadInput
+from splits.unreadable import unreadable
 
 INDEX = "shards.json"
 _OFFSETS = "v1.2"
@@ -153,11 +154,19 @@ def read_index(folder: Path) -> dict[str, Shard]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["shards"]
         shards = {entry["file"]: Shard(**entry) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise BadInput(
             f"{path} is not a readable index of shards ({error}). Write the shards "
             "again, or delete it to read them without a check."
         ) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     return shards
 
 
@@ -260,6 +269,9 @@ def inspect(path: Path, name: str, alone: bool = True) -> list[Place]:
     except BadInput:
         raise
     except _NO_TAR as error:
+        # What is wrong with the bytes has no number of the system.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from None
         raise BadInput(
             f"{name} cannot be read as a tar file ({error}). It is damaged or was cut "
             "short: restore it from a copy."

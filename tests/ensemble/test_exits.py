@@ -3,12 +3,14 @@
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
 
@@ -147,3 +149,107 @@ def test_a_message_never_steers_the_terminal(capsys):
 
     assert exits.guarded(main, []) == 2
     assert capsys.readouterr().err == "error: a\\x1b[2Jb\nc\n"
+
+
+def test_what_numpy_says_of_a_full_disk_is_bad_input(capsys):
+    """numpy's own error has no number; the device takes nothing, as a full disk does."""
+    with (
+        open("/dev/full", "wb", buffering=0) as file,
+        pytest.raises(OSError, match="requested and .* written") as caught,
+    ):
+        np.zeros(10**5).tofile(file)
+    assert caught.value.errno is None
+    assert exits.guarded(raising(caught.value), []) == 2
+    assert "No space left on device. Make room" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_line(capsys):
+    assert exits.guarded(raising(MemoryError()), []) == 2
+    assert "error: there is not enough memory. End" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda path: path.read_bytes(),
+        lambda path: (path / "inside").write_bytes(b""),
+        lambda path: path.mkdir(),
+        lambda path: path.rmdir(),
+        lambda path: (path.parent / "file").rename(path),
+    ],
+    ids=["read", "inside", "made", "not empty", "renamed"],
+)
+def test_a_folder_and_a_file_in_each_others_place_are_named(tmp_path, capsys, act):
+    (tmp_path / "file").write_bytes(b"")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "inside").mkdir()
+
+    def main(_):
+        act(folder)
+
+    assert exits.guarded(main, []) == 2
+    assert re.search(
+        rf"read or write {folder}\S*: .*\. A folder stands", capsys.readouterr().err
+    )
+
+
+def read_some(body, n_lines, *, errors_too=False):
+    """Run a main whose reader goes away after some lines; exit code and errors."""
+    script = "import sys\nfrom ensemble import exits\ndef main(_):\n"
+    script += "".join(f"    {line}\n" for line in body.splitlines())
+    script += "sys.exit(exits.guarded(main, []))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if errors_too else subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )
+    assert process.stdout is not None
+    for _ in range(n_lines):
+        process.stdout.readline()
+    process.stdout.close()
+    errors = "" if process.stderr is None else process.stderr.read()
+    return process.wait(timeout=200), errors
+
+
+MANY = "for _ in range(10**5): print('a line')\nreturn 0"
+LAST = "import time\nprint('a', flush=True)\ntime.sleep(1)\nprint('b')\nreturn 3"
+WRONG = (
+    "import time\nprint('a', flush=True)\ntime.sleep(1)\n"
+    "from splits.errors import BadInput\nraise BadInput('Use less.')"
+)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    assert read_some(MANY, 5) == (75, "")
+    assert read_some(MANY, 5, errors_too=True) == (75, "")
+
+
+def test_what_was_done_before_the_reader_went_keeps_its_code():
+    assert read_some(LAST, 1) == (3, "")
+    assert read_some(WRONG, 1, errors_too=True) == (2, "")
+
+
+def test_a_pipe_that_is_not_the_output_is_a_defect():
+    with pytest.raises(BrokenPipeError):
+        exits.guarded(raising(BrokenPipeError(errno.EPIPE, "a defect")), [])
+
+
+IMPORTING = """import importlib, pathlib, sys
+sys.path.insert(0, {folder!r})
+import slow_to_import"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_during_an_import_it_stops_without_an_exception(tmp_path, number):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\nprint('ready', flush=True)\n"
+        "try:\n    time.sleep(200)\nfinally:\n    print('raised', flush=True)\n"
+    )
+    body = IMPORTING.format(folder=str(tmp_path))
+    code, errors, seconds = ended(body, number)
+    assert (code, errors) == (75, "Interrupted; the same command goes on from here.\n")
+    assert seconds < 5

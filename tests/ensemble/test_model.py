@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 
 from ensemble import card, store
 from ensemble.model import EnsembleModel, build_member, load_member, noise_schedule
@@ -123,3 +124,25 @@ def test_weights_are_never_unpickled(trained, tmp_path):
     assert list(tmp_path.glob("*.bin"))
     with pytest.raises(BadInput, match="Cannot load the member in"):
         load_member(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "not enough memory to read the member in"),
+        (
+            RuntimeError("can't allocate memory"),
+            "Its files are those that were written",
+        ),
+    ],
+)
+def test_a_member_whose_files_are_whole_is_not_to_be_deleted(
+    trained, monkeypatch, error, message
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(UNet2DModel, "from_pretrained", fail)
+    with pytest.raises(BadInput, match=message) as said:
+        load_member(trained.member(0))
+    assert "elete" not in str(said.value)

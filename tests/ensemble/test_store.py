@@ -1,6 +1,7 @@
 """The run folder: whole or not at all, damage found, nothing mixed up."""
 
 import errno
+import json
 import os
 import platform
 import re
@@ -675,3 +676,80 @@ def test_names_become_file_names_that_stay_different():
         assert set(one) <= set(string.ascii_letters + string.digits + "_.-")
         assert len(one) < 120
     assert found[0].startswith("a-b-c-")
+
+
+def denied(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def whole_files(tmp_path):
+    store.write_json(tmp_path / "a.json", {})
+    store.write_array(tmp_path / "a.npy", np.ones((3, 2), bool))
+    return tmp_path
+
+
+READERS = [
+    (store.read_json, "a.json"),
+    (store.read_array, "a.npy"),
+    (store.read_codes, "a.npy"),
+    (lambda path: store.check(path, ""), "a.npy"),
+]
+
+
+@pytest.mark.parametrize(("read", "name"), READERS)
+def test_what_may_not_be_read_is_not_called_damaged(
+    whole_files, monkeypatch, read, name
+):
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(
+        BadInput, match=r"Cannot read .*: Permission denied\. The"
+    ) as said:
+        read(whole_files / name)
+    assert "elete" not in str(said.value)
+
+
+@pytest.mark.parametrize(("read", "name"), READERS)
+def test_a_folder_in_the_place_of_a_file_is_named(whole_files, read, name):
+    (whole_files / name).unlink()
+    (whole_files / name).mkdir()
+    with pytest.raises(BadInput, match=f"{name} is a folder, where a file is wanted"):
+        read(whole_files / name)
+
+
+def test_what_the_memory_does_not_hold_is_not_called_damaged(whole_files, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    path = whole_files / "a.npy"
+    monkeypatch.setattr(np.lib.format, "read_array", full)
+    with pytest.raises(
+        BadInput, match=r"not enough memory to read .*a\.npy\. It may be"
+    ):
+        store.read_array(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=r"a\.npy is not a readable array"):
+        store.read_array(path)
+    monkeypatch.setattr(json, "loads", full)
+    with pytest.raises(BadInput, match=r"not enough memory to read .*a\.json"):
+        store.read_json(whole_files / "a.json")
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = f".a.json.{platform.node()}.{{}}.part"
+    (tmp_path / "deep").mkdir()
+    for folder in (tmp_path, tmp_path / "deep"):
+        for name in (here.format(ended.pid), here.format(os.getpid())):
+            (folder / name).write_text("")
+    kept = [
+        *(here.format(os.getpid()), f"deep/{here.format(os.getpid())}"),
+        *(f".a.json.elsewhere.{ended.pid}.part", "a.part", ".a.json.lock"),
+    ]
+    for name in kept:
+        (tmp_path / name).write_text("")
+    store.sweep_abandoned(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(tmp_path)) for path in files) == sorted(kept)

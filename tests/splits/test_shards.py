@@ -362,3 +362,21 @@ def test_zeros_without_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MOST_UNPACKED", 2**19)
     with pytest.raises(BadInput, match="most of them zeros behind its end mark"):
         shards.inspect(path, "a")
+
+
+def test_a_shard_or_index_that_may_not_be_read_is_not_called_damaged(
+    tmp_path, monkeypatch
+):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.tar").write_bytes(b"")
+    monkeypatch.setattr(tarfile, "open", denied)
+    monkeypatch.setattr(type(tmp_path), "read_text", denied)
+    for read in (
+        lambda: shards.inspect(tmp_path / "a.tar", "a"),
+        lambda: shards.read_index(tmp_path),
+    ):
+        with pytest.raises(BadInput, match="Cannot read .*: Permission denied") as said:
+            read()
+        assert "damaged" not in str(said.value)
