@@ -1,5 +1,6 @@
 """The log of removals is arithmetic on a code book, and every change of it is found."""
 
+import hashlib
 import json
 import shutil
 
@@ -316,3 +317,19 @@ def test_a_request_that_comes_while_records_are_read_is_part_of_the_membership(
 
     monkeypatch.setattr(silence, "_record", slow)
     assert silence.Membership.read(run.path).members == (1, 2, 3)
+
+
+def test_a_log_of_version_0_1_knows_no_twins(run):
+    """It did not note which pictures of removed sources stay with others."""
+    remove(run, 3)
+    log = run.path / silence.LOG
+    line = json.loads(log.read_text())
+    del line["twins"]
+    text = json.dumps(line)
+    log.write_text(f"{text}\n")
+    manifest = store.read_json(run.manifest)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    manifest["stages"]["remove 1"]["line_sha256"] = digest
+    store.write_json(run.manifest, manifest)
+    (request,) = silence.requests(run.path)
+    assert (request.sources, request.twins) == ([3], [])
