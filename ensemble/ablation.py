@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +27,7 @@ from ensemble.model import predict
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.progress import Progress
 from ensemble.queries import Queries, ablated_pictures, on_device
+from ensemble.units import votes_without
 from splits.errors import BadInput
 
 PROGRESS, VALUES = "progress.json", "values.npy"
@@ -143,6 +144,29 @@ def measured(
     values = [displacement(full, images)]
     values += [measure(full, images) for measure in readings.values()]
     return torch.stack(values).cpu().float().numpy(), pipe.members.n_forwards - before
+
+
+@torch.no_grad()
+def pictures_without(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    of_query: Int[np.ndarray, " pictures"],
+    silenced: Bool[np.ndarray, "pictures members"],
+) -> Float32[np.ndarray, "pictures channels height width"]:
+    """Exact pictures of queries without some members; equal ones are sampled once.
+
+    Args:
+        pipe: The ensemble.
+        queries: What is sampled again.
+        of_query: The query that each picture is of.
+        silenced: The members without which it is made.
+    """
+    pairs = np.column_stack([of_query, silenced])
+    _, first, same_as = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    images = ablated_pictures(
+        pipe, queries, of_query[first], votes_without(silenced[first])
+    )
+    return images.cpu().float().numpy()[same_as.reshape(-1)]
 
 
 class _Blocks:

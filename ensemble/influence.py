@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from ensemble import (
     ablation,
     adjoint,
-    audit,
     conditional,
+    differential,
     locks,
     placebo,
     provenance,
@@ -125,6 +124,9 @@ class Found:
         top_images: Those pictures.
         facts: How it was found, for the record.
         gram: G of each query, where the method has one.
+        compared: What is compared with the placebos, where that is not the
+            displacement: it is of the same kind as theirs.
+        exact: Which units of each query were recomputed exactly; None: all were.
     """
 
     displacement: Float[np.ndarray, "queries units"]
@@ -135,6 +137,8 @@ class Found:
     top_images: Float[np.ndarray, "queries top channels height width"]
     facts: dict[str, Any]
     gram: Float64[np.ndarray, "queries members members"] | None = None
+    compared: Float[np.ndarray, "queries units"] | None = None
+    exact: Bool[np.ndarray, "queries units"] | None = None
 
 
 def measure_exactly(
@@ -221,7 +225,7 @@ def _measure_exactly(
             placebos=placebos,
             influences={**influences, **_of_denoiser(asked, asked_for)},
             top_units=top,
-            top_images=_exact_pictures(pipe, asked_for, units, top),
+            top_images=_top_images(pipe, asked_for, units, top),
             facts={
                 "method": provenance.EXACT,
                 "options": {
@@ -248,10 +252,11 @@ def measure_differentially(
 ) -> Path:
     """Read every unit and many placebos off the sensitivity; recompute a few exactly.
 
-    Real codes and placebos are read off the same matrix, so the p-values are as honest
-    as those of exact ablation; what is approximate is the displacement. Roads are tried
-    from cheap to dear until one orders half of the audited units as exact ablation
-    does; the other half says how far it can be trusted.
+    Real codes and placebos are read off the same matrix, and compared by that, so the
+    p-values are as honest as those of exact ablation. Roads are tried from cheap to
+    dear until one orders half of the audited units as exact ablation does; the other
+    half says how far it can be trusted. Where exact ablation of all units costs less,
+    all are ablated exactly.
 
     Args:
         asked: What to measure.
@@ -312,27 +317,27 @@ def _measure_differentially(
     began = time.perf_counter()
     with store.stage(run, _stage(asked, folder)):
         before = pipe.members.n_forwards
-        n_queries, n_units = len(asked_for.seeds), len(units.sources)
-        audited = audit.drawn(n_units, n_queries, n_audit, seed)
-        exact = _exact_displacement(pipe, asked_for, units, audited)
-        # The first half chooses the road, the second judges it.
-        half = audited.shape[1] // 2
-        moves, tried = _cheapest(
-            asked, asked_for, audited[:, :half], exact[:, :half], accuracy, seed
+        of_denoiser = _of_denoiser(asked, asked_for)
+        answer = differential.ablate(
+            differential.Question(
+                pipe,
+                asked_for,
+                units,
+                asked.measurements,
+                N_TOP,
+                accuracy,
+                n_audit,
+                seed,
+            )
         )
-        displacement = _read_off(moves.gram, units.silenced)
-        top = _largest(displacement, N_TOP)
-        recomputed = np.concatenate([audited, top], axis=1)
+        forwards = pipe.members.n_forwards - before
         found = Found(
-            displacement=displacement,
-            placebo=_read_off(moves.gram, placebos),
+            displacement=answer.displacement,
+            placebo=sensitivity.displacement_without(answer.gram, placebos),
             placebos=placebos,
-            influences={
-                **_first_order(asked, asked_for, moves),
-                **_of_denoiser(asked, asked_for),
-            },
-            top_units=top,
-            top_images=_exact_pictures(pipe, asked_for, units, top),
+            influences={**answer.influences, **of_denoiser},
+            top_units=answer.top_units,
+            top_images=answer.top_images,
             facts={
                 "method": provenance.DIFFERENTIAL,
                 "options": {
@@ -342,86 +347,16 @@ def _measure_differentially(
                     "n_audit": n_audit,
                     "seed": seed,
                 },
-                "road": moves.road,
-                "roads_tried": tried,
-                "road_sentence": _why(tried, accuracy),
+                **answer.facts,
                 "seconds": round(time.perf_counter() - began, 3),
-                "member_forwards": pipe.members.n_forwards - before,
-                "generations": tried[-1]["generations"],
-                "audit": audit.result(
-                    displacement, exact[:, half:], audited[:, half:], recomputed
-                ),
+                "member_forwards": forwards,
+                "generations": round(forwards / _generation(pipe, asked_for), 3),
             },
-            gram=moves.gram,
+            gram=answer.gram,
+            compared=answer.compared,
+            exact=answer.exact,
         )
         _keep(asked, asked_for, folder, found)
-
-
-def _cheapest(
-    asked: Asked,
-    asked_for: Queries,
-    sampled: Int64[np.ndarray, "queries sampled"],
-    exact: Float64[np.ndarray, "queries sampled"],
-    accuracy: float,
-    seed: int,
-) -> tuple[sensitivity.Sensitivity, list[dict[str, Any]]]:
-    """The first road that orders the sampled units well enough, and all that were tried.
-
-    Where there are too few units to tell, the first road stands. Those that take more
-    than exact ablation are not tried.
-    """
-    generation = _generation(asked.pipe, asked_for)
-    tried: list[dict[str, Any]] = []
-
-    def followed(road: sensitivity.Road) -> sensitivity.Sensitivity:
-        began = time.perf_counter()
-        moves = sensitivity.designed(asked.pipe, asked_for, road, seed)
-        fact = {
-            "road": road.name,
-            "generations": round(moves.member_forwards / generation, 3),
-            "seconds": round(time.perf_counter() - began, 3),
-        }
-        if sampled.shape[1] >= audit.FEWEST:
-            predicted = _read_off(moves.gram, asked.units.silenced)
-            guessed = np.take_along_axis(predicted, sampled, axis=1)
-            fact["spearman"] = round(audit.rank_correlation(guessed, exact), 4)
-        tried.append(fact)
-        return moves
-
-    def enough() -> bool:
-        return tried[-1].get("spearman", 1.0) >= accuracy
-
-    first, *dearer = sensitivity.DESIGNED_ROADS
-    moves = followed(first)
-    if enough():
-        return moves, tried
-    n_members, most = asked.pipe.members.n_members, _exact_generations(asked.units)
-    for road in dearer:
-        if road.generations(n_members) < most:
-            moves = followed(road)
-        if enough():
-            break
-    return moves, tried
-
-
-def _exact_generations(units: Units) -> float:
-    """Member forwards of exact ablation of all units, in generations of the query."""
-    silenced = np.unique(np.packbits(units.silenced, axis=1), axis=0)
-    n_members = units.silenced.shape[1]
-    return len(silenced) - int(np.bitwise_count(silenced).sum()) / n_members
-
-
-def _why(tried: list[dict[str, Any]], accuracy: float) -> str:
-    """Which road was taken, and why."""
-    last = tried[-1]
-    taken = f"Road: {last['road']} ({last['generations']:.1f} generations)"
-    if "spearman" not in last:
-        return f"{taken}; there are too few units to choose a road by."
-    reached = "; ".join(f"{one['road']} {one['spearman']:.3f}" for one in tried)
-    outcome = "the cheapest that reaches"
-    if last["spearman"] < accuracy:
-        outcome = "the most faithful that takes less than exact ablation; none reaches"
-    return f"{taken}, {outcome} rank correlation {accuracy} ({reached})."
 
 
 def measure_adjointly(asked: Asked) -> Path:
@@ -498,6 +433,12 @@ def summary(folder: Path) -> str:
     standing = n_queries - len(info["unattributable"])
     level = f"{drawn.mean():.3f}" if drawn.size else "none possible"
     measured = f"mean displacement {displacement.mean():.3f}, placebo {level}"
+    if "compared.npy" in info["files"]:
+        compared = store.sealed_array(folder, "info.json", "compared.npy")
+        measured = (
+            f"mean displacement {displacement.mean():.3f}; read off as placebos are, "
+            f"{compared.mean():.3f}, placebo {level}"
+        )
     objection = verdict.objection(info)
     if objection:
         lines = [measured, objection]
@@ -627,43 +568,6 @@ def _of_denoiser(
     return influences
 
 
-def _read_off(
-    gram: Float64[np.ndarray, "queries members members"],
-    silenced: Bool[np.ndarray, "units members"],
-) -> Float64[np.ndarray, "queries units"]:
-    """First-order displacement of each query by each unit."""
-    parts = [
-        sensitivity.displacement(gram, votes) for votes in votes_in_blocks(silenced)
-    ]
-    return np.concatenate(parts, axis=1)
-
-
-@torch.no_grad()
-def _first_order(
-    asked: Asked,
-    asked_for: Queries,
-    moves: sensitivity.Sensitivity,
-    block: int = 4096,
-) -> dict[str, Float[np.ndarray, "queries units"]]:
-    """Influence on measurements of pictures, read off the first-order pictures."""
-    full = torch.from_numpy(asked_for.images).double()
-    influences = {}
-    for name, measurement in asked.measurements.items():
-        reading = measurement.reading
-        if reading is None:
-            continue
-        values = []
-        for query, jacobian in enumerate(moves.jacobian):
-            parts = []
-            for votes in votes_in_blocks(asked.units.silenced, block):
-                moved = torch.from_numpy((votes - 1 / votes.shape[1]) @ jacobian.T)
-                same = full[query].expand(len(moved), *full.shape[1:])
-                parts.append(reading(same, same + moved.reshape(same.shape)))
-            values.append(torch.cat(parts))
-        influences[name] = (reading(full, full)[:, None] - torch.stack(values)).numpy()
-    return influences
-
-
 def _largest(
     displacement: Float[np.ndarray, "queries units"], n_top: int
 ) -> Int64[np.ndarray, "queries top"]:
@@ -671,34 +575,21 @@ def _largest(
     return np.argsort(-displacement, axis=1, kind="stable")[:, :n_top].astype(np.int64)
 
 
-def _exact_pictures(
+def _top_images(
     pipe: EnsemblePipeline,
     asked_for: Queries,
     units: Units,
-    chosen: Int64[np.ndarray, "queries chosen"],
-) -> Float[np.ndarray, "queries chosen channels height width"]:
-    """Exact pictures of each query without each of its chosen units."""
+    top: Int64[np.ndarray, "queries top"],
+) -> Float[np.ndarray, "queries top channels height width"]:
+    """Exact pictures of each query without each of its top units."""
     pictures = queries.ablated_pictures(
         pipe,
         asked_for,
-        np.repeat(np.arange(len(chosen)), chosen.shape[1]),
-        votes_without(units.silenced[chosen.reshape(-1)]),
+        np.repeat(np.arange(len(top)), top.shape[1]),
+        votes_without(units.silenced[top.reshape(-1)]),
     )
     found = pictures.cpu().float().numpy()
-    return found.reshape(*chosen.shape, *found.shape[1:])
-
-
-def _exact_displacement(
-    pipe: EnsemblePipeline,
-    asked_for: Queries,
-    units: Units,
-    chosen: Int64[np.ndarray, "queries chosen"],
-) -> Float64[np.ndarray, "queries chosen"]:
-    """Exact displacement of each query by each of its chosen units."""
-    if not chosen.size:
-        return np.zeros(chosen.shape)
-    pictures = _exact_pictures(pipe, asked_for, units, chosen)
-    return queries.distance(pictures, asked_for.images[:, None])
+    return found.reshape(*top.shape, *found.shape[1:])
 
 
 def _generation(pipe: EnsemblePipeline, asked_for: Queries) -> int:
@@ -708,9 +599,10 @@ def _generation(pipe: EnsemblePipeline, asked_for: Queries) -> int:
 def _keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
     """Write the tables of a method and what they mean."""
     units, drawn = asked.units, found.placebos.sum(axis=1)
-    alone = placebo.p_values(found.displacement, found.placebo, units.weights, drawn)
+    compared = found.displacement if found.compared is None else found.compared
+    alone = placebo.p_values(compared, found.placebo, units.weights, drawn)
     corrected, facts = _beside_others(asked, asked_for, found, alone)
-    above = placebo.excess(found.displacement, found.placebo, units.weights, drawn)
+    above = placebo.excess(compared, found.placebo, units.weights, drawn)
     with store.folder_in_the_making(folder) as to:
         tables = {
             "displacement": found.displacement.astype(np.float32),
@@ -725,6 +617,10 @@ def _keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
             tables[f"influence_{store.file_name(name)}"] = values.astype(np.float32)
         if found.gram is not None:
             tables["gram"] = found.gram
+        if found.compared is not None:
+            tables["compared"] = found.compared.astype(np.float32)
+        if found.exact is not None:
+            tables["exact"] = found.exact
         for name, table in tables.items():
             store.write_array(to / f"{name}.npy", table)
         meant = {**asked.facts(asked_for), **_facts(asked, found, corrected), **facts}

@@ -13,10 +13,14 @@ Two roads lead to J; they agree, and differ in price and in what they miss:
     designed   steps M to 2M real vote vectors beside the query and fits J to where they
                end; sees the bending, misses what a plane cannot fit
 
-and two more in adjoint.py, for one number read off the picture. All pictures are taken
-before clipping.
+and two more in adjoint.py, for one number read off the picture. A third needs no J:
 
-Before: pipeline.py, queries.py. After: adjoint.py, influence.py.
+    one by one follows each ablation that is asked for by members that vote for it; sees
+               all bending, and costs a member forward an ablation and step
+
+All pictures are taken before clipping.
+
+Before: pipeline.py, queries.py. After: adjoint.py, differential.py.
 """
 
 import contextlib
@@ -29,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -37,6 +41,7 @@ from ensemble import luck
 from ensemble.model import Condition, EnsembleModel
 from ensemble.pipeline import EnsemblePipeline, Sampling, guided, step_arguments
 from ensemble.queries import Queries
+from ensemble.units import votes_in_blocks
 
 Pictures = Float[Tensor, "queries channels height width"]
 # As many make good use of a core.
@@ -73,6 +78,15 @@ def displacement(
     change = votes - 1 / votes.shape[1]
     squared = np.stack([((change @ one) * change).sum(axis=1) for one in gram])
     return np.sqrt(np.maximum(squared, 0))
+
+
+def displacement_without(
+    gram: Float64[np.ndarray, "queries members members"],
+    silenced: Bool[np.ndarray, "units members"],
+) -> Float64[np.ndarray, "queries units"]:
+    """The same without the members that each row silences; a few rows at a time."""
+    parts = [displacement(gram, votes) for votes in votes_in_blocks(silenced)]
+    return np.concatenate(parts, axis=1)
 
 
 # (scaled states of the query and beside it, members' predictions at the query, timestep,
@@ -131,6 +145,7 @@ def ablated_beside(
     n_feedback: int | None = 1,
     seed: int = 0,
     ahead: Sequence[int] | None = None,
+    own: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sample each query and, beside it, its ablations by vote vectors, approximately.
 
@@ -145,6 +160,10 @@ def ablated_beside(
     All ablations follow the same members, so that what is wrong is wrong for all
     directions alike. Both sides then differ by the square of the change of votes.
 
+    With `own`, each ablation follows only members that vote for it. Over their turns
+    the mean of what is fed back is then right to every order, not only to the first;
+    what is left is that members differ from their mean.
+
     Args:
         pipe: The ensemble.
         queries: What is sampled.
@@ -153,13 +172,18 @@ def ablated_beside(
             exact ablation.
         seed: Draws the members' order.
         ahead: How many turns ahead of the others each ablation is; None: none.
+        own: Whether each ablation follows only members that vote for it.
 
     Returns:
         Pictures (queries, ...) and ablated pictures (queries, vectors, ...).
     """
     model, sampling = pipe.members, pipe.sampling()
     weights = torch.from_numpy(votes).to(model.device, model.dtype)
-    shares = _turns(votes, n_feedback, luck.rng(seed, "feedback"), ahead)
+    rng = luck.rng(seed, "feedback")
+    if own and n_feedback is not None:
+        shares = _own_turns(votes, n_feedback, rng)
+    else:
+        shares = _turns(votes, n_feedback, rng, ahead)
 
     def beside(
         scaled: Tensor, at_query: Tensor, timestep: Tensor, condition: Condition
@@ -232,6 +256,29 @@ def _turns(
                 followed = order[(place + turn) % n_members]
                 share[np.arange(n_vectors), followed] = 1 / at_once
             yield share
+
+
+def _own_turns(
+    votes: Float64[np.ndarray, "vectors members"],
+    n_feedback: int,
+    rng: np.random.Generator,
+) -> Iterator[Float64[np.ndarray, "vectors members"]]:
+    """The same, each ablation following members that vote for it, in one order."""
+    voted = votes > 0
+    order = rng.permutation(votes.shape[1])
+    # Those that vote come first, in that order.
+    turns = order[np.argsort(~voted[:, order], axis=1, kind="stable")]
+    n_voting = voted.sum(axis=1)
+    at_once = np.minimum(n_feedback, n_voting)
+    rows = np.arange(len(votes))
+    first = np.zeros(len(votes), np.int64)
+    while True:
+        share = np.zeros(votes.shape)
+        for turn in range(n_feedback):
+            followed = turns[rows, (first + turn) % n_voting]
+            share[rows, followed] += (turn < at_once) / at_once
+        first += at_once
+        yield share
 
 
 def _feedback(
@@ -323,7 +370,7 @@ class Road:
         return ", ".join(parts + [f"{followed} followed"] * (followed != 1))
 
     def generations(self, n_members: int) -> float:
-        """Member forwards that it takes, in generations of the query, with that one."""
+        """Member forwards that it takes, in generations of the query, that one too."""
         n_vectors = len(design(n_members, self.paired))
         half = n_members / 2
         followed = half if self.n_feedback is None else min(self.n_feedback, n_members)
@@ -332,6 +379,56 @@ class Road:
 
 # From cheap to exact following: about 2, 3, 5 and M generations.
 DESIGNED_ROADS = (Road(), Road(paired=True), Road(True, 2), Road(True, None))
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """A road without a derivative: every ablation asked for is followed itself.
+
+    Attributes:
+        n_feedback: Members, of those that vote, that follow each ablation at each step.
+    """
+
+    n_feedback: int = 1
+
+    @property
+    def name(self) -> str:
+        """What the road is called in tables."""
+        followed = f", {self.n_feedback} followed" * (self.n_feedback != 1)
+        return f"one by one{followed}"
+
+    def generations(self, n_members: int, n_ablations: int) -> float:
+        """Member forwards that it takes, in generations of the query, that one too."""
+        return 1 + n_ablations * min(self.n_feedback, n_members) / n_members
+
+
+ONE_BY_ONE_ROADS = (OneByOne(), OneByOne(2), OneByOne(4))
+
+
+def one_by_one(
+    pipe: EnsemblePipeline,
+    queries: Queries,
+    votes: Float64[np.ndarray, "vectors members"],
+    road: OneByOne = OneByOne(),
+    seed: int = 0,
+) -> Float64[np.ndarray, "queries vectors channels height width"]:
+    """How far each ablation moves each query, pixel by pixel, each followed itself.
+
+    It sees all bending and has no plane to fit: on few sources and members that know
+    them by heart, where a plane fits badly, it is far closer than the designed roads of
+    that price. But its price grows with the number of ablations.
+
+    Args:
+        pipe: The ensemble.
+        queries: The pictures.
+        votes: One vector for each ablation: equal votes of the members that stay.
+        road: How many members follow each.
+        seed: Draws the members' order.
+    """
+    pictures, ablated = ablated_beside(
+        pipe, queries, votes, road.n_feedback, seed, own=True
+    )
+    return (ablated - pictures[:, None]).cpu().double().numpy()
 
 
 def designed(

@@ -33,7 +33,15 @@ def objection(info: dict[str, Any]) -> str:
     if "audit" not in info:
         return ""
     audit = info["audit"]
+    of_placebos = ""
+    if info.get("all_exact"):
+        of_placebos = (
+            "Every displacement is exact, but the placebos that say whether one stands "
+            "out are approximate. "
+        )
     if "spearman" not in audit:
+        if of_placebos:
+            return f"{of_placebos}There are too few units to say how good. {REMEDY}"
         return (
             "The displacements are approximate, and too few were recomputed exactly to "
             f"say how good they are. {REMEDY}"
@@ -43,8 +51,8 @@ def objection(info: dict[str, Any]) -> str:
     if spearman >= LEAST_SPEARMAN and error <= MOST_ERROR:
         return ""
     return (
-        "The approximation is not good enough here: for sources that were recomputed "
-        "exactly, predicted and exact displacement correlate with Spearman "
+        f"{of_placebos}The approximation is not good enough here: for sources that were "
+        "recomputed exactly, predicted and exact displacement correlate with Spearman "
         f"{spearman:.2f} (at least {LEAST_SPEARMAN} is needed) and differ by "
         f"{100 * error:.0f} % (at most {100 * MOST_ERROR:.0f} %). {REMEDY}"
     )

@@ -9,7 +9,6 @@ import pytest
 
 from ensemble import (
     ablation,
-    audit,
     influence,
     placebo,
     queries,
@@ -20,7 +19,6 @@ from ensemble import (
 from ensemble.influence import Asked, quadratic_influence
 from ensemble.measurement import MEASUREMENTS, chosen_measurements
 from ensemble.pipeline import EnsemblePipeline
-from ensemble.sensitivity import DESIGNED_ROADS
 from splits import BadInput
 from tests import tiny
 
@@ -184,80 +182,34 @@ def test_sets_and_groups_are_units_of_their_own(ablated):
 def test_differential_ablation_fills_the_same_tables(ablated):
     run, plan, pipe = ablated
     asked = asked_of(run, plan, pipe)
+    before = pipe.members.n_forwards
     folder = influence.measure_differentially(asked, n_placebos=12)
+    spent = pipe.members.n_forwards - before
     assert folder == run.influence("two") / "differential"
     exact = store.read_json(run.influence("two") / "exact" / "info.json")["files"]
     info = store.read_json(folder / "info.json")
-    assert set(exact) < set(info["files"]) == {*exact, "gram.npy"}
+    further = {"gram.npy", "compared.npy", "exact.npy"}
+    assert set(exact) < set(info["files"]) == {*exact, *further}
     gram = table(run, "gram.npy", folder.name)
     votes = units.votes_without(asked.units.silenced)
-    moved = table(run, "displacement.npy", folder.name)
+    moved = table(run, "compared.npy", folder.name)
     change = votes - 1 / 6
     by_hand = np.sqrt(np.einsum("vm,qmn,vn->qv", change, gram, change))
     np.testing.assert_allclose(moved, by_hand, rtol=1e-5)
-    assert info["generations"] <= 3
-    assert "audit" in info
-    loss = "influence_denoising_loss.npy"
-    np.testing.assert_allclose(
-        table(run, loss, folder.name), table(run, loss), rtol=1e-4, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    ("reached", "n_tried", "why"),
-    [
-        ([0.99], 1, "the cheapest that reaches"),
-        ([0.5, 0.97], 2, "the cheapest that reaches"),
-        ([0.5, 0.6, 0.7, 0.95], 4, "less than exact ablation; none reaches"),
-    ],
-)
-def test_roads_are_tried_until_one_orders_the_sample_well(
-    twenty, reached, n_tried, why, monkeypatch, tmp_path
-):
-    run, plan, pipe = twenty
-    shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
-    moved = dataclasses.replace(run, path=tmp_path)
-    answers = iter([*reached, 0.9])
-    monkeypatch.setattr(audit, "rank_correlation", lambda *_: next(answers))
-    asked = asked_of(moved, plan, pipe)
-    folder = influence.measure_differentially(asked, n_placebos=12)
-    info = store.read_json(folder / "info.json")
-    tried = info["roads_tried"]
-    assert [one["spearman"] for one in tried] == reached
-    assert info["road"] == tried[-1]["road"]
-    cost = [one["generations"] for one in tried]
-    assert cost == sorted(set(cost))
-    assert f"{why} rank correlation 0.96" in influence.summary(folder)
-    # Chosen by ten of the twenty units, judged by the other ten.
-    assert info["audit"]["spearman"] == 0.9
-    assert info["audit"]["n_audit"] == 10
-
-
-def test_roads_that_take_more_than_exact_ablation_are_not_tried(
-    twenty, monkeypatch, tmp_path
-):
-    run, plan, pipe = twenty
-    shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
-    moved = dataclasses.replace(run, path=tmp_path)
-    monkeypatch.setattr(audit, "rank_correlation", lambda *_: 0.5)
-    asked = asked_of(moved, plan, pipe)
-    # Each of twenty sources silences two of eight members, no two the same ones.
-    assert influence._exact_generations(asked.units) == 15
-    names = [road.name for road in DESIGNED_ROADS]
-    prices = [road.generations(8) for road in DESIGNED_ROADS]
-    assert prices == [1 + 7 / 8, 1 + 14 / 8, 1 + 28 / 8, 1 + 14 * 4 / 8]
-    monkeypatch.setattr(influence, "_exact_generations", lambda _: 5.0)
-    folder = influence.measure_differentially(asked, n_placebos=12)
-    tried = store.read_json(folder / "info.json")["roads_tried"]
-    assert [one["road"] for one in tried] == names[:3]
-    assert [one["generations"] for one in tried] == prices[:3]
-
-
-def test_units_that_silence_the_same_members_are_ablated_once(twenty):
-    _, plan, _ = twenty
-    alone = units.each_source(plan)
-    twice = dataclasses.replace(alone, silenced=alone.silenced.repeat(2, axis=0))
-    assert influence._exact_generations(twice) == 15
+    # Four sources: to ablate all of them is cheaper, and so all rows are exact.
+    assert info["all_exact"]
+    assert table(run, "exact.npy", folder.name).all()
+    for name in exact:
+        if name.startswith(("displacement", "influence", "top")):
+            found, expected = table(run, name, folder.name), table(run, name)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert info["member_forwards"] == spent
+    assert info["generations"] == pytest.approx(spent / 48, abs=1e-3)
+    said = influence.summary(folder)
+    assert "All sources were ablated exactly" in said
+    assert "nothing was left" in said
+    assert "more than 0.000" not in said
+    assert f"read off as placebos are, {moved.mean():.3f}, placebo" in said
 
 
 def test_an_accuracy_is_a_correlation(twenty):

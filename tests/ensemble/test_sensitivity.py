@@ -335,7 +335,73 @@ def test_the_designed_road_does_what_its_options_say():
     assert paired.member_forwards == 4 * 2 * (4 + 6)
 
 
+@pytest.mark.parametrize("scheduler", ALL)
+def test_one_by_one_with_all_that_vote_is_exact_ablation(scheduler):
+    pipe = tiny.ensemble(scheduler=scheduler)
+    queries = queries_of(pipe)
+    everyone = sensitivity.OneByOne(n_feedback=4)
+    moved = sensitivity.one_by_one(pipe, queries, HALVES, everyone)
+    equal = pictures_at(pipe, queries, np.full((1, 4), 0.25))
+    expected = (pictures_at(pipe, queries, HALVES) - equal).numpy()
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_one_by_one_follows_only_members_that_vote_each_as_often():
+    shares = sensitivity._own_turns(HALVES, 1, np.random.default_rng(0))
+    total = sum(next(shares) for _ in range(6))
+    np.testing.assert_allclose(total / 6, HALVES)
+    # Of two voting members two are followed at once, of three two by turns.
+    shares = sensitivity._own_turns(HALVES, 2, np.random.default_rng(0))
+    first, second, third = (next(shares) for _ in range(3))
+    np.testing.assert_allclose(first[:2], HALVES[:2])
+    assert sorted(first[2]) == [0, 0, 0.5, 0.5]
+    np.testing.assert_allclose((first + second + third) / 3, HALVES)
+
+
+def test_one_by_one_is_exact_where_members_bend_alike():
+    """Members that differ in constants only: a plane and one member's bending."""
+
+    class Bent(nn.Module):
+        def __init__(self, member):
+            super().__init__()
+            own = torch.randn(1, 8, 8, generator=luck.generator(member, "constant"))
+            self.own = nn.Parameter(own.double())
+
+        def forward(self, noisy, timestep, class_labels=None):
+            return SimpleNamespace(sample=torch.tanh(2 * noisy) + self.own)
+
+    pipe = ensemble_of(Bent)
+    queries = queries_of(pipe)
+    moved = sensitivity.one_by_one(pipe, queries, HALVES)
+    equal = pictures_at(pipe, queries, np.full((1, 4), 0.25))
+    expected = (pictures_at(pipe, queries, HALVES) - equal).numpy()
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+    # What every designed road misses.
+    found = sensitivity.designed(pipe, queries, Road(True, None))
+    read_off = sensitivity.displacement(found.gram, HALVES)
+    exact = np.sqrt(np.square(expected).mean(axis=(2, 3, 4)))
+    assert np.abs(read_off / exact - 1).max() > 1e-3
+
+
+def test_one_by_one_costs_what_it_says():
+    pipe = tiny.ensemble()
+    queries = queries_of(pipe)
+    generation = sensitivity.generation_forwards(pipe, 2)
+    for road in (sensitivity.OneByOne(), sensitivity.OneByOne(2)):
+        before = pipe.members.n_forwards
+        sensitivity.one_by_one(pipe, queries, HALVES, road)
+        spent = (pipe.members.n_forwards - before) / generation
+        assert spent == pytest.approx(road.generations(4, len(HALVES)))
+    first, *others = (
+        sensitivity.one_by_one(pipe, queries, HALVES[2:], seed=seed)
+        for seed in range(6)
+    )
+    assert any(tiny.different(first, other) for other in others)
+
+
 def test_roads_are_named_by_their_options():
+    own = [road.name for road in sensitivity.ONE_BY_ONE_ROADS]
+    assert own == ["one by one", "one by one, 2 followed", "one by one, 4 followed"]
     names = [road.name for road in sensitivity.DESIGNED_ROADS]
     assert names == [
         "designed",

@@ -45,6 +45,15 @@ def test_an_audit_of_too_few_units_supports_nothing():
     assert "--method exact" in said
 
 
+def test_exact_displacements_beside_poor_placebos_are_told_apart():
+    said = verdict.objection({**audited(0.5, 0.1), "all_exact": True})
+    assert said.startswith("Every displacement is exact, but the placebos")
+    assert "correlate with Spearman 0.50" in said
+    few = verdict.objection({**EXACT, "all_exact": True, "audit": {"n_audit": 2}})
+    assert few.startswith("Every displacement is exact, but the placebos")
+    assert verdict.objection({**audited(0.9, 0.1), "all_exact": True}) == ""
+
+
 def test_exact_tables_need_no_audit():
     assert verdict.objection(EXACT) == ""
 
