@@ -17,6 +17,7 @@ from benchmarks import (
     faults,
     fresh,
     ground_truth,
+    innocents,
     lds,
     limits,
     mnist,
@@ -270,3 +271,19 @@ def test_the_fresh_halves_say_again_what_is_on_record():
     for method, row in found.items():
         assert row["difference"] == pytest.approx(kept[method]["difference"], abs=1e-6)
         assert row["lds"] == pytest.approx(kept[method]["lds"], abs=1e-6)
+
+
+def test_simulated_code_books_accuse_nobody_that_is_innocent():
+    """Two sources of half weight are complements: both were named, now neither is."""
+    found = innocents.measured("balanced", 16, 2, 1, 1.0, 5)
+    assert found["accused"] == [1, 0]
+    assert found["named"] == [1, 0]
+    one = innocents.measured("hadamard", 16, 4, 1, 0.0, 5)
+    assert one["named"] == [1, 1]
+    assert one["accused"][1] == 0
+
+
+def test_books_as_version_0_1_drew_them_are_not_drawn_again():
+    first = innocents.drawn("as_in_0.1", 16, 4, 0).digest()
+    assert first.startswith("a6fab01af7")
+    assert splits_designs.draw("balanced", 4, 16).digest() != first

@@ -14,7 +14,7 @@ from ensemble import plan as plans
 from ensemble import store, units
 from ensemble.inventory import FIRST_RULES, RULES
 from ensemble.store import Run
-from splits import spelling
+from splits import matched, spelling
 from splits.errors import BadInput
 from splits.streams import named_codes
 from tests import tiny
@@ -316,3 +316,18 @@ def test_a_run_says_by_which_rules_it_reads_and_what_it_found(tmp_path):
         "2 images; 1 file not read:",
         "  1 of format .txt: notes.txt",
     ]
+
+
+def test_a_code_book_that_would_be_drawn_otherwise_today_stays(tmp_path, monkeypatch):
+    """What version 0.1 drew for few sources, though some pair is nearly complements."""
+    few = configs.from_dict(
+        {"run": str(tmp_path), "data": {"n_images": 4}, "splits": {"n_members": 16}}
+    )
+    run = store.create(few)
+    with monkeypatch.context() as patch:
+        patch.setattr(matched, "best_apart", lambda drawn: drawn())
+        before = plans.prepare(run)
+    assert matched.inseparable(before.codes.bits)
+    assert not matched.inseparable(plans.draw(few).codes.bits)
+    assert plans.prepare(run).codes.digest() == before.codes.digest()
+    assert same(plans.load(run), before)
