@@ -24,14 +24,12 @@ from diffusers import (
 )
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ensemble import silence, store
+from ensemble import foreign, silence, store
 from ensemble.config import ModelConfig, SamplingConfig
 from ensemble.silence import Membership
 from splits.errors import BadInput
-from splits.unreadable import too_large
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
 Condition = Int[Tensor, " states"] | None
@@ -45,6 +43,10 @@ SCHEDULERS = {
     "dpmsolver++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
 }
+_KEEP = (
+    "Its files are those that were written, so keep them: see to memory, disk and the "
+    "versions of diffusers and torch, and give the same command again."
+)
 Of = TypeVar("Of")
 Result = TypeVar("Result")
 
@@ -158,7 +160,8 @@ class EnsembleModel(ModelMixin, ConfigMixin):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what the members denoise."""
-        height, width = self.config["member"]["sample_size"]
+        size = self.config["member"]["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
         return self.config["member"]["in_channels"], height, width
 
     @property
@@ -253,29 +256,31 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             yield from pool.map(inside, given)
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | Path, **kwargs: Any
+        self, save_directory: str | Path, variant: str | None = None, **kwargs: Any
     ) -> None:
         """Write one folder a member, as diffusers writes one model."""
         for member_id, network in zip(self.member_ids, self.networks, strict=True):
             assert isinstance(network, UNet2DModel)
-            network.save_pretrained(member_folder(save_directory, member_id), **kwargs)
+            folder = member_folder(save_directory, member_id)
+            network.save_pretrained(folder, variant=variant, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | Path,
         members: Sequence[int] | None = None,
-        torch_dtype: torch.dtype | None = None,
         membership: Membership | None = None,
-        **_: Any,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
     ) -> "EnsembleModel":
         """Load members from the folder that holds their folders.
 
         Args:
             pretrained_model_name_or_path: The folder.
             members: Which to load; None loads all that may vote.
-            torch_dtype: Type of the weights; None keeps float32.
             membership: Who may vote; None: as the folder says now.
+            dtype: Type of the weights; None keeps float32.
+            variant: Part of the name of the weights' files; None: the usual ones.
 
         Raises:
             BadInput: If the folder holds no members, one is missing or saw sources that
@@ -284,7 +289,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         """
         root = Path(pretrained_model_name_or_path)
         present = sorted(
-            int(path.name) for path in root.glob("[0-9]*") if path.name.isdigit()
+            int(path.name) for path in root.glob("[0-9]*") if path.name.isdecimal()
         )
         if not present:
             raise BadInput(f"{root} holds no trained member. Train some with train.py.")
@@ -303,19 +308,18 @@ class EnsembleModel(ModelMixin, ConfigMixin):
                     f"Member {member} is not in {root}: it holds {_ranges(present)}. "
                     "Train it, or leave it out."
                 )
-        networks = [load_member(member_folder(root, member)) for member in chosen]
-        config = {
-            key: value
-            for key, value in networks[0].config.items()
-            if not key.startswith("_")
-        }
+        networks = [
+            load_member(member_folder(root, member), variant=variant)
+            for member in chosen
+        ]
+        config = _same_config(root, dict(zip(chosen, networks, strict=True)))
         # Networks that only make room for the loaded ones would cost as much as those.
         ensemble = cls(member_ids=[], member={**config})
         ensemble.register_to_config(member_ids=chosen)
         ensemble.member_ids = chosen
         ensemble.networks = nn.ModuleList(networks)
-        if torch_dtype is not None:
-            nn.Module.to(ensemble, dtype=torch_dtype)
+        if dtype is not None:
+            nn.Module.to(ensemble, dtype=dtype)
         return ensemble.eval()
 
 
@@ -324,39 +328,55 @@ def member_folder(root: str | Path, member: int) -> Path:
     return Path(root) / f"{member:03d}"
 
 
-def load_member(folder: Path) -> UNet2DModel:
+def load_member(folder: Path, variant: str | None = None) -> UNet2DModel:
     """One trained member, its weights checked against the digest in `member.json`.
 
+    Args:
+        folder: Of the member.
+        variant: Part of the name of the weights' file; None: the usual one.
+
     Raises:
-        BadInput: If a file is missing or damaged.
+        BadInput: If a file is missing or damaged, or a variant is asked for of a member
+            whose record knows none.
     """
     run = folder.parents[1] if folder.parent.name == "members" else folder.parent
     # Only what lies outside of a run may be without a record.
     sealed = (run / "config.yaml").exists() or (folder / "member.json").exists()
     if sealed:
         store.check_sealed(folder, "member.json")
-    try:
-        network = UNet2DModel.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            use_safetensors=True,
-        )
-    except MemoryError:
-        raise too_large(f"the member in {folder}") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if sealed:
-            # Its digests have just been found right.
+        if variant is not None:
             raise BadInput(
-                f"Cannot load the member in {folder}: {error}. Its files are those that "
-                "were written, so keep them: see to memory, disk and the versions of "
-                "diffusers and torch, and give the same command again."
-            ) from None
-        raise BadInput(
-            f"Cannot load the member in {folder}: {error}. Write the folder again from "
-            "its run."
-        ) from None
-    return network.eval()
+                f"The record of {folder} knows no variant {variant!r} of its weights: a "
+                "trained member has one file. Leave `variant` out, and say "
+                "dtype=torch.float16."
+            )
+    stem, dot, ending = store.WEIGHTS.rpartition(".")
+    weights = store.WEIGHTS if variant is None else f"{stem}.{variant}{dot}{ending}"
+    # The digests of what is sealed have just been found right.
+    remedy = _KEEP if sealed else "Write the folder again from its run."
+    return foreign.read_unet(folder, weights, remedy).eval()
+
+
+def _same_config(root: Path, networks: dict[int, UNet2DModel]) -> dict[str, Any]:
+    """The config that all members share, without what diffusers adds to it.
+
+    Raises:
+        BadInput: If one differs.
+    """
+    configs = {
+        member: {key: one for key, one in network.config.items() if key[0] != "_"}
+        for member, network in networks.items()
+    }
+    first, *others = configs
+    for member in others:
+        for key, value in configs[member].items():
+            if configs[first][key] != value:
+                raise BadInput(
+                    f"Members {first} and {member} of {root} differ in {key}: "
+                    f"{configs[first][key]} and {value}. An ensemble has members of one "
+                    "kind: restore the one that is not of this run, or leave it out."
+                )
+    return configs[first]
 
 
 def _at(

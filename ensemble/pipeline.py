@@ -23,7 +23,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensemble import card, locks, rights, silence, store
+from ensemble import arguments, card, foreign, locks, rights, silence, store
+from ensemble.arguments import Callback, Generators
 from ensemble.model import Condition, EnsembleModel, Scheduler, sampler
 from ensemble.silence import Membership
 from ensemble.store import CARD, PIPELINE, Run
@@ -31,8 +32,8 @@ from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
 from splits.naming import SourceNames
 
-Generators = torch.Generator | list[torch.Generator] | None
-StepCallback = Callable[["EnsemblePipeline", int, Tensor, dict], dict]
+# Options of diffusers that change nothing here, and are taken for their sake.
+_WITHOUT_EFFECT = ("local_files_only", "low_cpu_mem_usage")
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,13 @@ def denoise(
 
     Yields:
         Step, timestep and the images after that step, not clipped.
+
+    Raises:
+        BadInput: If the scheduler cannot take so many steps, or an image is not finite
+            after one.
     """
     scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=noise.device)
+    set_steps(scheduler, sampling.n_steps, noise.device)
     extra = step_arguments(scheduler, generator, sampling.eta)
     states = noise * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
@@ -145,6 +150,8 @@ def denoise(
             condition = None if condition is None else condition[state_of]
             state_of = None
         states = scheduler.step(prediction, timestep, states, **extra).prev_sample
+        n_steps = len(scheduler.timesteps)
+        arguments.require_finite(states, scheduler, step, n_steps, timestep)
         yield step, timestep, states
 
 
@@ -186,69 +193,73 @@ class EnsemblePipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        batch_size: int = 1,
-        class_labels: Sequence[int] | int | None = None,
-        generator: Generators = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        eta: float = 0.0,
-        output_type: str = "pil",
+        batch_size: int | Any = None,
+        class_labels: Sequence[int] | int | Any = None,
+        generator: Generators | Any = None,
+        num_inference_steps: int | Any = None,
+        guidance_scale: float | Any = None,
+        eta: float | Any = 0.0,
+        output_type: str | Any = "pil",
         return_dict: bool = True,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end: Callback | Any = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | Any = ("latents",),
         *,
-        seeds: Sequence[int] | np.ndarray | None = None,
-        votes: Float[Tensor, "..."] | np.ndarray | Sequence | None = None,
-        ablate: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        allowed: Sequence[int | str] | None = None,
-        latents: Float[Tensor, "images channels height width"] | None = None,
+        seeds: Sequence[int] | int | Any = None,
+        votes: np.ndarray | Sequence | Any = None,
+        ablate: Sequence[int | str] | Any = None,
+        allowed: Sequence[int | str] | Any = None,
+        latents: Tensor | Any = None,
     ) -> ImagePipelineOutput | tuple:
         """Generate images.
 
         Args:
-            batch_size: Number of images, where `seeds` does not say it.
+            batch_size: Number of images, where seeds, generators and latents do not
+                say it; None: one.
             class_labels: One label for all images or one each; conditional members
                 need it.
             generator: One generator, or one per image; `seeds` is simpler.
-            num_inference_steps: Denoising steps; None: as the run was configured.
+            num_inference_steps: Denoising steps, at most as many as there are timesteps;
+                None: as the run was configured.
             guidance_scale: Strength of classifier-free guidance, 1 is none; None: as
                 the run was configured.
-            eta: Share of fresh noise in DDIM.
+            eta: Share of fresh noise in DDIM, from 0 to 1.
             output_type: `pil`, `np` (images, height, width, channels) in [0, 1], `pt`
                 (images, channels, height, width) in [0, 1], or `latent`: not clipped,
                 around [-1, 1].
             return_dict: Return an `ImagePipelineOutput` rather than a tuple.
             callback_on_step_end: Called as callback(pipe, step, timestep, tensors); may
-                return changed tensors.
+                return changed tensors, or nothing.
             callback_on_step_end_tensor_inputs: What it is given; only "latents".
-            seeds: One noise seed per image; the same seed gives the same noise, however
-                the members vote.
+            seeds: One noise seed per image, from 0 to 2**63 - 1; a single number is one
+                image. The same seed gives the same noise, however the members vote.
             votes: How much each loaded member counts, (members,) or (images, members);
                 non-negative, rows sum to one. By default all count the same.
-            ablate: Sources to remove from all images, or one list per image.
+            ablate: Numbers or names of sources to remove from all images, or a list of
+                one collection of them per image; splits/naming.py says how they are
+                read.
             allowed: Numbers or names of sources, or names of owners: only members that
                 saw nothing else vote.
-            latents: Initial noise instead of drawn noise.
+            latents: Initial noise instead of drawn noise, (images, channels, height,
+                width).
 
         Returns:
             The images, in `.images`.
 
         Raises:
-            BadInput: If an argument contradicts another one or is out of range.
+            BadInput: If an argument contradicts another one or is out of range, or a
+                picture is not finite after a step.
         """
-        generator, n_images = _generators(seeds, generator, batch_size)
+        latents = arguments.checked_latents(latents, self.members.image_shape)
+        generator, n_images = self._noise_of(seeds, generator, latents, batch_size)
         weights = self._votes(votes, ablate, allowed, n_images)
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise BadInput(
-                f"output_type is {output_type!r}; allowed: pil, np, pt, latent."
-            )
-        unknown = set(callback_on_step_end_tensor_inputs) - {"latents"}
-        if unknown:
-            raise BadInput(
-                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; allowed: "
-                "latents."
-            )
+        output_type = arguments.checked_output_type(output_type)
+        tensor_inputs = arguments.checked_callback(
+            callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
+        if guidance_scale is not None:
+            arguments.require_use_of_guidance(guidance_scale, self.members.no_label)
         sampling = self.sampling(num_inference_steps, guidance_scale, eta)
+        condition = self.condition(class_labels, n_images)
         if latents is None:
             latents = initial_noise(self.members, generator, n_images)
         walk = denoise(
@@ -256,17 +267,16 @@ class EnsemblePipeline(DiffusionPipeline):
             sampling,
             latents.to(self._execution_device, self.members.dtype),
             weights,
-            self.condition(class_labels, n_images),
+            condition,
             generator,
         )
         images = latents
         with self.progress_bar(total=sampling.n_steps) as progress:  # type: ignore[call-arg]
             for step, timestep, images in walk:
                 if callback_on_step_end is not None:
-                    changed = callback_on_step_end(
-                        self, step, timestep, {"latents": images}
-                    )
-                    images.copy_(changed.get("latents", images))
+                    tensors = dict.fromkeys(tensor_inputs, images)
+                    answer = callback_on_step_end(self, step, timestep, tensors)
+                    images.copy_(arguments.changed_latents(answer, images))
                 progress.update()
         self.maybe_free_model_hooks()
         finished = self._finish(images, output_type)
@@ -281,26 +291,31 @@ class EnsemblePipeline(DiffusionPipeline):
 
     def sampling(
         self,
-        n_steps: int | None = None,
-        guidance_scale: float | None = None,
-        eta: float = 0.0,
+        n_steps: int | Any = None,
+        guidance_scale: float | Any = None,
+        eta: float | Any = 0.0,
     ) -> Sampling:
         """How this pipeline samples, where a call does not say otherwise.
 
         Raises:
-            BadInput: If the number of steps is not positive.
+            BadInput: If the scheduler cannot be used, there are more steps than
+                timesteps, or a number is out of range.
         """
+        arguments.checked_scheduler(self.scheduler)
         configured: Any = self.config
         if n_steps is None:
-            n_steps = int(configured["num_inference_steps"])
-        if n_steps < 1:
-            raise BadInput(f"num_inference_steps is {n_steps}; at least 1 is needed.")
+            n_steps = configured["num_inference_steps"]
         if guidance_scale is None:
-            guidance_scale = float(configured["guidance_scale"])
-        return Sampling(self.scheduler, n_steps, guidance_scale, eta)
+            guidance_scale = configured["guidance_scale"]
+        return Sampling(
+            self.scheduler,
+            arguments.checked_steps(n_steps, self.scheduler),
+            arguments.checked_guidance(guidance_scale),
+            arguments.checked_eta(eta, self.scheduler),
+        )
 
     def condition(
-        self, class_labels: Sequence[int] | int | None, n_images: int
+        self, class_labels: Sequence[int] | int | Any, n_images: int
     ) -> Int[Tensor, " images"] | None:
         """Labels as the members are told them.
 
@@ -308,32 +323,29 @@ class EnsemblePipeline(DiffusionPipeline):
             BadInput: If labels are missing, too few, unknown or without use.
         """
         no_label = self.members.no_label
-        if no_label is None:
-            if class_labels is not None:
-                raise BadInput(
-                    "class_labels were given, but the members are unconditional. Leave "
-                    "them out, or train with model.class_conditional=true."
-                )
+        labels = arguments.checked_labels(class_labels, no_label, n_images)
+        if labels is None:
             return None
-        if class_labels is None:
-            raise BadInput(
-                f"The members are conditional: give class_labels from 0 to "
-                f"{no_label - 1}."
-            )
-        labels = np.asarray(class_labels, dtype=np.int64).reshape(-1)
-        if len(labels) == 1:
-            labels = labels.repeat(n_images)
-        if len(labels) != n_images:
-            raise BadInput(
-                f"{len(labels)} class_labels came for {n_images} images. Give one for "
-                "all, or one for each."
-            )
-        if labels.min() < 0 or labels.max() >= no_label:
-            raise BadInput(
-                f"class_labels run from {labels.min()} to {labels.max()}; allowed: 0 to "
-                f"{no_label - 1}."
-            )
-        return torch.from_numpy(labels).to(self._execution_device)
+        return torch.tensor(labels, dtype=torch.int64).to(self._execution_device)
+
+    def _noise_of(
+        self, seeds: Any, generator: Any, latents: Tensor | None, batch_size: Any
+    ) -> tuple[Generators, int]:
+        """What draws the noise of how many images."""
+        if seeds is not None and generator is not None:
+            raise BadInput("Give seeds or generator, not both: each decides the noise.")
+        generators = arguments.checked_generators(generator, self._execution_device)
+        if seeds is not None:
+            generators = query_generators(arguments.checked_seeds(seeds))
+        each = len(generators) if isinstance(generators, list) else None
+        n_images = arguments.number_of_images(
+            {
+                "generators" if seeds is None else "seeds": each,
+                "latents": None if latents is None else len(latents),
+                "batch_size": arguments.checked_batch_size(batch_size),
+            }
+        )
+        return generators, n_images
 
     def _votes(
         self, votes: Any, ablate: Any, allowed: Any, n_images: int
@@ -347,7 +359,7 @@ class EnsemblePipeline(DiffusionPipeline):
         elif allowed is not None:
             rows = np.tile(self._allowed(allowed), (n_images, 1))
         elif votes is not None:
-            rows = checked_votes(votes, n_images, self.members.n_members)
+            rows = arguments.checked_votes(votes, n_images, self.members.n_members)
         else:
             n_members = self.members.n_members
             rows = np.full((n_images, n_members), 1 / n_members)
@@ -371,25 +383,23 @@ class EnsemblePipeline(DiffusionPipeline):
                 "This pipeline has no code book, so it cannot know who saw a source. "
                 "Load it from a run folder, or set pipe.codes."
             )
+        unknown = set(self.members.member_ids) - set(range(self.codes.n_members))
+        if unknown:
+            raise BadInput(
+                f"pipe.codes has columns for members 0 to {self.codes.n_members - 1}, "
+                f"but member {min(unknown)} is loaded. Set it to the code book of these "
+                "members."
+            )
         return CodeBook(self.codes.bits[:, self.members.member_ids])
 
-    def _allowed(self, allowed: Sequence[int | str]) -> np.ndarray:
-        loaded = self._loaded_codes()
-        sources = self.called.allowed(allowed)
+    def _allowed(self, allowed: Any) -> np.ndarray:
+        loaded, sources = self._loaded_codes(), self.called.allowed(allowed)
         return rights.allowed_votes(loaded, sources, self.source_names)
 
     def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
         loaded = self._loaded_codes()
-        per_image = len(ablate) > 0 and not np.isscalar(ablate[0])
-        lists = ablate if per_image else [ablate] * n_images
-        if len(lists) != n_images:
-            raise BadInput(
-                f"ablate has {len(lists)} lists for {n_images} images: give one list "
-                "for all, or one per image."
-            )
-        called = self.called
-        chosen = [called.chosen(sources, "ablate") for sources in lists]
-        return np.stack([ablated_votes(loaded, sources) for sources in chosen])
+        lists = arguments.ablated_sources(ablate, self.called, n_images)
+        return np.stack([ablated_votes(loaded, sources) for sources in lists])
 
     def _finish(self, images: Tensor, output_type: str) -> Any:
         if output_type == "latent":
@@ -401,10 +411,30 @@ class EnsemblePipeline(DiffusionPipeline):
         return arrays if output_type == "np" else self.numpy_to_pil(arrays)
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | Path, **kwargs: Any
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | Any = None,
+        **kwargs: Any,
     ) -> None:
-        """Write the pipeline with its code book."""
-        super().save_pretrained(str(save_directory), **kwargs)
+        """Write the pipeline with its code book.
+
+        Args:
+            save_directory: The folder; made if it is not there.
+            safe_serialization: Only True: nothing is pickled.
+            variant: A word that becomes part of the names of the weights' files.
+            **kwargs: As diffusers takes them; `max_shard_size` is refused.
+
+        Raises:
+            BadInput: If weights were to be pickled, or cut into several files.
+        """
+        if not safe_serialization or kwargs.get("max_shard_size") is not None:
+            raise BadInput(
+                "Members are written as safetensors, one file each: neither "
+                "safe_serialization=False nor max_shard_size can be had. Leave them out."
+            )
+        variant = arguments.checked_variant(variant)
+        super().save_pretrained(str(save_directory), variant=variant, **kwargs)
         if self.codes is not None:
             store.write_array(Path(save_directory) / "codes.npy", self.codes.bits)
             named = {"names": self.source_names, "owners": self.owners}
@@ -414,42 +444,81 @@ class EnsemblePipeline(DiffusionPipeline):
     def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | Path,
-        members: Sequence[int] | None = None,
+        members: Sequence[int] | int | Any = None,
         membership: Membership | None = None,
+        *,
+        dtype: torch.dtype | Any = None,
+        torch_dtype: torch.dtype | Any = None,
+        variant: str | Any = None,
+        scheduler: Scheduler = None,
+        num_inference_steps: int | Any = None,
+        guidance_scale: float | Any = None,
+        use_safetensors: bool | None = None,
         **kwargs: Any,
     ) -> "EnsemblePipeline":
         """Load a pipeline from a run folder, or from where it was saved.
 
+        Nothing that the folder brings is imported or run, whatever its files say:
+        foreign.py decides which classes may be loaded.
+
         Args:
             pretrained_model_name_or_path: The folder.
-            members: Which members to load; None loads all that may vote.
+            members: Which members to load, by number; None loads all that may vote.
             membership: Who may vote, as the caller has read it from the run folder;
                 None: as it is now.
-            **kwargs: As diffusers takes them, such as torch_dtype.
+            dtype: Type of the weights, or, as diffusers has it, a dictionary of one by
+                part; None: float32.
+            torch_dtype: The same, by its older name.
+            variant: Load the weights from `*.VARIANT.safetensors`, as `save_pretrained`
+                wrote them; the members of a run have none.
+            scheduler: Takes the place of the folder's.
+            num_inference_steps: Takes the place of the folder's.
+            guidance_scale: Takes the place of the folder's.
+            use_safetensors: Nothing else is read, so that False is refused.
+            **kwargs: `local_files_only` and `low_cpu_mem_usage` change nothing; anything
+                else is refused.
 
         Raises:
-            BadInput: If there is no such pipeline, a file of it is damaged, or a
-                removal or a repair changed who may vote.
+            BadInput: If there is no such pipeline, a file of it is damaged, it asks for
+                a class that may not be loaded, an option is unknown, or a removal or a
+                repair changed who may vote.
         """
-        folder = Path(pretrained_model_name_or_path)
+        _require_options(cls, kwargs, use_safetensors)
+        kind = arguments.checked_dtype(dtype, torch_dtype)
+        folder, variant = (
+            Path(pretrained_model_name_or_path),
+            arguments.checked_variant(variant),
+        )
         manifest = _manifest(folder)
-        if not (folder / "model_index.json").exists():
+        if not (folder / foreign.INDEX).exists():
             raise BadInput(
-                f"{folder} holds no pipeline: {folder / 'model_index.json'} is missing. "
+                f"{folder} holds no pipeline: {folder / foreign.INDEX} is missing. "
                 "Give a run folder that train.py has finished, or one written by "
                 "save_pretrained."
             )
         if manifest is not None:
             check_pipeline(folder, manifest)
-            loaded, membership = _loaded(
-                folder, members, membership, kwargs.get("torch_dtype")
-            )
+        index = foreign.read_index(folder, {EnsemblePipeline.__name__, cls.__name__})
+        if scheduler is None:
+            scheduler = foreign.read_scheduler(folder, index)
+        load = functools.partial(
+            EnsembleModel.from_pretrained,
+            folder / "members",
+            dtype=kind,
+            variant=variant,
+        )
+        chosen = arguments.checked_members(members)
+        if manifest is None:
+            loaded, membership = load(members=chosen), None
         else:
-            loaded = EnsembleModel.from_pretrained(
-                folder / "members", members, torch_dtype=kwargs.get("torch_dtype")
-            )
-            membership = None
-        pipe = super().from_pretrained(str(folder), members=loaded, **kwargs)
+            loaded, membership = _loaded(folder, chosen, membership, load)
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+        }
+        replaced = {key: value for key, value in given.items() if value is not None}
+        pipe = cls(loaded, scheduler, **{**index.settings, **replaced})
+        pipe.register_to_config(_name_or_path=str(folder))
         pipe.membership = membership
         pipe.codes = _codes(folder, membership)
         if manifest is not None or (folder / "sources.json").exists():
@@ -459,34 +528,18 @@ class EnsemblePipeline(DiffusionPipeline):
         return pipe
 
 
-def checked_votes(
-    votes: Any, n_images: int, n_members: int
-) -> Float[np.ndarray, "images members"]:
-    """Votes of every image, one row each.
-
-    Raises:
-        BadInput: If their shape is wrong, one is negative or not finite, or a row does
-            not sum to one.
-    """
-    rows = np.asarray(votes, dtype=np.float64)
-    if rows.ndim == 1:
-        rows = np.tile(rows, (n_images, 1))
-    if rows.shape != (n_images, n_members):
+def _require_options(
+    pipeline: type, kwargs: dict[str, Any], use_safetensors: bool | None
+) -> None:
+    """Refuse options of `from_pretrained` that would be passed over, or are unsafe."""
+    known = inspect.signature(pipeline.from_pretrained).parameters
+    options = {*known, *_WITHOUT_EFFECT} - {"kwargs", "pretrained_model_name_or_path"}
+    foreign.require_known(kwargs, options)
+    if use_safetensors is False:
         raise BadInput(
-            f"votes have shape {np.shape(votes)}; allowed: ({n_members},) or "
-            f"({n_images}, {n_members}), one for each loaded member."
+            "use_safetensors is False, but weights are read from safetensors only: other "
+            "files can run code. Leave it out."
         )
-    if not np.isfinite(rows).all() or (rows < 0).any():
-        raise BadInput(
-            "votes must be finite and non-negative. Mend those that are not."
-        )
-    sums = rows.sum(axis=1)
-    if not np.allclose(sums, 1, atol=1e-6):
-        raise BadInput(
-            f"votes must sum to one for every image; they sum to {sums.min():.4g} to "
-            f"{sums.max():.4g}. Divide them by their sum."
-        )
-    return rows
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
@@ -511,11 +564,17 @@ def _loaded(
     folder: Path,
     members: Sequence[int] | None,
     given: Membership | None,
-    torch_dtype: torch.dtype | None,
+    load: Callable[..., EnsembleModel],
 ) -> tuple[EnsembleModel, Membership]:
     """Members of a run folder, and the membership that their weights belong to.
 
     A removal or a repair may come while weights are read: then they are read again.
+
+    Args:
+        folder: The run folder.
+        members: Which to load; None: all that may vote.
+        given: The membership that the caller works by; None: as it is now.
+        load: Loads `members` of a `membership`.
 
     Raises:
         BadInput: If a member cannot be loaded, or the caller's membership is over.
@@ -526,9 +585,7 @@ def _loaded(
         chosen = known.members if members is None else members
         model = None
         try:
-            model = EnsembleModel.from_pretrained(
-                folder / "members", chosen, torch_dtype, known
-            )
+            model = load(members=chosen, membership=known)
         except BadInput:
             # A repair may just have been at the member's files.
             if _is_current(folder, known):
@@ -552,21 +609,25 @@ def _codes(folder: Path, membership: Membership | None) -> CodeBook | None:
     return store.read_codes(path) if path.exists() else None
 
 
-def _generators(
-    seeds: Sequence[int] | np.ndarray | None, generator: Generators, batch_size: int
-) -> tuple[Generators, int]:
-    if seeds is not None:
-        if generator is not None:
-            raise BadInput("Give seeds or generator, not both: each decides the noise.")
-        if len(seeds) == 0:
-            raise BadInput("seeds is empty: give one seed for each image.")
-        return query_generators(seeds), len(seeds)
-    if isinstance(generator, list) and len(generator) != batch_size:
+def set_steps(scheduler: Scheduler, n_steps: int, device: torch.device) -> None:
+    """Tell a scheduler how many steps it has.
+
+    Raises:
+        BadInput: If it cannot take so many.
+    """
+    try:
+        scheduler.set_timesteps(n_steps, device=device)
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise BadInput(
-            f"{len(generator)} generators came for batch_size {batch_size}. Give one "
-            "for each image."
-        )
-    return generator, batch_size
+            f"{type(scheduler).__name__} cannot take {n_steps} steps: {error}. Choose "
+            "another num_inference_steps, or another scheduler."
+        ) from None
 
 
 def step_arguments(

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 
-from ensemble import card, store
+from ensemble import card, foreign, store
 from ensemble.model import EnsembleModel, build_member, load_member, noise_schedule
 from splits.errors import BadInput
 from tests import tiny
@@ -142,7 +141,7 @@ def test_a_member_whose_files_are_whole_is_not_to_be_deleted(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(UNet2DModel, "from_pretrained", fail)
+    monkeypatch.setattr(foreign, "load_file", fail)
     with pytest.raises(BadInput, match=message) as said:
         load_member(trained.member(0))
     assert "elete" not in str(said.value)

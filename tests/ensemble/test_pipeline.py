@@ -8,9 +8,10 @@ import torch
 from diffusers import DDIMPipeline, DDPMPipeline
 
 from ensemble import certificate, queries
+from ensemble.arguments import checked_votes
 from ensemble.config import SamplingConfig
 from ensemble.model import SCHEDULERS, sampler
-from ensemble.pipeline import EnsemblePipeline, checked_votes, query_generators
+from ensemble.pipeline import EnsemblePipeline, query_generators
 from ensemble.store import PIPELINE
 from splits.codes import ablated_votes
 from splits.errors import BadInput
@@ -298,8 +299,8 @@ def test_a_member_that_is_not_there_is_named(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="Member 9 is not in .*holds 0-3"):
         EnsemblePipeline.from_pretrained(tmp_path, members=[9])
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "model_index.json").write_text("{}")
+    shutil.copytree(tmp_path / "scheduler", tmp_path / "empty" / "scheduler")
+    shutil.copy(tmp_path / "model_index.json", tmp_path / "empty")
     with pytest.raises(BadInput, match="holds no trained member"):
         EnsemblePipeline.from_pretrained(tmp_path / "empty")
 
