@@ -485,10 +485,9 @@ class EnsemblePipeline(DiffusionPipeline):
         """
         _require_options(cls, kwargs, use_safetensors)
         kind = arguments.checked_dtype(dtype, torch_dtype)
-        folder, variant = (
-            Path(pretrained_model_name_or_path),
-            arguments.checked_variant(variant),
-        )
+        variant = arguments.checked_variant(variant)
+        chosen = arguments.checked_members(members)
+        folder = Path(pretrained_model_name_or_path)
         manifest = _manifest(folder)
         if not (folder / foreign.INDEX).exists():
             raise BadInput(
@@ -507,7 +506,6 @@ class EnsemblePipeline(DiffusionPipeline):
             dtype=kind,
             variant=variant,
         )
-        chosen = arguments.checked_members(members)
         if manifest is None:
             loaded, membership = load(members=chosen), None
         else:

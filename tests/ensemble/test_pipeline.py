@@ -5,7 +5,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDPMPipeline
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    EulerAncestralDiscreteScheduler,
+)
 
 from ensemble import certificate, queries
 from ensemble.arguments import checked_votes
@@ -13,7 +18,7 @@ from ensemble.config import SamplingConfig
 from ensemble.model import SCHEDULERS, sampler
 from ensemble.pipeline import EnsemblePipeline, query_generators
 from ensemble.store import PIPELINE
-from splits.codes import ablated_votes
+from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
 from tests import tiny
 
@@ -392,3 +397,201 @@ def test_votes_ablate_and_allowed_exclude_each_other(pipe):
 def test_allowed_needs_a_code_book():
     with pytest.raises(BadInput, match="has no code book"):
         tiny.ensemble()(seeds=[0], allowed=[0])
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_both_names_of_the_type_of_weights_are_heeded(finished, name):
+    pipe = EnsemblePipeline.from_pretrained(finished.path, **{name: torch.float16})
+    assert pipe.members.dtype == torch.float16
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(seeds=[0], output_type="latent").images.dtype == torch.float16
+    by_part = {name: {"members": torch.float64, "default": torch.float16}}
+    pipe = EnsemblePipeline.from_pretrained(finished.path, **by_part)
+    assert pipe.members.dtype == torch.float64
+
+
+def test_a_variant_is_written_and_read(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    file = "diffusion_pytorch_model.fp16.safetensors"
+    assert (tmp_path / "members" / "000" / file).exists()
+    loaded = EnsemblePipeline.from_pretrained(tmp_path, variant="fp16")
+    for one, other in zip(
+        pipe.members.parameters(), loaded.members.parameters(), strict=True
+    ):
+        assert torch.equal(one.float(), other)
+    with pytest.raises(BadInput, match=f"safetensors is missing; .* there: {file}"):
+        EnsemblePipeline.from_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"bf16\.safetensors is missing"):
+        EnsemblePipeline.from_pretrained(tmp_path, variant="bf16")
+
+
+def test_members_of_a_run_have_no_variants(finished):
+    with pytest.raises(
+        BadInput, match=r"knows no variant 'fp16'.*dtype=torch\.float16"
+    ):
+        EnsemblePipeline.from_pretrained(finished.path, variant="fp16")
+
+
+@pytest.mark.parametrize(
+    "options", [{"safe_serialization": False}, {"max_shard_size": 9}]
+)
+def test_weights_are_never_pickled_or_cut(pipe, tmp_path, options):
+    with pytest.raises(BadInput, match="written as safetensors, one file each"):
+        pipe.save_pretrained(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_member_may_be_loaded_by_its_number_alone(finished):
+    pipe = EnsemblePipeline.from_pretrained(finished.path, members=2)
+    assert pipe.members.member_ids == [2]
+    with pytest.raises(BadInput, match="members names 2 more than once"):
+        EnsemblePipeline.from_pretrained(finished.path, members=[2, 2])
+
+
+def latent(pipe, **call):
+    return pipe(**{"seeds": [0], "output_type": "latent", **call}).images
+
+
+def test_single_numbers_and_names_stand_for_one(pipe):
+    expected = latent(pipe, ablate=[3])
+    pipe.source_names = [f"photo {source}" for source in range(6)]
+    for ablate in (3, {3}, "photo 3", ["photo 3"], [["photo 3"]], [{3}]):
+        assert torch.equal(latent(pipe, ablate=ablate), expected)
+    assert torch.equal(latent(pipe, seeds=0, ablate=3), expected)
+    with pytest.raises(BadInput, match="ablate names 'photo 9'.*Did you mean 'photo "):
+        latent(pipe, ablate="photo 9")
+    pipe.source_names = ["photo"]
+    with pytest.raises(BadInput, match="There are 1 names for 6 sources"):
+        latent(pipe, ablate=3)
+    pipe.source_names = []
+
+
+def test_a_name_that_is_another_sources_number_is_refused(pipe):
+    pipe.source_names = ["1", "2", "3", "4", "5", "6"]
+    with pytest.raises(BadInput, match=r"Write name:3 for source 2 \(3\), or number:3"):
+        latent(pipe, ablate="3")
+    assert torch.equal(latent(pipe, ablate="name:3"), latent(pipe, ablate=2))
+    assert torch.equal(latent(pipe, ablate=3), latent(pipe, ablate="number:3"))
+    assert tiny.different(latent(pipe, ablate=3), latent(pipe, ablate=2))
+    pipe.source_names = []
+
+
+def test_the_number_of_images_follows_from_what_is_given(pipe):
+    noise = torch.zeros(2, 1, 8, 8)
+    assert len(latent(pipe, seeds=None, latents=noise)) == 2
+    assert len(latent(pipe, seeds=None, generator=query_generators([1, 2, 3]))) == 3
+    assert len(latent(pipe, seeds=None)) == 1
+    with pytest.raises(BadInput, match="3 seeds came for latents 2"):
+        latent(pipe, seeds=[0, 1, 2], latents=noise)
+    with pytest.raises(BadInput, match="1 seeds came for batch_size 2"):
+        latent(pipe, seeds=[0], batch_size=2)
+
+
+def test_a_callback_may_return_nothing_and_be_given_nothing(pipe):
+    seen = []
+    found = latent(
+        pipe,
+        callback_on_step_end=lambda *given: seen.append(given[3]),
+        callback_on_step_end_tensor_inputs=[],
+    )
+    assert torch.equal(found, latent(pipe))
+    assert seen == [{}] * 4
+    with pytest.raises(
+        BadInput, match="After callback_on_step_end the latents are not"
+    ):
+        latent(pipe, callback_on_step_end=lambda *g: {"latents": g[3]["latents"] / 0})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"seeds": [2**64]}, "allowed: 0 to 2"),
+        ({"eta": 5.0}, "eta is 5.0; allowed: a finite number, from 0 to 1"),
+        (
+            {"num_inference_steps": 2000},
+            "num_inference_steps is 2000; .*from 1 to 1000",
+        ),
+        ({"guidance_scale": 3.0}, "guidance has no effect"),
+        ({"guidance_scale": "x"}, "guidance_scale is 'x'"),
+        (
+            {"seeds": [0, 1], "latents": torch.zeros(1, 1, 8, 8)},
+            "2 seeds came for latents 1",
+        ),
+        ({"latents": torch.full((1, 1, 8, 8), torch.nan)}, "not finite"),
+        ({"seeds": None, "generator": 3}, "generator is 3"),
+        ({"seeds": None, "batch_size": 0}, "batch_size is 0"),
+        ({"callback_on_step_end": 3}, "callback_on_step_end is 3"),
+        ({"votes": "all"}, "votes is 'all'"),
+        ({"ablate": [[0], 1]}, "single sources beside lists"),
+        ({"allowed": [[0]]}, "allowed is .*allowed: the number or the name"),
+        ({"output_type": None}, "output_type is None"),
+    ],
+)
+def test_more_bad_calls_say_what_is_allowed(pipe, call, message):
+    with pytest.raises(BadInput, match=message):
+        pipe(**{"seeds": [0], **call})
+
+
+def test_what_is_configured_is_checked_like_what_is_given(pipe):
+    for key, value in (("num_inference_steps", 1001), ("guidance_scale", -1.0)):
+        kept = pipe.config[key]
+        pipe.register_to_config(**{key: value})
+        with pytest.raises(BadInput, match=f"{key} is {value}; allowed"):
+            latent(pipe)
+        pipe.register_to_config(**{key: kept})
+
+
+class Exploding(DDIMScheduler):
+    """A sampler whose second step gives infinities, as some do with few steps."""
+
+    def step(self, model_output, timestep, sample, **options):
+        found = super().step(model_output, timestep, sample, **options)
+        if int(timestep) == 500:
+            found.prev_sample[1] = torch.inf
+        return found
+
+
+class Unwilling(DDIMScheduler):
+    """A sampler that takes three steps at most."""
+
+    def set_timesteps(self, num_inference_steps, device=None):
+        if num_inference_steps > 3:
+            raise IndexError("no such step")
+        super().set_timesteps(num_inference_steps, device)
+
+
+def test_a_picture_that_is_not_finite_names_the_scheduler_and_the_step():
+    pipe = tiny.ensemble()
+    pipe.scheduler = Exploding.from_config(pipe.scheduler.config)
+    message = r"Image 1 is not finite after step 2 of 4 \(timestep 500\) of Exploding"
+    with pytest.raises(BadInput, match=message):
+        pipe(seeds=[0, 1])
+    pipe(seeds=[0, 1], num_inference_steps=1)
+
+
+def test_a_scheduler_that_cannot_take_so_many_steps_is_named():
+    pipe = tiny.ensemble()
+    pipe.scheduler = Unwilling.from_config(pipe.scheduler.config)
+    pipe(seeds=[0], num_inference_steps=3)
+    with pytest.raises(BadInput, match="Unwilling cannot take 4 steps: no such step"):
+        pipe(seeds=[0])
+    pipe.scheduler = None
+    with pytest.raises(BadInput, match="The scheduler is a NoneType, which has no"):
+        pipe(seeds=[0])
+
+
+@pytest.mark.parametrize("n_steps", [4, 20])
+def test_a_sampler_of_diffusers_that_no_config_names_generates_too(n_steps):
+    pipe = tiny.ensemble()
+    config = pipe.scheduler.config
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(config)
+    found = pipe(seeds=[0], num_inference_steps=n_steps, output_type="latent").images
+    assert torch.isfinite(found).all()
+
+
+def test_a_code_book_of_other_members_is_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    other = EnsemblePipeline.from_pretrained(tmp_path)
+    other.codes = CodeBook(other.codes.bits[:, :2])
+    with pytest.raises(BadInput, match="columns for members 0 to 1, but member 2 is"):
+        other(seeds=[0], ablate=[0])

@@ -440,10 +440,10 @@ def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
     removal.request(run, [SOURCE], "asked")
     original, done = model.load_member, []
 
-    def raced(folder):
+    def raced(folder, **options):
         if not done:
             done.append(repaired(run))
-        return original(folder)
+        return original(folder, **options)
 
     monkeypatch.setattr(model, "load_member", raced)
     pipe = EnsemblePipeline.from_pretrained(run.path)
