@@ -10,6 +10,7 @@ input that caused it: any other exception, and more than a second of processor t
 
 import argparse
 import io
+import json
 import os
 import random
 import signal
@@ -27,13 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers import DDIMScheduler
+from diffusers.utils import logging
 from PIL import Image
 
 from benchmarks import record
 from ensemble import config as configs
-from ensemble import data_shards, pixels, store
+from ensemble import data, data_shards, foreign, pixels, store
+from ensemble import names as query_names
 from ensemble.config import DataConfig
+from splits import sources
 from splits.errors import BadInput
+from splits.naming import SourceNames
 
 # Longer than this is a hang.
 MOST_SECONDS = 1.0
@@ -42,6 +48,8 @@ CONFIGS = [
     b"run: 'r'\nsplits:\n  n_members: 8\n  weight: 4\ntraining: {learning_rate: 1.0e-3}\n",
     b"run: r\nmodel:\n  block_out_channels: [16, 32]\n  dropout: 0.1\n# end\n",
 ]
+# What stands between the two files of a pipeline that are mutated together.
+BETWEEN = b"\n---\n"
 # Words of each format, spaces between them.
 WORDS = {
     "config": b"&a *a !!python/object:os.system !!int << ~ .inf .nan 0x 1:1:1 - ? : [ ] { } |"
@@ -50,9 +58,16 @@ WORDS = {
     "codes": b"<f8 |O >i2 |b1 'shape' (3,) (-1,) 99999999999 True False { } ( ) , None L j",
     "array": b"<f4 |O >f2 <c8 'shape' (1,2,2) (-1,) 9999999999 True { } ( ) , nan \x93NUMPY PK\x03\x04",
     "image": b"IHDR PLTE tRNS IDAT IEND acTL eXIf iCCP tEXt zTXt gAMA \xff\xd8 \xff\xe1 \xff\xc4 RIFF"
-    b" WEBP VP8L ALPH ANIM II*\0 MM\0* \x02\x01\x03\0 \x06\x01 \x11\x01 GIF89a BM \xff\xff\xff\xff \0\0\0\0 \x7f\xff\xff\xff",
+    b" WEBP VP8L ALPH ANIM II*\0 MM\0* BM GIF89a JFIF II*\0 MM\0* \x02\x01\x03\0 \x06\x01 \x11\x01 GIF89a BM \xff\xff\xff\xff \0\0\0\0 \x7f\xff\xff\xff",
     "shard": b"../ / ustar\x0000 0 1 2 5 6 x g L K S X 77777777777 \x80\0\0\0 \xff\xff\xff\xff .png .json"
     b" .cls __key__ .. \0 path= size= GNU.sparse.major=1\n",
+    "table": b'file_name artist a.png ./a.png ../a.png "" , ; \t \r\n \n\n \0 \xff \xef\xbb\xbf { } [ ]'
+    b' : " "" \\ \\ud800 NaN 1e999 null true "file_name": caf\xc3\xa9.png cafe\xcc\x81.png',
+    "names": b'number: name: owner: 7 07 -1 1e3 99999999999999999999 , ,, " "" \' \0 \xff \xc2\xa0'
+    b" \xe2\x80\xae .. / \\ .part caf\xc3\xa9 cafe\xcc\x81 \xef\xbc\x97 \xc2\xb2",
+    "pipeline": b"EnsemblePipeline diffusers DDIMScheduler DDPMScheduler EulerDiscreteScheduler evil"
+    b" ensemble.model EnsembleModel members scheduler _class_name _diffusers_version [ ] { } null true"
+    b" 1e999 NaN -1 0 99999999999 num_train_timesteps trained_betas beta_schedule UNet2DModel",
 }
 
 
@@ -114,6 +129,10 @@ def images() -> list[bytes]:
         (colour.convert("CMYK"), "JPEG", {}),
         (colour, "WEBP", {"lossless": True}),
         (colour.convert("RGBA"), "WEBP", {"exif": exif}),
+        (colour, "TIFF", {}),
+        (deep, "TIFF", {}),
+        (colour, "BMP", {}),
+        (colour, "GIF", {}),
         (colour.convert("L"), "PNG", {"transparency": 7}),
         (deep, "PNG", {"transparency": 7}),
         (colour, "TIFF", {"exif": exif}),
@@ -121,6 +140,7 @@ def images() -> list[bytes]:
         (colour, "TIFF", {"save_all": True, "append_images": [colour]}),
         (deep, "TIFF", {}),
         (colour, "BMP", {}),
+        (colour, "GIF", {}),
         (colour.convert("P"), "GIF", {"save_all": True, "append_images": [colour]}),
     ]
     return [encoded(picture, form, **options) for picture, form, options in made]
@@ -163,6 +183,37 @@ def archives() -> list[bytes]:
             content = content.rstrip(b"\0") + bytes(1024 + 512)
         found.append(content)
     return found
+
+
+def tables() -> list[bytes]:
+    """Metadata of two pictures, as CSV and as JSON lines."""
+    return [
+        b"file_name,artist,year\na.png,Eve,1999\nb.png,Adam,2001\n",
+        b'file_name,artist\r\n"a.png","Eve, the first"\r\nb.png,\r\n\r\n',
+        b'{"file_name": "a.png", "artist": "Eve"}\n{"file_name": "b.png", "artist": 3}\n',
+        b'\n{"artist": null, "file_name": "b.png"}\n{"artist": [1], "file_name": "a.png"}',
+    ]
+
+
+def names() -> list[bytes]:
+    """What people may write for sources, and call their queries."""
+    return [b"3", b"name:7,number:2", "\xf6".encode(), b'"b, c",owner:studio', b"demo"]
+
+
+def pipelines() -> list[bytes]:
+    """A pipeline's index and its scheduler's config, a line of dashes between them."""
+    index = {
+        "_class_name": "EnsemblePipeline",
+        "_diffusers_version": "0.42.1",
+        "members": ["ensemble.model", "EnsembleModel"],
+        "num_inference_steps": 12,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    configs = [DDIMScheduler(num_train_timesteps=20).config, {"trained_betas": [0.1]}]
+    return [
+        json.dumps(index).encode() + BETWEEN + json.dumps(dict(config)).encode()
+        for config in configs
+    ]
 
 
 def as_it_is(content: bytes) -> bytes:
@@ -221,12 +272,52 @@ def read_shard(content: bytes) -> object:
     return data_shards.read(DataConfig(kind="shards", path=str(written(content))))
 
 
+def read_table(content: bytes) -> object:
+    """A folder of two pictures with this table, grouped by artist."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.png", "b.png"):
+            Path(folder, name).write_bytes(PICTURE)
+        kind = "jsonl" if content.lstrip().startswith(b"{") else "csv"
+        Path(folder, f"metadata.{kind}").write_bytes(content)
+        found = data.load(DataConfig(kind="folder", path=folder, source="artist"))
+        _, named = sources.assign("artist", found.images, found.columns)
+        store.write_json(Path(folder, "sources.json"), {"names": named})
+    return named
+
+
+def read_names(content: bytes) -> object:
+    """Sources by what somebody wrote, and a name for queries."""
+    text = os.fsdecode(content)
+    known = ["a", "7", "b, c", "\xf6", "5"]
+    try:
+        chosen = SourceNames(5, known, {"studio": [1, 2]}).chosen(text, "--sources")
+    except BadInput:
+        return query_names.checked(text)
+    assert all(0 <= source < len(known) for source in chosen)
+    return chosen
+
+
+def read_pipeline(content: bytes) -> object:
+    """The parts of a pipeline that a folder may choose."""
+    index, _, scheduler = content.partition(BETWEEN)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, foreign.INDEX).write_bytes(index)
+        Path(folder, foreign.SCHEDULER).parent.mkdir()
+        Path(folder, foreign.SCHEDULER).write_bytes(scheduler)
+        found = foreign.read_index(Path(folder), {"EnsemblePipeline"})
+        return foreign.read_scheduler(Path(folder), found)
+
+
+PICTURE = encoded(Image.new("L", (2, 2)), "PNG")
 READERS = {
     "config": Reader(read_config, configs_of, as_it_is, 0.1),
     "codes": Reader(read_codes, code_books, as_it_is, 0.2),
     "array": Reader(read_array, arrays, as_it_is, 0.25),
     "image": Reader(read_image, images, mended_png, 0.35),
     "shard": Reader(read_shard, archives, mended_tar, 0.1),
+    "table": Reader(read_table, tables, as_it_is, 0.02),
+    "names": Reader(read_names, names, as_it_is, 0.1),
+    "pipeline": Reader(read_pipeline, pipelines, as_it_is, 0.03),
 }
 
 
@@ -295,6 +386,8 @@ def fuzzed(name: str, n_inputs: int, seed: int) -> dict[str, Any]:
     signal.signal(signal.SIGVTALRM, hung)
     # The first of all inputs also waits for what the reader imports.
     READERS[name].read(READERS[name].valid()[0])
+    # Of names that a scheduler does not know, diffusers warns each time.
+    logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for content in islice(inputs(name, rng), n_inputs):

@@ -6,6 +6,7 @@ from benchmarks import fuzz, guided_fuzz
 
 # The slower a reader, the fewer inputs.
 N_INPUTS = {"config": 600, "codes": 1000, "array": 1500, "image": 1500, "shard": 300}
+N_INPUTS |= {"table": 150, "names": 1500, "pipeline": 200}
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)
