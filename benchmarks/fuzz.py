@@ -280,7 +280,7 @@ def read_table(content: bytes) -> object:
         kind = "jsonl" if content.lstrip().startswith(b"{") else "csv"
         Path(folder, f"metadata.{kind}").write_bytes(content)
         found = data.load(DataConfig(kind="folder", path=folder, source="artist"))
-        _, named = sources.assign("artist", found.images, found.columns)
+        _, named = sources.assign("artist", found.names, found.columns)
         store.write_json(Path(folder, "sources.json"), {"names": named})
     return named
 
