@@ -189,9 +189,9 @@ def tables() -> list[bytes]:
     """Metadata of two pictures, as CSV and as JSON lines."""
     return [
         b"file_name,artist,year\na.png,Eve,1999\nb.png,Adam,2001\n",
-        b'file_name,artist\r\n"a.png","Eve, the first"\r\nb.png,\r\n\r\n',
+        b'file_name,artist\r\n"a.png","Eve, the first"\r\nb.png,Adam\r\n\r\n',
         b'{"file_name": "a.png", "artist": "Eve"}\n{"file_name": "b.png", "artist": 3}\n',
-        b'\n{"artist": null, "file_name": "b.png"}\n{"artist": [1], "file_name": "a.png"}',
+        b'\n{"artist": "Adam", "file_name": "b.png"}\n{"artist": [1], "file_name": "a.png"}',
     ]
 
 
