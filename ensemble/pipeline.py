@@ -397,8 +397,15 @@ class EnsemblePipeline(DiffusionPipeline):
         return rights.allowed_votes(loaded, sources, self.source_names)
 
     def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
-        loaded = self._loaded_codes()
-        lists = arguments.ablated_sources(ablate, self.called, n_images)
+        loaded, called = self._loaded_codes(), self.called
+        lists = arguments.ablated_sources(ablate, called, n_images)
+        for sources in lists:
+            if loaded.bits[sources].any(axis=0).all():
+                raise BadInput(
+                    f"None of the {loaded.n_members} members is left to vote without "
+                    f"{called.these(sources)}: each has seen some of that. Ablate fewer, "
+                    "load more members, or train with codes of fewer set bits."
+                )
         return np.stack([ablated_votes(loaded, sources) for sources in lists])
 
     def _finish(self, images: Tensor, output_type: str) -> Any:

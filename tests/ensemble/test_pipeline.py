@@ -257,7 +257,10 @@ def test_a_subset_of_members_votes_among_itself(pipe, tmp_path):
         ({"seeds": [0], "votes": [1, 1, 0, 0]}, "sum to one"),
         ({"seeds": [0], "votes": [1, 0, 0, 0], "ablate": [1]}, "only one of votes"),
         ({"seeds": [0], "ablate": [99]}, "Source 99 does not exist"),
-        ({"seeds": [0], "ablate": list(range(6))}, "None of the 4 members is left"),
+        (
+            {"seeds": [0], "ablate": list(range(6))},
+            "None of the 4 members is left to vote without sources 0, 1, 2, 3, 4, 5:",
+        ),
         ({"seeds": [0, 1], "ablate": [[1]]}, "1 lists for 2 images"),
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [0], "generator": torch.Generator()}, "seeds or generator"),
