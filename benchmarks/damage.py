@@ -223,7 +223,7 @@ def pictures(path: Path) -> np.ndarray:
 def resumed_ablation(path: Path) -> np.ndarray:
     """What the ablation that was interrupted comes to."""
     told(path, *HALF)
-    folder = path / "influence" / "half"
+    folder = path / "influence" / "half" / "exact"
     displacement = store.sealed_array(folder, "info.json", "displacement.npy")
     # The last bits depend on how many pictures are sampled at once.
     return displacement.round(4)

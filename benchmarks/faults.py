@@ -331,7 +331,7 @@ def broken(folder: Path) -> list[str]:
                 found.append(f"{path}: {error}")
     return found + [
         f"{path} has no seal"
-        for pattern in ("run/members/*", "run/queries/*", "run/influence/*")
+        for pattern in ("run/members/*", "run/queries/*", "run/influence/*/*")
         for path in folder.glob(pattern)
         if path.is_dir()
         and not in_the_making(path.relative_to(folder))
