@@ -53,8 +53,8 @@ def test_damage_is_found_or_makes_no_difference(whole):
 
 
 def test_ablation_without_its_record_is_missed(copy):
-    (copy.influence("demo") / "info.json").unlink()
-    with pytest.raises(BadInput, match=r"influence/demo/info\.json is missing"):
+    (copy.influence("demo") / "exact" / "info.json").unlink()
+    with pytest.raises(BadInput, match=r"influence/demo/exact/info\.json is missing"):
         predictors.find(copy, "demo")
 
 

@@ -24,6 +24,7 @@ from ensemble.measurement import (
 )
 from ensemble.model import noise_schedule
 from ensemble.pipeline import initial_noise, query_generators
+from ensemble.silence import Membership
 from ensemble.units import each_source, votes_without
 from splits.errors import BadInput
 from tests import tiny
@@ -404,6 +405,7 @@ def shaded(tmp_path_factory):
     noise = initial_noise(pipe.members, query_generators([0]), 1)[0]
     for member, shade in enumerate(SHADES):
         pipe.members.networks[member] = Constant(noise.double() + shade)
+    pipe.membership = Membership.read(run.path)
     queries.generate(run, pipe, "one", [0])
     assert np.abs(queries.load(run, "one").images).max() < 1  # nothing is clipped
     chosen = chosen_measurements(["brightness", f"{HERE}:middle"], ready)
