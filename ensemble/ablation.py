@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ensemble import provenance, store
 from ensemble.measurement import Images, Measurement, Values, displacement
@@ -307,12 +308,12 @@ def pictures_of_a_minute(pipe: EnsemblePipeline) -> int:
     the same wherever and whenever the same is asked for.
     """
     members, sampling = pipe.members, pipe.sampling()
-    with FlopCounterMode(display=False) as counter:
+    with _Counted() as counted:
         _one_forward(pipe)
     passes = 1 if sampling.guidance_scale == 1.0 or members.no_label is None else 2
     # About half of the members vote.
     forwards = sampling.n_steps * passes * max(1, members.n_members / 2)
-    operations = max(1, counter.get_total_flops()) * forwards
+    operations = max(1, counted.operations) * forwards
     speed = OPERATIONS_A_SECOND["cpu" if members.device.type == "cpu" else "other"]
     return int(np.clip(60 * speed // operations, 1, MOST_PICTURES))
 
@@ -333,6 +334,26 @@ def picture_bytes(pipe: EnsemblePipeline) -> tuple[int, int]:
     for hook in hooks:
         hook.remove()
     return total, state.numel() * state.element_size()
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the operations of what runs inside it, whatever the modules are.
+
+    torch's own FlopCounterMode follows modules by their gradients, and so refuses some.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.operations += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 @torch.no_grad()

@@ -161,7 +161,7 @@ def result(
     if n_audit < FEWEST:
         return {"n_audit": n_audit, "sentence": _nothing_left(n_units)}
     agreed = agreement(guessed, exact, n_units)
-    error, within = _median(np.abs(guessed / exact - 1), n_audit == n_units)
+    error, within = _median(_relative(guessed, exact), n_audit == n_units)
     bounds = [
         upper_bound(predicted[query, ~recomputed[query]], *pair)
         for query, pair in enumerate(zip(guessed, exact, strict=True))
@@ -175,6 +175,16 @@ def result(
         "bounds": [None if bound is None else round(bound, 4) for bound in bounds],
     }
     return {**found, "sentence": _sentence(found, n_units)}
+
+
+def _relative(
+    guessed: Float[np.ndarray, "queries audited"],
+    exact: Float64[np.ndarray, "queries audited"],
+) -> Float64[np.ndarray, "queries audited"]:
+    """Relative errors; where nothing moves, none or an infinite one."""
+    error = np.abs(guessed - exact)
+    whole = np.where(error > 0, np.inf, 0.0)
+    return np.divide(error, exact, out=whole, where=exact > 0)
 
 
 def _sentence(found: dict[str, Any], n_units: int) -> str:

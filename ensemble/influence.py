@@ -102,11 +102,15 @@ class Asked:
             **asked_for.facts(),
             **queries.drawn_by(self.run, self.pipe),
             "units_digest": self.units.digest(),
-            "measured_by": {
-                name: measurement.identity
-                for name, measurement in self.measurements.items()
-                if measurement.identity
-            },
+        }
+
+    @property
+    def measured_by(self) -> dict[str, str]:
+        """What measurements look at besides the pictures, by their names."""
+        return {
+            name: measurement.identity
+            for name, measurement in self.measurements.items()
+            if measurement.identity
         }
 
 
@@ -416,6 +420,7 @@ def _measure_adjointly(
                 "method": provenance.ADJOINT,
                 "units": asked.units.kind,
                 "measurements": [name],
+                "measured_by": asked.measured_by,
                 "member_forwards": found.member_forwards,
                 "derivative_passes": found.reverse_passes,
             }
@@ -496,6 +501,7 @@ def _standing(
         info = store.check_sealed(folder, "info.json")
         queries.membership_of(asked.run, asked.pipe).require_made(folder, info)
         provenance.require_same(folder, info, asked.facts(asked_for), remedy)
+        provenance.require_same(folder, info["measured_by"], asked.measured_by, remedy)
         said = {name: value for name, value in options.items() if value is not None}
         provenance.require_same(folder, info["options"] if said else {}, said, remedy)
         missing = [one for one in asked.measurements if one not in info["measurements"]]
@@ -690,6 +696,7 @@ def _facts(
         "threshold": threshold,
         "unattributable": np.flatnonzero(corrected.min(axis=1) > threshold).tolist(),
         "measurements": list(found.influences),
+        "measured_by": asked.measured_by,
         "measurement_sentences": {
             name: asked.measurements[name].sentence for name in found.influences
         },

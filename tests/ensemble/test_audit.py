@@ -144,3 +144,8 @@ def test_the_result_says_what_came_out():
     every = audit.result(*few, np.ones((2, 3), dtype=bool))
     assert "All 3 units of each query" in every["sentence"]
     assert "spearman" not in every
+
+
+def test_a_unit_that_moves_nothing_has_no_error_or_an_infinite_one():
+    guessed, exact = np.array([[0.0, 1.0, 1.5]]), np.array([[0.0, 0.0, 1.0]])
+    assert audit._relative(guessed, exact).tolist() == [[0.0, np.inf, 0.5]]

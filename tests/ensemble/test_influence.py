@@ -355,7 +355,7 @@ def test_a_measurement_of_another_image_is_another_one(copied):
     )
     pair = units.one_set(plan, [0, 1])
     influence.measure_exactly(asked_of(run, plan, pipe, pair, source), n_placebos=2)
-    with pytest.raises(BadInput, match="another measured_by"):
+    with pytest.raises(BadInput, match="made with another near: "):
         influence.measure_exactly(asked_of(run, plan, pipe, pair, other))
 
 
