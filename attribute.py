@@ -246,8 +246,12 @@ def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
         )
     import torch
 
+    from ensemble import pipeline
     from ensemble.pipeline import EnsemblePipeline
 
+    if "train" not in store.read_json(run.manifest)["stages"]:
+        # Whoever finished the run was killed before that was on record.
+        pipeline.complete(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     if ready is not None and pipe.membership is not None:
         plan.require_codes_of(run, ready, pipe.membership)

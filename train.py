@@ -21,7 +21,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensemble import classes, exits, extension, launching, plan, repair, silence, store
+from ensemble import (
+    classes,
+    exits,
+    extension,
+    launching,
+    lineage,
+    locations,
+    plan,
+    repair,
+    silence,
+    store,
+)
 from ensemble import config as configs
 from ensemble import data as datasets
 from ensemble.config import Config
@@ -212,6 +223,21 @@ def outcome(run: Run, n_members: int, complete: bool) -> str:
     return f"{found} Others were not asked for here, or are left to other processes."
 
 
+def loaded(options: argparse.Namespace) -> Config:
+    """The config; one that lies in a run folder acts on that folder."""
+    written = configs.load(options.config, options.overrides)
+    config = locations.of_config(options.config, written, options.overrides)
+    if (
+        Path(config.run).resolve() != Path(written.run).resolve()
+        and launching.is_first()
+    ):
+        print(
+            f"{options.config} lies in a run folder: this command acts on {config.run}, "
+            f"although `run` there says {written.run}."
+        )
+    return config
+
+
 def require_possible(config: Config, options: argparse.Namespace) -> None:
     """Refuse, before a folder is made, what these processes cannot train.
 
@@ -253,27 +279,28 @@ def standing(config: Config, n_members: int) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Train what is not trained yet; returns the exit code."""
     options = parse(arguments)
-    config = configs.load(options.config, options.overrides)
+    config = loaded(options)
     wishes = {name: getattr(options, name) for name in WISHES}
     wishes = {name: wish for name, wish in wishes.items() if wish is not None}
     if wishes and not options.plan:
         raise BadInput(f"--{min(wishes)} compares designs: say --plan too.")
     if wishes:
-        print(compared(config, wishes))
+        print(compared(locations.found(config, Path(config.run)), wishes))
         return 0
     if options.plan:
         from ensemble import forecast, training
 
-        drawn = plan.draw(config)
-        if config.data.stream:
+        there = locations.found(config, Path(config.run))
+        drawn = plan.draw(there)
+        if there.data.stream:
             # Otherwise nobody reads them, and one that does not fit is found later.
             drawn.data.fingerprint()
         print(found(drawn), end="")
-        print(training.describe(config, drawn))
-        print(forecast.described(config, drawn))
-        for line in classes.warnings(config, drawn):
+        print(training.describe(there, drawn))
+        print(forecast.described(there, drawn))
+        for line in classes.warnings(there, drawn):
             print(f"\n{line}")
-        before = extension.earlier(config)
+        before = extension.earlier(there)
         if before is not None:
             print(extension.described(before, drawn.codes))
         print(standing(config, drawn.codes.n_members))
@@ -282,6 +309,7 @@ def main(arguments: Sequence[str]) -> int:
     run = store.create(config)
     store.sweep_abandoned(run.path)
     ready = plan.prepare(run)
+    lineage.require_all(run.path)
     todo = (
         repair.affected(run, ready.removed)
         if options.repair

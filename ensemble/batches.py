@@ -45,6 +45,7 @@ class Split:
 
     Attributes:
         digests: Of all that is shown up to each kind of checkpoint, by its name.
+        shown: The images that are shown up to each kind of checkpoint, ascending.
         ends: Checkpoints that are kept for good, by their steps: none.
     """
 
@@ -53,6 +54,7 @@ class Split:
     ) -> None:
         self.images = images
         self.digests = {store.CHECKPOINT: store.array_digest(images)}
+        self.shown = {store.CHECKPOINT: images}
         self.ends: dict[int, str] = {}
         key = key_of(member)
         self.epoch = functools.lru_cache(maxsize=2)(

@@ -34,7 +34,7 @@ def model_card(run: Run) -> str:
         ```python
         from ensemble import EnsemblePipeline
 
-        pipe = EnsemblePipeline.from_pretrained("{run.path}")
+        pipe = EnsemblePipeline.from_pretrained("PATH/OF/THIS/FOLDER")
         picture = pipe(seeds=[0]).images[0]
         without = pipe(seeds=[0], ablate=[3]).images[0]
         ```
@@ -50,6 +50,6 @@ def model_card(run: Run) -> str:
         | commit | {manifest["commit"]} |
         | licence | that of the training data; the code is Apache-2.0 |
 
-        Check the promise with `python attribute.py {run.path} verify`.
+        Check the promise with `python attribute.py PATH/OF/THIS/FOLDER verify`.
         """
     )

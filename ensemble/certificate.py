@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble import clauses, extension, silence, store
+from ensemble import clauses, extension, locations, silence, store
 from ensemble import plan as plans
 from ensemble.clauses.subject import Finding, Subject, broken, some
 from ensemble.plan import Plan
@@ -174,7 +174,7 @@ def _of_parts(
 
 def _of_earlier(run: Run) -> list[Finding]:
     """The certificate of the run that this one extends, which must hold too."""
-    before = extension.earlier(run.config)
+    before = extension.earlier(locations.of_run(run))
     if before is None:
         return []
     earlier = check(before)

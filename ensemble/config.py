@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -502,18 +502,23 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def differences(
-    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
-) -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line `key: old -> new` for every option in which two configs differ."""
-    lines = []
+    return [
+        f"{key}: {before!r} -> {after!r}" for key, before, after in changes(old, new)
+    ]
+
+
+def changes(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Every option in which two configs differ: its name, the old and the new value."""
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
+            yield from changes(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
-    return lines
+            yield f"{prefix}{key}", before, after
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

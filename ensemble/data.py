@@ -9,9 +9,10 @@ After: splits/sources.py (groups the images), training.py (shows them to members
 """
 
 import difflib
+import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,17 +68,46 @@ class TrainingImages:
 
     def fingerprint(self) -> str:
         """The sha256 of images, labels, names and columns, on every platform."""
-        if isinstance(self.images, ImagesOnDisk):
-            images = self.images.digest()
-        else:
-            images = store.array_digest(self.images)
         parts = {
-            "images": images,
+            "images": self._digests[0],
             "labels": None if self.labels is None else store.array_digest(self.labels),
             "names": self.names,
             "columns": self.columns,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def digest_of(self, chosen: Int64[np.ndarray, " chosen"], with_labels: bool) -> str:
+        """The sha256 of some of the images in this order, whatever the others are.
+
+        Args:
+            chosen: Numbers of the images.
+            with_labels: Whether their labels, and how many classes there are, count.
+        """
+        shape, classes = self.images.shape[1:], len(self.label_names)
+        digest = hashlib.sha256(f"<f4 {shape} ".encode())
+        for image in chosen.tolist():
+            digest.update(self._digests[1][image])
+        if with_labels and self.labels is not None:
+            labels = store.array_digest(self.labels[chosen])
+            digest.update(f" {labels} of {classes}".encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _digests(self) -> tuple[str, Sequence[bytes]]:
+        """The `store.array_digest` of all images, and the sha256 of each one.
+
+        Images on disk are read for it, one at a time, and only once.
+        """
+        single: list[bytes] = []
+
+        def parts() -> Iterator[np.ndarray]:
+            for image in self.images:
+                content = image.astype("<f4", order="C", copy=False)
+                single.append(hashlib.sha256(content.data).digest())
+                yield image
+
+        dtype, shape = self.images.dtype, self.images.shape
+        return store.digest_in_parts(dtype, shape, parts()), single
 
 
 def load(config: DataConfig, rules: int = RULES) -> TrainingImages:

@@ -21,10 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from ensemble import data as datasets
-from ensemble import silence, store
+from ensemble import locations, silence, store
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
 from ensemble.inventory import FIRST_RULES, RULES
+from ensemble.lineage import Expected
 from ensemble.store import REFERENCE, Run, Trainable
 from splits import guarantees
 from splits.codes import CodeBook
@@ -86,10 +87,11 @@ def images(run: Run) -> TrainingImages:
         BadInput: If they cannot be read, or do not go together.
     """
     rules = store.read_json(run.manifest).get("reading_rules", FIRST_RULES)
-    before = earlier(run.config)
+    config = locations.of_run(run)
+    before = earlier(config)
     if before is None:
-        return datasets.load(run.config.data, rules)
-    return joined(run.config, images(before), left_out(run), rules)
+        return datasets.load(config.data, rules)
+    return joined(config, images(before), left_out(run), rules)
 
 
 def joined(
@@ -189,10 +191,15 @@ def n_trained(config: Config, codes: CodeBook) -> int:
 
 
 def facts(before: Run) -> dict[str, Any]:
-    """What is noted of the earlier run: what is left out, and how many sources stay."""
+    """What is noted of the earlier run.
+
+    That is: what is left out, how many sources stay, and what its members were trained
+    for.
+    """
     n_sources = store.codes_of(before.path).n_sources
     n_before = n_sources - len(silence.removed(before.path))
-    return {"without": removed(before), "n_before": n_before}
+    named = Expected.of(before.path).facts()
+    return {"without": removed(before), "n_before": n_before, "extended": named}
 
 
 def removed(run: Run) -> dict[str, str]:
@@ -281,9 +288,9 @@ def start_of(run: Run, member: Trainable, n_images: int) -> Start | None:
         n_images: Training images of the run.
 
     Raises:
-        BadInput: If the earlier run's member is missing or damaged.
+        BadInput: If the earlier run's member is missing, damaged, or another run's.
     """
-    before = earlier(run.config)
+    before = earlier(locations.of_run(run))
     if before is None or member == REFERENCE:
         return None
     n_before = store.codes_of(before.path).n_members
@@ -291,6 +298,7 @@ def start_of(run: Run, member: Trainable, n_images: int) -> Start | None:
         return None
     folder = before.member(member)
     record = store.check_sealed(folder, "member.json")
+    Expected.of(before.path).require(member, record)
     shown = store.read_array(folder / "exposure.npy")
     stays = np.delete(shown, [int(image) for image in _without(run)])
     exposure = np.zeros(n_images, dtype=np.uint32)
@@ -324,7 +332,7 @@ def depth(config: Config) -> int:
         BadInput: If one of them is missing.
     """
     before = earlier(config)
-    return 0 if before is None else 1 + depth(before.config)
+    return 0 if before is None else 1 + depth(locations.of_run(before))
 
 
 def require_clean(run: Run, members: Sequence[Trainable]) -> None:
@@ -333,7 +341,7 @@ def require_clean(run: Run, members: Sequence[Trainable]) -> None:
     Raises:
         BadInput: If one of the members would begin so.
     """
-    before = earlier(run.config)
+    before = earlier(locations.of_run(run))
     if before is None:
         return
     gone = silence.removed(run.path)

@@ -26,9 +26,11 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ensemble import foreign, silence, store
+from ensemble import foreign, lineage, silence, store
 from ensemble.config import ModelConfig, SamplingConfig
+from ensemble.lineage import Expected
 from ensemble.silence import Membership
+from ensemble.store import REFERENCE
 from splits.errors import BadInput
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
@@ -283,9 +285,9 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             variant: Part of the name of the weights' files; None: the usual ones.
 
         Raises:
-            BadInput: If the folder holds no members, one is missing or saw sources that
-                were removed, nobody is left, or weights are not those that were
-                trained.
+            BadInput: If the folder holds no members, one is missing, saw sources that
+                were removed or was trained for another run, nobody is left, or weights
+                are not those that were trained.
         """
         root = Path(pretrained_model_name_or_path)
         present = sorted(
@@ -308,8 +310,9 @@ class EnsembleModel(ModelMixin, ConfigMixin):
                     f"Member {member} is not in {root}: it holds {_ranges(present)}. "
                     "Train it, or leave it out."
                 )
+        expected = expected_in(root.parent)
         networks = [
-            load_member(member_folder(root, member), variant=variant)
+            load_member(member_folder(root, member), expected, variant)
             for member in chosen
         ]
         config = _same_config(root, dict(zip(chosen, networks, strict=True)))
@@ -328,22 +331,31 @@ def member_folder(root: str | Path, member: int) -> Path:
     return Path(root) / f"{member:03d}"
 
 
-def load_member(folder: Path, variant: str | None = None) -> UNet2DModel:
+def load_member(
+    folder: Path, expected: Expected | None = None, variant: str | None = None
+) -> UNet2DModel:
     """One trained member, its weights checked against the digest in `member.json`.
 
     Args:
-        folder: Of the member.
+        folder: The member's, or the reference's.
+        expected: What the models of its run must have been trained for; None: it is
+            read from the run folder, if the model lies in one.
         variant: Part of the name of the weights' file; None: the usual one.
 
     Raises:
-        BadInput: If a file is missing or damaged, or a variant is asked for of a member
-            whose record knows none.
+        BadInput: If a file is missing or damaged, the model was trained for another run
+            than the one that it lies in, or a variant is asked for of a member whose
+            record knows none.
     """
     run = folder.parents[1] if folder.parent.name == "members" else folder.parent
+    expected = expected or expected_in(run)
     # Only what lies outside of a run may be without a record.
-    sealed = (run / "config.yaml").exists() or (folder / "member.json").exists()
+    sealed = expected is not None or (folder / "member.json").exists()
     if sealed:
-        store.check_sealed(folder, "member.json")
+        record = store.check_sealed(folder, "member.json")
+        if expected is not None:
+            which = REFERENCE if folder.name == REFERENCE else int(folder.name)
+            expected.require(which, record)
         if variant is not None:
             raise BadInput(
                 f"The record of {folder} knows no variant {variant!r} of its weights: a "
@@ -377,6 +389,12 @@ def _same_config(root: Path, networks: dict[int, UNet2DModel]) -> dict[str, Any]
                     "kind: restore the one that is not of this run, or leave it out."
                 )
     return configs[first]
+
+
+def expected_in(folder: Path) -> Expected | None:
+    """What the models in a folder must have been trained for; None: it is no run."""
+    there = (folder / "config.yaml").exists()
+    return lineage.Expected.of(folder) if there else None
 
 
 def _at(

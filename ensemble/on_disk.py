@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Float32
 
-from ensemble import pixels, store
+from ensemble import pixels
 
 
 class ImagesOnDisk:
@@ -58,10 +58,6 @@ class ImagesOnDisk:
         self, dtype: np.dtype | None = None, copy: bool | None = None
     ) -> np.ndarray:
         return self[:]
-
-    def digest(self) -> str:
-        """The `store.array_digest` of all images, of which one at a time is read."""
-        return store.digest_in_parts(self.dtype, self.shape, self)
 
     def _one(self, number: int) -> Float32[np.ndarray, "channels height width"]:
         image = self._read(number)

@@ -558,9 +558,17 @@ def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
     """Compare what says how to sample with the manifest of its run.
 
     Raises:
-        BadInput: If a file is missing or damaged.
+        BadInput: If a file is missing or damaged, or the manifest does not know them.
     """
     files = manifest["stages"].get("train", {}).get("files", {})
+    unknown = set(PIPELINE) - set(files)
+    if unknown:
+        raise BadInput(
+            f"{folder / min(unknown)} is on no record, so nobody can tell whether it is "
+            "what training wrote: the process that finished the run was killed before "
+            "it was done. Let it be written anew: python train.py "
+            f"{folder / 'config.yaml'}."
+        )
     for name, expected in files.items():
         store.check(folder / name, expected)
 

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
-from ensemble import blanks, borderline, extension, locks, silence, store
+from ensemble import (
+    blanks,
+    borderline,
+    extension,
+    locations,
+    locks,
+    silence,
+    store,
+)
 from ensemble import data as datasets
 from ensemble.config import Config, DataConfig
 from ensemble.data import TrainingImages
@@ -265,14 +273,15 @@ def prepare(run: Run) -> Plan:
 def _written(run: Run) -> Plan:
     """Draw the plan and write it to the run folder; the manifest comes last."""
     named: dict[str, Any] = {}
-    before = extension.earlier(run.config)
+    config = locations.of_run(run)
+    before = extension.earlier(config)
     if before is None:
-        data = datasets.load(run.config.data)
-        grouping = grouped(run.config.data, data)
-        plan = _drawn(run.config, data, grouping)
+        data = datasets.load(config.data)
+        grouping = grouped(config.data, data)
+        plan = _drawn(config, data, grouping)
         _picture_borderline(run, data, grouping)
     else:
-        plan, named = _extended(run.config, before), extension.facts(before)
+        plan, named = _extended(config, before), extension.facts(before)
     named |= {"names": plan.source_names, "owners": plan.owners}
     store.write_array(run.codes, plan.codes.bits)
     store.write_array(run.source_of, plan.source_of)

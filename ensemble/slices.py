@@ -24,14 +24,17 @@ import numpy as np
 from jaxtyping import Int, UInt32
 from tqdm.auto import tqdm
 
-from ensemble import checkpoints, luck, store
+from ensemble import checkpoints, lineage, luck, store
 from ensemble.batches import Split
 from ensemble.config import Config, TrainingConfig
+from ensemble.data import TrainingImages
 from ensemble.plan import Plan
 from ensemble.store import Trainable
 
 LOG = "log.jsonl"
 _HASH_BITS = 64
+# What a checkpoint must have been trained for, as `lineage.differences` compares it.
+Due = Mapping[str, Any]
 
 
 class Phases:
@@ -48,6 +51,7 @@ class Phases:
         begins: The first step of each phase.
         n_steps: How many there are in all.
         digests: Of all that is shown up to each checkpoint, by its name.
+        shown: The images that are shown up to each checkpoint, ascending, by its name.
         ends: The checkpoint that is kept after so many steps, of all phases but the
             last.
     """
@@ -70,8 +74,10 @@ class Phases:
         self.begins, self.n_steps = bounds[:-1], settings.steps
         kept = [store.SLICE.format(phase) for phase in range(1, n_slices)]
         self.ends = dict(zip(bounds[1:-1], kept, strict=True))
+        names = [*kept, store.CHECKPOINT]
         seen = _digests(self.pools, bounds[1:], settings.seed, member)
-        self.digests = dict(zip([*kept, store.CHECKPOINT], seen, strict=True))
+        self.digests = dict(zip(names, seen, strict=True))
+        self.shown = dict(zip(names, self.pools, strict=True))
 
     def batch(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
         """The images of one step; no batch reaches into the next phase."""
@@ -120,7 +126,37 @@ def of_names(
     return np.array(slices, dtype=np.int64)
 
 
-def inherit(old: Path, new: Path, digests: Mapping[str, str]) -> None:
+def due(
+    config: Config,
+    member: Trainable,
+    data: TrainingImages,
+    shown: Mapping[str, Int[np.ndarray, "_"]],
+    began: str | None = None,
+) -> dict[str, Due]:
+    """What each checkpoint of a member must have been trained for, by its name.
+
+    Args:
+        config: Of the run.
+        member: Whose checkpoints they are.
+        data: All training images.
+        shown: Numbers of the images that are shown up to each checkpoint.
+        began: The sha256 of the weights that the member began from; None: from nothing.
+    """
+    every = {
+        "member": member,
+        "options": lineage.options(config),
+        "went_on_from": began,
+    }
+    labelled = config.model.class_conditional
+    return {
+        name: {**every, "images_digest": data.digest_of(images, labelled)}
+        for name, images in shown.items()
+    }
+
+
+def inherit(
+    old: Path, new: Path, digests: Mapping[str, str], trained_for: Mapping[str, Due]
+) -> None:
     """Leave in a folder in the making what its member's training may go on from.
 
     Args:
@@ -130,6 +166,7 @@ def inherit(old: Path, new: Path, digests: Mapping[str, str]) -> None:
             than those of the new split, or come after one that is lost, are gone from
             there afterwards.
         digests: Of what may have been seen at each checkpoint, the last one's last.
+        trained_for: What each checkpoint must have been trained for, as `due` says.
     """
     *names, _ = digests
     if names and (old / LOG).exists() and not (new / LOG).exists():
@@ -138,7 +175,8 @@ def inherit(old: Path, new: Path, digests: Mapping[str, str]) -> None:
     whole = True
     for name in names:
         whole = whole and (
-            _fits(new / name, digests[name]) or _brought(old / name, new, digests[name])
+            _fits(new / name, digests[name], trained_for[name])
+            or _brought(old / name, new, digests[name], trained_for[name])
         )
         if not whole:
             (new / name).unlink(missing_ok=True)
@@ -186,6 +224,7 @@ def violations(
     phases: Phases,
     exposure: UInt32[np.ndarray, " images"],
     batch_size: int,
+    trained_for: Mapping[str, Due] | None = None,
 ) -> Iterator[str]:
     """What contradicts that each phase showed its own images alone, and evenly.
 
@@ -194,6 +233,7 @@ def violations(
         phases: What was due.
         exposure: Times that each training image was shown in all.
         batch_size: Images a step.
+        trained_for: What each checkpoint must have been trained for; None: not asked.
     """
     before = np.zeros(len(exposure), dtype=np.int64)
     ends = [*phases.ends, phases.n_steps]
@@ -208,6 +248,9 @@ def violations(
             counts = kept[0]["exposure"].numpy()
             if (kept[1]["split"], kept[1]["step"]) != (phases.digests[path.name], end):
                 yield f"{path} is not of {end} steps on the slices that it stands for"
+            if trained_for is not None:
+                for one in otherwise(kept[1], trained_for[path.name]):
+                    yield f"{path} was not trained for this run: {one}"
         shown, due = counts - before, (end - phases.begins[phase]) * batch_size
         yield from _uneven(shown, pool, due, f"{folder}, phase {phase + 1}")
         before = counts
@@ -263,19 +306,33 @@ def _bytes(name: str) -> bytes:
     return name.encode(errors="surrogatepass")
 
 
-def _fits(path: Path, digest: str) -> bool:
+def _fits(path: Path, digest: str, trained_for: Due) -> bool:
     """Whether a checkpoint is there, is whole, and saw just what it should."""
     if not path.exists():
         return False
     kept = checkpoints.read(path)
     if kept is None:
         tqdm.write(f"{path} is damaged; training goes on from before it.")
-    return kept is not None and kept[1].get("split") == digest
+    if kept is None or kept[1].get("split") != digest:
+        return False
+    found = otherwise(kept[1], trained_for)
+    if found:
+        tqdm.write(
+            f"{path} was not trained for this run ({'; '.join(found)}); training "
+            "goes on from before it."
+        )
+    return not found
 
 
-def _brought(path: Path, new: Path, digest: str) -> bool:
+def otherwise(facts: Mapping[str, Any], trained_for: Due) -> list[str]:
+    """Where a checkpoint was trained for something else; version 0.1 did not say."""
+    recorded = facts.get("trained_for")
+    return [] if recorded is None else lineage.differences(recorded, trained_for)
+
+
+def _brought(path: Path, new: Path, digest: str, trained_for: Due) -> bool:
     """Whether a checkpoint fits; one that does is copied."""
-    if not _fits(path, digest):
+    if not _fits(path, digest, trained_for):
         return False
     with store.replacing(new / path.name) as partial:
         shutil.copyfile(path, partial)

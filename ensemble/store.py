@@ -282,6 +282,8 @@ def start_manifest(run: Run, facts: dict[str, Any]) -> None:
                 "splits": settings.splits.seed,
                 "training": settings.training.seed,
             },
+            # Where relative paths in the config start from.
+            "working_directory": str(Path.cwd()),
             "config_digest": sha256(run.path / "config.yaml"),
             **facts,
             "stages": {},

@@ -17,6 +17,7 @@ import datetime
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ from ensemble import (
     checkpoints,
     extension,
     launching,
+    lineage,
+    locations,
     locks,
     luck,
     slices,
@@ -76,6 +79,11 @@ class Progress:
         losses: Mean loss since the point before.
         running: Losses since the last point.
         seconds: Spent on it so far.
+        loss_seconds: Seconds spent at each point of the loss curve; of those before
+            this was kept there are none.
+        unrecorded_steps: Steps done by version 0.1, whose checkpoints did not say what
+            they were trained for.
+        kept: The sha256 of each file of weights that were kept on the way.
     """
 
     exposure: np.ndarray
@@ -84,6 +92,13 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     running: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    loss_seconds: list[float] = field(default_factory=list)
+    unrecorded_steps: int = 0
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+# All of a member's progress that is no tensor, by its names in a checkpoint.
+_FACTS = [one.name for one in dataclasses.fields(Progress) if one.name != "exposure"]
 
 
 class Trainee:
@@ -112,11 +127,14 @@ class Trainee:
         team: Team = ALONE,
     ) -> None:
         self.start, self.team = start, team
-        self.settings = _settings(run.config, start)
+        self.settings = _settings(run, start)
         self.member: Trainable = member
         self.folder = run.trained(member).with_suffix(".part")
         self.accelerator = accelerator
         self.split = slices.order(split, slice_of, self.settings, member)
+        began = start.weights_sha256 if start else None
+        self.due = slices.due(run.config, member, data, self.split.shown, began)
+        self.data_fingerprint = data.fingerprint()
         self.shape = data.images.shape[1:]
         self.batches = batches(
             data.images,
@@ -230,6 +248,7 @@ class Trainee:
         last = progress.step == self.settings.steps
         if progress.step % self.settings.log_every_steps == 0 or last:
             progress.loss_steps.append(progress.step)
+            progress.loss_seconds.append(progress.seconds)
             progress.losses.append(float(np.mean(progress.running)))
             progress.running = []
 
@@ -239,7 +258,8 @@ class Trainee:
         if not self.team.first or every is None or step == self.settings.steps:
             return
         if step % every == 0:
-            trajectory.keep(self.folder, self.network, step)
+            name, digest = trajectory.keep(self.folder, self.network, step)
+            self.progress.kept[name] = digest
 
     def save_checkpoint(self, name: str = store.CHECKPOINT) -> None:
         """Replace the checkpoint with one of now; of a team, the first process does."""
@@ -249,11 +269,8 @@ class Trainee:
         scaler = self.accelerator.scaler
         facts = {
             "split": self.split.digests[name],
-            "step": self.progress.step,
-            "loss_steps": self.progress.loss_steps,
-            "losses": self.progress.losses,
-            "running": self.progress.running,
-            "seconds": self.progress.seconds,
+            "trained_for": self.due[name],
+            **{fact: getattr(self.progress, fact) for fact in _FACTS},
             "average_steps": self.average.optimization_step if self.average else 0,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
@@ -262,7 +279,8 @@ class Trainee:
     def load_checkpoint(self) -> None:
         """Go on from the last checkpoint that is whole; without one, from the start.
 
-        One of another split knows images that this member may not see.
+        One of another split knows images that this member may not see; one of another
+        training would make another member of it.
 
         Raises:
             BadInput: If the team does not find the same.
@@ -278,12 +296,24 @@ class Trainee:
             if not path.exists():
                 continue
             kept = checkpoints.read(path)
-            if kept and slices.leads_on(self.folder, self.split, name, kept[1]):
+            why = self._unfit(name, kept[1]) if kept else "damaged"
+            if kept and not why:
                 self._restore(*kept)
-                return
-            why = "damaged" if kept is None else "of another split"
+                break
             tqdm.write(f"{path} is {why}; {called(self.member)} goes back.")
             path.unlink(missing_ok=True)
+        trajectory.drop_others(self.folder, self.progress.kept)
+
+    def _unfit(self, name: str, facts: dict[str, Any]) -> str:
+        """Why training may not go on from a checkpoint; empty if it may."""
+        if not slices.leads_on(self.folder, self.split, name, facts):
+            return "of another split"
+        otherwise = slices.otherwise(facts, self.due[name])
+        if otherwise:
+            return f"of another training ({'; '.join(otherwise)})"
+        if not trajectory.is_whole(self.folder, facts.get("kept", {})):
+            return "of a training whose weights on the way were lost or changed"
+        return ""
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
@@ -319,13 +349,13 @@ class Trainee:
             self.average.optimization_step = facts["average_steps"]
         if facts["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
+        if "trained_for" not in facts:
+            # Of version 0.1, which wrote down less.
+            kept = trajectory.kept(self.folder, facts["step"])
+            facts = {**facts, "unrecorded_steps": facts["step"], "kept": kept}
         self.progress = Progress(
             exposure=tensors["exposure"].numpy().astype(np.uint32),
-            step=facts["step"],
-            loss_steps=facts["loss_steps"],
-            losses=facts["losses"],
-            running=facts["running"],
-            seconds=facts["seconds"],
+            **{fact: facts[fact] for fact in _FACTS if fact in facts},
         )
 
     def finished(self) -> UNet2DModel:
@@ -432,7 +462,7 @@ def train_member(
         slice_of = slices.of_images(run.config, plan)
         partial = folder.with_suffix(".part")
         # A process may end after a member is finished, before its folder has its name.
-        if not team.told(_trained_on(partial) == digest):
+        if not team.told(team.first and _is_finished(run, member, digest)):
             partial.mkdir(exist_ok=True)
             start = extension.start_of(run, member, len(plan.source_of))
             if start is not None and not start.goes_on:
@@ -441,11 +471,13 @@ def train_member(
                 trainee = Trainee(
                     run, member, plan.data, split, accelerator, slice_of, start, team
                 )
-                slices.inherit(folder, trainee.folder, trainee.split.digests)
+                slices.inherit(
+                    folder, trainee.folder, trainee.split.digests, trainee.due
+                )
                 trainee.load_checkpoint()
                 _train(trainee, stopping, _writer(run, member) if team.first else None)
                 if team.first:
-                    _finish(trainee, int(sources.sum()), digest)
+                    _finish(run, trainee, int(sources.sum()), digest)
         if team.first:
             store.publish(partial, folder)
             # Not before: whoever is killed on the way goes on from the checkpoint.
@@ -459,11 +491,27 @@ def _trained_on(folder: Path) -> str | None:
     return store.read_json(record)["split_digest"] if record.exists() else None
 
 
+def _is_finished(run: Run, member: Trainable, split_digest: str) -> bool:
+    """Whether a member in the making is finished; one of another run is deleted."""
+    partial = run.trained(member).with_suffix(".part")
+    if _trained_on(partial) != split_digest:
+        return False
+    record = store.read_json(partial / "member.json")
+    found = lineage.Expected.of(run.path).contradictions(member, record)
+    if found:
+        tqdm.write(
+            f"{partial} was not trained for this run ({'; '.join(found)}); "
+            f"{called(member)} goes back."
+        )
+        shutil.rmtree(partial)
+    return not found
+
+
 def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
     settings, progress, team = trainee.settings, trainee.progress, trainee.team
-    log_file = trainee.folder / "log.jsonl" if team.first else Path(os.devnull)
+    log_file = trainee.folder / slices.LOG if team.first else Path(os.devnull)
     if team.first:
-        _cut_back(log_file, len(progress.losses))
+        _mend_log(log_file, progress, settings)
     bar = tqdm(
         total=settings.steps * settings.batch_size,
         initial=progress.step * settings.batch_size,
@@ -482,10 +530,11 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
             trainee.keep_weights()
             progress.seconds = before + time.perf_counter() - began
             bar.update(settings.batch_size)
+            if len(progress.losses) > n_points:
+                progress.loss_seconds[-1] = progress.seconds
+                _report(progress, settings, bar, log, writer)
             if progress.step in trainee.split.ends:
                 trainee.save_checkpoint(trainee.split.ends[progress.step])
-            if len(progress.losses) > n_points:
-                _report(progress, settings, bar, log, writer)
             if team.any(stopping.asked or launching.orphaned()):
                 trainee.save_checkpoint()
                 raise Interrupted
@@ -494,32 +543,60 @@ def _train(trainee: Trainee, stopping: "Stopping", writer: Any) -> None:
                 trainee.save_checkpoint()
 
 
-def _cut_back(log: Path, n_lines: int) -> None:
-    """Take lines off a log whose steps will be done again, or that were cut short."""
-    if log.exists():
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        store.write_text(log, "".join(lines[:n_lines]))
+def _mend_log(log: Path, progress: Progress, settings: TrainingConfig) -> None:
+    """Write the log of what is done; steps that will be done again are not in it.
+
+    A process that is killed, or a machine, may leave less than it, more, or half a line.
+    """
+    old = log.read_bytes().decode(errors="replace").splitlines() if log.exists() else []
+    n_points, n_timed = len(progress.losses), len(progress.loss_seconds)
+    lines = [
+        _log_line(progress, settings, point)
+        if point >= n_points - n_timed
+        else _old_line(old, progress, settings, point)
+        for point in range(n_points)
+    ]
+    store.write_text(log, "".join(f"{line}\n" for line in lines))
+
+
+def _old_line(
+    old: Sequence[str], progress: Progress, settings: TrainingConfig, point: int
+) -> str:
+    """The line of a point whose seconds only the log knows, if it is there and whole."""
+    line = old[point] if point < len(old) else ""
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        if json.loads(line)["step"] == progress.loss_steps[point]:
+            return line
+    return _log_line(progress, settings, point)
+
+
+def _log_line(progress: Progress, settings: TrainingConfig, point: int) -> str:
+    """The line of a point of the loss curve; without seconds if those are not known."""
+    step = progress.loss_steps[point]
+    line = {
+        "step": step,
+        "loss": round(progress.losses[point], 6),
+        "learning_rate": learning_rate(settings, step - 1),
+        "images_seen": step * settings.batch_size,
+    }
+    timed = point - len(progress.losses) + len(progress.loss_seconds)
+    if timed >= 0:
+        line["seconds"] = round(progress.loss_seconds[timed], 3)
+    return json.dumps(line)
 
 
 def _report(
     progress: Progress, settings: TrainingConfig, bar: tqdm, log: Any, writer: Any
 ) -> None:
     loss = progress.losses[-1]
-    line = {
-        "step": progress.step,
-        "loss": round(loss, 6),
-        "learning_rate": learning_rate(settings, progress.step - 1),
-        "images_seen": progress.step * settings.batch_size,
-        "seconds": round(progress.seconds, 3),
-    }
-    log.write(json.dumps(line) + "\n")
+    log.write(_log_line(progress, settings, len(progress.losses) - 1) + "\n")
     log.flush()
     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
     if writer is not None:
         writer.add_scalar("loss", loss, progress.step)
 
 
-def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
+def _finish(run: Run, trainee: Trainee, n_sources: int, split_digest: str) -> None:
     """Write what the member is and what it saw."""
     folder, progress = trainee.folder, trainee.progress
     trainee.finished().save_pretrained(folder)
@@ -541,6 +618,15 @@ def _finish(trainee: Trainee, n_sources: int, split_digest: str) -> None:
         "device": trainee.accelerator.device.type,
         "finished": store.now(),
     }
+    due = trainee.due[store.CHECKPOINT]
+    facts["trained_for"] = {
+        "options": due["options"],
+        "code_book_digest": store.read_json(run.manifest)["code_book_digest"],
+        "data_fingerprint": trainee.data_fingerprint,
+        "images_digest": due["images_digest"],
+    }
+    if progress.unrecorded_steps:
+        facts["unrecorded_steps"] = progress.unrecorded_steps
     if trainee.start is not None:
         facts["went_on_from"] = trainee.start.weights_sha256
     store.seal(folder, "member.json", facts)
@@ -672,13 +758,14 @@ def describe(config: Config, plan: Plan) -> str:
     )
 
 
-def _settings(config: Config, start: Start | None) -> TrainingConfig:
+def _settings(run: Run, start: Start | None) -> TrainingConfig:
     """Who goes on from an earlier run draws other numbers than those drawn there."""
+    settings = run.config.training
     if start is None:
-        return config.training
-    depth = extension.depth(config)
-    seed = luck.seed_of(config.training.seed, "extended", depth)
-    return dataclasses.replace(config.training, seed=seed)
+        return settings
+    depth = extension.depth(locations.of_run(run))
+    seed = luck.seed_of(settings.seed, "extended", depth)
+    return dataclasses.replace(settings, seed=seed)
 
 
 def _average(network: UNet2DModel, settings: TrainingConfig) -> EMAModel | None:

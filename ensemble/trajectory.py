@@ -8,6 +8,7 @@ scoring.py (reads them).
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import UNet2DModel
@@ -20,11 +21,44 @@ from ensemble.model import load_member
 PREFIX = "step-"
 
 
-def keep(folder: Path, network: nn.Module, step: int) -> None:
-    """Write down the weights of a network after so many optimiser steps."""
-    with store.replacing(folder / f"{PREFIX}{step:08d}.safetensors") as partial:
+def keep(folder: Path, network: nn.Module, step: int) -> tuple[str, str]:
+    """Write down the weights of a network after so many optimiser steps.
+
+    Returns:
+        The file's name and its sha256.
+    """
+    path = folder / f"{PREFIX}{step:08d}.safetensors"
+    with store.replacing(path) as partial:
         save_model(network, str(partial))
         store.flush(partial)
+    return path.name, store.sha256(path)
+
+
+def kept(folder: Path, step: int) -> dict[str, str]:
+    """The sha256 of what was written down until this step, by the files' names."""
+    last = f"{PREFIX}{step:08d}.safetensors"
+    return {
+        name: store.sha256(folder / name) for name in _names(folder) if name <= last
+    }
+
+
+def is_whole(folder: Path, files: Mapping[str, str]) -> bool:
+    """Whether these files are there, with these digests."""
+    return all(
+        (folder / name).exists() and store.sha256(folder / name) == digest
+        for name, digest in files.items()
+    )
+
+
+def drop_others(folder: Path, files: Mapping[str, str]) -> None:
+    """Delete what was written down in a folder, but for these files."""
+    for name in _names(folder):
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"{PREFIX}*.safetensors"))
 
 
 def load(folder: Path) -> list[UNet2DModel]:

@@ -6,11 +6,12 @@ not checked. A new part of a model (a base, an autoencoder, a text encoder) is o
 here and one line there.
 """
 
-from ensemble.clauses import ablated, codes, images, members, model
+from ensemble.clauses import ablated, codes, images, members, model, origin
 from ensemble.clauses.subject import Part
 
 PARTS: tuple[Part, ...] = (
     Part("members", members.records),
+    Part("origin", origin.origin),
     Part("exposure", members.exposure),
     Part("identical images", images.identical),
     Part("average", model.average),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ensemble import extension, luck, silence, slices, store
+from ensemble import extension, locations, luck, silence, slices, store
 from ensemble.clauses.subject import (
     Finding,
     Member,
@@ -85,8 +85,9 @@ def _exposed(
         return
     images = np.flatnonzero(plan.codes.bits[plan.source_of, member.number])
     phases = slices.Phases(images, slice_of[images], settings, member.number)
+    due = slices.due(subject.run.config, member.number, plan.data, phases.shown)
     for one in slices.violations(
-        member.folder, phases, member.exposure, settings.batch_size
+        member.folder, phases, member.exposure, settings.batch_size, due
     ):
         yield f"member {member.number}: {one}"
 
@@ -235,7 +236,7 @@ def removals(subject: Subject) -> Iterator[Finding]:
 
 def earlier(subject: Subject) -> Iterator[Finding]:
     """What an extended run kept of the codes of the earlier one."""
-    before = extension.earlier(subject.run.config)
+    before = extension.earlier(locations.of_run(subject.run))
     if before is None:
         return
     kept = extension.codes_kept(subject.run, before)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 import train as script
-from ensemble import launching, locks, pipeline, plan, store, training
+from ensemble import launching, lineage, locks, pipeline, plan, store, training
 from ensemble.config import Config, SplitsConfig
 from ensemble.model import EnsembleModel
 from ensemble.pipeline import EnsemblePipeline
@@ -114,6 +114,7 @@ def model_alone(models: Run, number: int, like: EnsemblePipeline) -> EnsemblePip
 
 def _train(run: Run, ready: Plan, members: range) -> None:
     _keep(run, ready)
+    lineage.require_all(run.path)
     todo = [member for member in members if not run.member(member).exists()]
     settings = run.config.training
     per_member = settings.processes_per_member

@@ -11,11 +11,22 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import train as script
-from ensemble import certificate, extension, pipeline, removal, repair, store, training
+from ensemble import (
+    certificate,
+    extension,
+    lineage,
+    pipeline,
+    removal,
+    repair,
+    store,
+    training,
+)
 from ensemble import config as configs
 from ensemble import plan as plans
 from ensemble.evaluation import retraining
+from ensemble.lineage import Expected
 from ensemble.pipeline import EnsemblePipeline
+from ensemble.store import Run
 from splits.errors import BadInput
 from tests import tiny
 
@@ -179,6 +190,84 @@ def test_a_run_that_lost_what_it_extends_is_refused(copies):
     shutil.rmtree(first.path)
     with pytest.raises(BadInput, match="is not a run folder"):
         plans.load(on)
+
+
+def foreign(run, folder, **training):
+    """The same run, trained with other options."""
+    other = configs.to_dict(run.config)
+    other["run"] = str(folder)
+    other["training"] |= training
+    return made(other)
+
+
+def replaced(run, member, by):
+    shutil.rmtree(run.member(member))
+    shutil.copytree(by.member(member), run.member(member))
+
+
+def test_members_that_were_taken_over_belong_by_what_the_earlier_run_was(
+    folders, tmp_path
+):
+    _, data, first, _, more = folders
+    noted = store.read_json(more.path / "sources.json")["extended"]
+    assert noted == Expected.of(first.path).facts()
+    for member in (0, 11):
+        record = store.read_json(more.member(member) / "member.json")
+        assert ("taken_over" in record) == (member == 0)
+        book = store.read_json((first if member == 0 else more).manifest)
+        found = record["trained_for"]["code_book_digest"]
+        assert found == book["code_book_digest"]
+    # Also where the run that took them over had them from another one.
+    later = tree(tmp_path / "later", write(tmp_path / "data", range(10, 12)), 16)
+    later["extends"] = str(more.path)
+    later["training"]["learning_rate"] = 0.004
+    last = made(later)
+    assert certificate.violations(last) == []
+    assert lineage.unrecorded(last.path) == []
+    # The record of a member that was not taken over cannot stand for one that was.
+    record = store.read_json(last.member(0) / "member.json")
+    record.pop("taken_over")
+    (found,) = Expected.of(last.path).contradictions(0, record)
+    assert found == "taken over from an earlier run: False there, True here"
+
+
+def test_foreign_members_are_refused_in_both_runs(folders, tmp_path):
+    _, data, first, on, more = folders
+    other = foreign(first, tmp_path / "other", learning_rate=0.01)
+    said = r"training\.learning_rate: 0\.01 there, 0\.002 here"
+    for run in (on, more):
+        copy = Run(tmp_path / run.path.name, run.config)
+        shutil.copytree(run.path, copy.path)
+        replaced(copy, 2, other)
+        with pytest.raises(BadInput, match=said):
+            EnsemblePipeline.from_pretrained(copy.path)
+    start = Run(tmp_path / "first", first.config)
+    shutil.copytree(first.path, start.path)
+    replaced(start, 2, other)
+    extended = {**tree(tmp_path / "new", data["new"], 6), "extends": str(start.path)}
+    with pytest.raises(BadInput, match=said):
+        made(extended)
+
+
+def test_a_run_that_version_0_1_extended_is_not_asked_for_what_it_did_not_note(
+    folders, tmp_path
+):
+    _, _, _, _, more = folders
+    copy = Run(tmp_path / "copy", more.config)
+    shutil.copytree(more.path, copy.path)
+    named = store.read_json(copy.path / "sources.json")
+    del named["extended"]
+    store.write_json(copy.path / "sources.json", named)
+    for member in range(12):
+        record = store.read_json(copy.member(member) / "member.json")
+        for name in ("files", "trained_for"):
+            record.pop(name)
+        store.seal(copy.member(member), "member.json", record)
+    assert len(EnsemblePipeline.from_pretrained(copy.path).members.member_ids) == 12
+    assert certificate.violations(copy) == []
+    assert "Not recorded: what members [0, 1, 2, 3, 4, 5," in certificate.statement(
+        copy
+    )
 
 
 def test_what_was_removed_before_is_left_out(copies, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble import store
+from ensemble.data import TrainingImages
 from ensemble.on_disk import ImagesOnDisk
 from splits.errors import BadInput
 
@@ -29,7 +29,9 @@ def test_the_whole_is_the_array():
     assert (len(images), images.shape, images.dtype) == (5, ARRAY.shape, ARRAY.dtype)
     assert np.array_equal(np.asarray(images), ARRAY)
     assert np.array_equal(np.stack(list(images)), ARRAY)
-    assert images.digest() == store.array_digest(ARRAY)
+    assert TrainingImages(images, None, (), {}, NAMES).fingerprint() == (
+        TrainingImages(ARRAY, None, (), {}, NAMES).fingerprint()
+    )
 
 
 def test_only_what_is_asked_for_is_read():

@@ -233,6 +233,7 @@ def test_repairing_gives_the_bits_of_a_run_that_never_had_the_source(run, tmp_pa
     bits[SOURCE] = False
     never = store.create(tiny.config(tmp_path / "never"))
     ready = dataclasses.replace(plan, codes=CodeBook(bits))
+    store.start_manifest(never, plans.facts(ready))
     (affected,) = saw(run, SOURCE)
     two = [affected, (affected + 1) % 4]
     assert not training.train_members(never, two, ready, Stopping())
@@ -364,6 +365,7 @@ def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
     ready = plans.prepare(run)
     assert not training.train_members(run, [0], ready, Stopping())
     fresh = store.create(tiny.config(tmp_path / "fresh"))
+    store.start_manifest(fresh, plans.facts(ready))
     training.train_members(fresh, [0], ready, Stopping())
     assert weights_of(run.member(0)) == weights_of(fresh.member(0))
     assert silence.silenced(run.path) == []
@@ -440,10 +442,10 @@ def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
     removal.request(run, [SOURCE], "asked")
     original, done = model.load_member, []
 
-    def raced(folder, **options):
+    def raced(folder, *given, **options):
         if not done:
             done.append(repaired(run))
-        return original(folder, **options)
+        return original(folder, *given, **options)
 
     monkeypatch.setattr(model, "load_member", raced)
     pipe = EnsemblePipeline.from_pretrained(run.path)

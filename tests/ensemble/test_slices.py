@@ -95,6 +95,7 @@ def never_had(run, source, folder):
     settings = dataclasses.replace(run.config, run=str(folder))
     never = store.create(settings)
     ready = dataclasses.replace(plan, codes=CodeBook(bits))
+    store.start_manifest(never, plans.facts(ready))
     assert not training.train_members(never, [0], ready, Stopping())
     return never.member(0)
 
@@ -107,6 +108,7 @@ def contents(folder):
         assert kept is not None
         tensors, facts = kept
         facts.pop("seconds")
+        facts.pop("loss_seconds")
         found[f"facts {phase}"] = facts
         found |= {f"{name} {phase}": one.tolist() for name, one in tensors.items()}
     record = store.read_json(folder / "member.json")
@@ -350,6 +352,7 @@ def test_the_reference_is_repaired_from_a_slice_too(run, tmp_path):
     assert record["steps_kept"] == 4
     removed = plans.prepare(run)
     fresh = store.create(dataclasses.replace(run.config, run=str(tmp_path / "fresh")))
+    store.start_manifest(fresh, plans.facts(removed))
     training.train_members(fresh, [REFERENCE], removed, Stopping())
     assert contents(run.reference) == contents(fresh.reference)
 

@@ -1,0 +1,82 @@
+"""Clause (a) of where models come from: were they trained for the run they lie in?
+
+`lineage.py` compares what can be compared without the images, whenever a model is
+loaded. Here the images are at hand too, so they are compared as well.
+
+Before: subject.py, lineage.py. After: parts.py.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ensemble import lineage, store
+from ensemble.clauses.subject import Finding, Subject, broken, noted, some
+from ensemble.lineage import Expected
+from ensemble.store import REFERENCE, Trainable
+from splits.errors import BadInput
+
+
+def origin(subject: Subject) -> Iterator[Finding]:
+    """Was every model, silenced ones and the reference too, trained for this run?"""
+    folder, expected = subject.run.path, Expected.of(subject.run.path)
+    everyone: list[Trainable] = [*range(subject.plan.codes.n_members), REFERENCE]
+    n_foreign, unknown = 0, []
+    for which in everyone:
+        path = subject.run.trained(which) / "member.json"
+        if not path.exists():
+            continue
+        try:
+            record = store.read_json(path)
+        except BadInput as error:
+            # Of members it is said with everything else that their records say.
+            if which == REFERENCE:
+                yield broken("a", f"the reference: {error}")
+            continue
+        if lineage.is_unrecorded(record):
+            unknown.append(which)
+        found = _contradictions(subject, expected, which, record)
+        if found:
+            n_foreign += 1
+            yield broken("a", lineage.foreign(folder, which, found))
+    if unknown:
+        yield noted("a", _not_recorded(unknown))
+    elif not n_foreign:
+        yield Finding(
+            "a",
+            "every member's record names the options, the code book and the images that "
+            "it was trained for: they are those of this run",
+        )
+
+
+def _contradictions(
+    subject: Subject, expected: Expected, which: Trainable, record: dict[str, Any]
+) -> list[str]:
+    """Where a model's record is not that of this run's model, with both sides."""
+    found = expected.contradictions(which, record)
+    if which != REFERENCE:
+        # The split of every member that votes is compared by itself.
+        found = [one for one in found if not one.startswith(lineage.SPLIT)]
+    current = record.get("split_digest") == expected.splits(which)[-1]
+    if found or not current or "trained_for" not in record:
+        return found
+    if which == REFERENCE:
+        images = np.flatnonzero(subject.there)
+    else:
+        plan = subject.plan
+        images = np.flatnonzero(plan.codes.bits[plan.source_of, which])
+    labelled = subject.run.config.model.class_conditional
+    wanted = {"images_digest": subject.plan.data.digest_of(images, labelled)}
+    return lineage.differences(record["trained_for"], wanted)
+
+
+def _not_recorded(unknown: list[Trainable]) -> str:
+    members = [which for which in unknown if which != REFERENCE]
+    named = [f"members {some(members)}"] if members else []
+    named += ["the reference"] if REFERENCE in unknown else []
+    return (
+        f"Not recorded: what {' and '.join(named)} were trained for. They were begun by "
+        "version 0.1, which wrote down their splits, seeds and counts only. Whether "
+        "their options and images are those of this run was not checked"
+    )
