@@ -218,7 +218,7 @@ def test_members_that_were_taken_over_belong_by_what_the_earlier_run_was(
         found = record["trained_for"]["code_book_digest"]
         assert found == book["code_book_digest"]
     # Also where the run that took them over had them from another one.
-    later = tree(tmp_path / "later", write(tmp_path / "data", range(10, 12)), 16)
+    later = tree(tmp_path / "later", write(tmp_path / "data", range(10, 12)), 18)
     later["extends"] = str(more.path)
     later["training"]["learning_rate"] = 0.004
     last = made(later)
@@ -235,11 +235,12 @@ def test_foreign_members_are_refused_in_both_runs(folders, tmp_path):
     _, data, first, on, more = folders
     other = foreign(first, tmp_path / "other", learning_rate=0.01)
     said = r"training\.learning_rate: 0\.01 there, 0\.002 here"
-    for run in (on, more):
+    never = "taken over from an earlier run: False there, True here"
+    for run, why in ((on, said), (more, never)):
         copy = Run(tmp_path / run.path.name, run.config)
         shutil.copytree(run.path, copy.path)
         replaced(copy, 2, other)
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=why):
             EnsemblePipeline.from_pretrained(copy.path)
     start = Run(tmp_path / "first", first.config)
     shutil.copytree(first.path, start.path)

@@ -86,8 +86,10 @@ def brighter(monkeypatch):
     """From now on the digits are other pictures, under the same names."""
     from ensemble import data
 
-    def load(config, read=data.DATA_SETS["digits"]):
-        images, columns, names = read(config)
+    read = data.DATA_SETS["digits"]
+
+    def load(config, inventory):
+        images, columns, names = read(config, inventory)
         return np.minimum(images + 0.125, 1), columns, names
 
     monkeypatch.setitem(data.DATA_SETS, "digits", load)
