@@ -246,7 +246,7 @@ def test_members_of_version_0_1_load_and_are_said_to_be_unrecorded(run):
     assert train.main([str(run.path / "config.yaml")]) == 0
     assert not certificate.violations(run)
     said = certificate.statement(run)
-    assert "Not recorded: what members [0, 1, 2, 3] and the reference were" in said
+    assert "Not recorded: what members 0, 1, 2, 3 and the reference were" in said
     assert "every member's record names" not in said
 
 
