@@ -58,10 +58,19 @@ def test_an_edited_pipeline_is_found(run, looked_at):
 def test_a_pipeline_that_is_not_there_yet_is_not_said_to_hold(run, looked_at):
     subject = looked_at(run)
     del subject.manifest["stages"]["train"]
+    (run.path / "model_index.json").unlink()
     for part in (model.pipeline, model.objective):
         (found,) = part(subject)
         assert found.holds is None
         assert "Not checked" in found.line
+
+
+def test_a_pipeline_that_is_there_and_on_no_record_does_not_hold(run, looked_at):
+    subject = looked_at(run)
+    del subject.manifest["stages"]["train"]
+    (found,) = model.pipeline(subject)
+    assert found.holds is False
+    assert "is on no record" in found.line
 
 
 def test_a_scheduler_of_another_objective_is_found(run, looked_at):
