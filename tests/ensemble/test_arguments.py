@@ -38,7 +38,7 @@ def test_seeds_are_whole_numbers_in_any_form(seeds):
 @pytest.mark.parametrize(
     "seeds",
     [{3}, "3", ["3"], 3.0, [1.5], True, [True], [[3]], np.array(3), iter([3])],
-    ids=repr,
+    ids=lambda seeds: type(seeds).__name__,
 )
 def test_what_is_no_seed_is_refused(seeds):
     with pytest.raises(BadInput, match="seeds is .*allowed: a whole number, or a list"):
