@@ -192,9 +192,9 @@ def _sentence(found: dict[str, Any], n_units: int) -> str:
     reached, error = found["spearman"], 100 * found["relative_error"]
     if found["n_audit"] == n_units:
         return (
-            f"{_nothing_left(n_units)} Before, predicted and exact displacement "
-            f"correlated with Spearman {reached:.3f} (mean over queries) and differed "
-            f"by {error:.1f} % (median)."
+            f"{_nothing_left(n_units)} What had been predicted for them correlates "
+            f"with it with Spearman {reached:.3f} (mean over queries) and differs by "
+            f"{error:.1f} % (median)."
         )
     low, high = found["spearman_interval"]
     least, most = (100 * end for end in found["relative_error_interval"])

@@ -450,8 +450,9 @@ def _why_exact(question: Question) -> str:
     every = exact_generations(question.units)
     return (
         f"All {question.units.kind} were ablated exactly ({every:.1f} generations), "
-        "which costs less than to approximate and to audit them. Placebos are read off "
-        f"the road {FOR_PLACEBOS.name}, and so is what they are compared with."
+        "which costs less than to approximate and to audit them. What placebos do is "
+        f"read off a road ({FOR_PLACEBOS.name}), and {question.units.kind} are compared "
+        "with them by what is read off it for both."
     )
 
 
