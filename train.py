@@ -260,6 +260,24 @@ def require_possible(config: Config, options: argparse.Namespace) -> None:
         training.require_precision(config.training)
 
 
+def prepared(config: Config) -> tuple[Run, Plan]:
+    """The run folder and what is to be trained there.
+
+    Raises:
+        BadInput: If the folder or the data are no good; a folder that was made for them
+            then belongs to no run.
+    """
+    is_new = not store.stands(config)
+    run = store.create(config)
+    store.sweep_abandoned(run.path)
+    try:
+        return run, plan.prepare(run)
+    except BadInput:
+        if is_new:
+            store.withdraw(run)
+        raise
+
+
 def standing(config: Config, n_members: int) -> str:
     """What stands in the run folder of a config that is only planned.
 
@@ -306,9 +324,7 @@ def main(arguments: Sequence[str]) -> int:
         print(standing(config, drawn.codes.n_members))
         return 0
     require_possible(config, options)
-    run = store.create(config)
-    store.sweep_abandoned(run.path)
-    ready = plan.prepare(run)
+    run, ready = prepared(config)
     lineage.require_all(run.path)
     todo = (
         repair.affected(run, ready.removed)

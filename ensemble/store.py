@@ -181,6 +181,18 @@ def create(config: Config) -> Run:
     return Run(path, config)
 
 
+def withdraw(run: Run) -> None:
+    """Take back the config of a run that `create` made, if nothing came of it.
+
+    Otherwise the folder would belong to a run that cannot be, and refuse the config once
+    it is mended. Whoever else is at work on its plan keeps it.
+    """
+    with locks.alone_now(run.path / "plan") as free:
+        there = [one.name for one in run.path.iterdir() if one.name[0] != "."]
+        if free and there == ["config.yaml"]:
+            (run.path / "config.yaml").unlink()
+
+
 def stands(config: Config) -> bool:
     """Whether the run of a config stands in its folder already; nothing is written.
 

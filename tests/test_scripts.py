@@ -342,6 +342,41 @@ def test_what_cannot_be_trained_here_is_refused_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def photos(folder, n_images):
+    folder.mkdir(exist_ok=True)
+    for number in range(n_images):
+        pixels = np.full((8, 8), 20 * number, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def test_a_run_that_cannot_be_leaves_its_folder_to_the_mended_config(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 4, "weight": 2}
+    tree["data"] = {"kind": "folder", "path": str(tmp_path / "photos")}
+    config.write_text(yaml.safe_dump(tree))
+    photos(tmp_path / "photos", 8)
+    with pytest.raises(BadInput, match="More sources than codes"):
+        train.main([str(config)])
+    with pytest.raises(BadInput, match="is not a run folder"):
+        attribute.main([str(tmp_path / "run")])
+    assert train.main([str(config), "splits.n_members=6", "splits.weight=3"]) == 0
+    assert (tmp_path / "run" / "members" / "005").exists()
+
+
+def test_a_config_that_people_wrote_is_never_taken_back(tmp_path):
+    config = tmp_path / "run" / "config.yaml"
+    config.parent.mkdir()
+    tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
+    tree["splits"] = {"n_members": 4, "weight": 2}
+    tree["data"] = {"kind": "folder", "path": str(tmp_path / "photos")}
+    config.write_text(yaml.safe_dump(tree))
+    photos(tmp_path / "photos", 8)
+    with pytest.raises(BadInput, match="More sources than codes"):
+        train.main([str(config)])
+    assert config.exists()
+
+
 def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
     config = tmp_path / "tiny.yaml"
     tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}

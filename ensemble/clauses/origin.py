@@ -24,11 +24,14 @@ def origin(subject: Subject) -> Iterator[Finding]:
     everyone: list[Trainable] = [*range(subject.plan.codes.n_members), REFERENCE]
     n_foreign, unknown = 0, []
     for which in everyone:
-        path = subject.run.trained(which) / "member.json"
-        if not path.exists():
+        place = subject.run.trained(which)
+        if not (place / "member.json").exists():
             continue
         try:
-            record = store.read_json(path)
+            record = store.read_json(place / "member.json")
+            if which == REFERENCE:
+                # The files of members that vote are compared with everything else.
+                store.check_sealed(place, "member.json")
         except BadInput as error:
             # Of members it is said with everything else that their records say.
             if which == REFERENCE:

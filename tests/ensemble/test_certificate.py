@@ -131,6 +131,14 @@ def test_the_reference_is_said_to_be_no_part_of_the_ensemble(run, whole):
     assert pipe.members.member_ids == [0, 1, 2, 3]
 
 
+def test_a_file_of_the_reference_that_is_not_its_own_is_found(run, whole):
+    _, plan = whole
+    training.train_members(run, [store.REFERENCE], plan, training.Stopping())
+    shutil.copy(run.member(0) / "log.jsonl", run.reference / "log.jsonl")
+    (found,) = certificate.violations(run)
+    assert f"the reference: {run.reference / 'log.jsonl'} is damaged" in found
+
+
 def test_the_reference_in_the_place_of_a_member_is_found(run, whole):
     _, plan = whole
     training.train_members(run, [store.REFERENCE], plan, training.Stopping())

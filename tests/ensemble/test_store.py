@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ensemble import config as configs
-from ensemble import store
+from ensemble import locks, store
 from ensemble.store import Run
 from splits.errors import BadInput
 
@@ -491,6 +491,19 @@ def test_the_resolved_config_is_kept_and_opens_the_run(config):
     assert run == Run(Path(config.run), config)
     assert store.open_run(config.run) == run
     assert store.create(config) == run
+
+
+def test_a_run_of_which_nothing_came_is_withdrawn_and_no_other(config):
+    run = store.create(config)
+    with locks.alone(run.path / "plan"):
+        store.withdraw(run)
+        assert store.stands(config)
+    store.withdraw(run)
+    assert not store.stands(config)
+    run = store.create(config)
+    store.write_array(run.codes, np.zeros((2, 2), dtype=bool))
+    store.withdraw(run)
+    assert store.stands(config)
 
 
 def test_a_folder_with_another_config_is_refused_with_the_difference(config):
