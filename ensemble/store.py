@@ -525,10 +525,7 @@ def check(path: Path, expected: str, record: Path | None = None) -> None:
     """
     if not path.exists():
         raise missing(path)
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise unreadable(path, error) from None
+    found = sha256(path)
     if found != expected:
         raise damaged(path, expected, found, record)
 
@@ -620,9 +617,18 @@ def sweep(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a file, in hexadecimal.
+
+    Raises:
+        BadInput: If it is missing, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise missing(path) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def array_digest(array: np.ndarray) -> str:

@@ -707,6 +707,7 @@ READERS = [
     (store.read_array, "a.npy"),
     (store.read_codes, "a.npy"),
     (lambda path: store.check(path, ""), "a.npy"),
+    (store.sha256, "a.npy"),
 ]
 
 
@@ -729,6 +730,17 @@ def test_a_folder_in_the_place_of_a_file_is_named(whole_files, read, name):
     (whole_files / name).mkdir()
     with pytest.raises(BadInput, match=f"{name} is a folder, where a file is wanted"):
         read(whole_files / name)
+
+
+def test_a_folder_in_the_place_of_the_config_of_a_run_is_named(config):
+    run = store.create(config)
+    store.write_json(run.manifest, {})
+    (run.path / "config.yaml").unlink()
+    with pytest.raises(BadInput, match=r"config\.yaml is missing"):
+        store.sha256(run.path / "config.yaml")
+    (run.path / "config.yaml").mkdir()
+    with pytest.raises(BadInput, match=r"config\.yaml is a folder, where a file"):
+        store.open_run(run.path)
 
 
 def test_what_the_memory_does_not_hold_is_not_called_damaged(whole_files, monkeypatch):
