@@ -5,7 +5,9 @@ members, or few. So a source that stands out from placebos is compared once more
 every other source that may matter itself: with codes that overlap with the other one's
 code as its own does (splits/matched.py). Its p-value is the largest of all. Were the
 other source the only one that matters, the members that the other's code does not tell
-apart would be exchangeable, and so would be the source's code and the matched ones.
+apart would be exchangeable, and so would be the source's code and the matched ones. If
+several others stand out, it is also asked what is left of the source's displacement once
+all that these may add to the picture, together, has been taken out.
 
 Displacements under matched codes are read off the Gram matrix of how each picture moves
 with the votes (sensitivity.py), for the source and the matched codes alike.
@@ -42,15 +44,15 @@ class Doubt:
     Attributes:
         query: The picture.
         unit: Who stands out from placebos.
-        other: Beside whom he does not: an entry of `Others.names`.
+        others: Beside whom he does not: entries of `Others.names`, one or several.
         p_alone: His p-value against placebos.
-        p_beside: His p-value beside the other one.
+        p_beside: His p-value beside them.
         inseparable: Whether no displacement could have told the two apart.
     """
 
     query: int
     unit: int
-    other: int
+    others: tuple[int, ...]
     p_alone: float
     p_beside: float
     inseparable: bool
@@ -72,6 +74,11 @@ class Others:
     sources: list[list[int]]
     names: list[str]
     n_units: int
+
+    @property
+    def n_tested(self) -> int:
+        """Units that some member saw."""
+        return int(self.silenced[: self.n_units].any(axis=1).sum())
 
     def beside(self, unit: int) -> Int[np.ndarray, " others"]:
         """Those that share no source with a unit, and that some member saw."""
@@ -114,6 +121,43 @@ def p_beside(
     return min(1.0, n_units * share)
 
 
+def p_jointly(
+    gram: Float64[np.ndarray, "members members"],
+    code: Bool[np.ndarray, " members"],
+    others: Bool[np.ndarray, "others members"],
+    n_units: int,
+    rng: np.random.Generator,
+) -> float:
+    """How often a random direction moves a picture as far as what is a unit's own.
+
+    From the change of votes that a unit makes, everything that changes of the others'
+    votes can explain is projected out: what is left does not depend on what the others
+    add to members. If members differ beyond that by independent normal noise alone, the
+    rest is a random direction of its space (a rotation test; Langsrud 2005,
+    https://doi.org/10.1007/s11222-005-4789-5). Times the number of units; one if
+    nothing is left.
+    """
+    n_members = len(code)
+    explained = np.concatenate([np.ones((1, n_members)), others.astype(np.float64)])
+    _, scales, directions = np.linalg.svd(explained)
+    own_space = directions[(scales > 1e-9 * scales[0]).sum() :]
+    change = np.concatenate([*votes_in_blocks(code[None])])[0] - 1 / n_members
+    rest = own_space @ change
+    length = float(rest @ rest)
+    if length <= 1e-9 * float(change @ change):
+        return 1.0
+    form = own_space @ gram @ own_space.T
+    own = float(rest @ form @ rest) / length
+    # All that is left of pictures that the others explain is rounding.
+    if own <= 1e-9 * float(np.trace(gram)):
+        return 1.0
+    n_draws = max(_FEWEST_DRAWS, _DRAWS_A_UNIT * n_units)
+    drawn = rng.standard_normal((n_draws - 1, len(own_space)))
+    moved = ((drawn @ form) * drawn).sum(axis=1) / (drawn**2).sum(axis=1)
+    share = (1 + (moved >= own * _TIE).sum()) / n_draws
+    return min(1.0, n_units * float(share))
+
+
 def p_values(
     alone: Float64[np.ndarray, "queries units"],
     gram: Float64[np.ndarray, "queries members members"],
@@ -132,7 +176,7 @@ def p_values(
         The p-values, and everybody who stands out in `alone` but not in them.
     """
     found, doubts = alone.copy(), []
-    n_units = int(among.silenced[: among.n_units].any(axis=1).sum())
+    n_units = among.n_tested
     for query, row in enumerate(alone):
         units = np.flatnonzero(row <= THRESHOLD).tolist()
         if not units:
@@ -140,19 +184,39 @@ def p_values(
         # Of all who might matter: units as in the table, single sources beside them.
         may_matter = np.concatenate([row, _standing(gram[query], among, seed)])
         for unit in units:
-            worst, doubt = 0.0, None
-            for other in _suspects(may_matter, among, unit):
-                rng = luck.rng(seed, "matched", query, unit, other)
-                codes = among.silenced[unit], among.silenced[other]
-                p = p_beside(gram[query], *codes, n_units, rng)
-                if p > max(worst, THRESHOLD):
-                    alike = n_units > THRESHOLD * matched.n_matched(*codes)
-                    doubt = Doubt(query, unit, other, float(row[unit]), p, alike)
-                worst = max(worst, p)
-            found[query, unit] = max(row[unit], worst)
-            if doubt is not None:
-                doubts.append(doubt)
+            p_of = _beside_each(gram[query], among, unit, may_matter, (seed, query))
+            beside = max(p_of, key=lambda others: p_of[others], default=())
+            p = p_of.get(beside, 0.0)
+            found[query, unit] = max(row[unit], p)
+            if p > THRESHOLD:
+                alike = len(beside) == 1 and n_units > THRESHOLD * matched.n_matched(
+                    among.silenced[unit], among.silenced[beside[0]]
+                )
+                doubts.append(Doubt(query, unit, beside, float(row[unit]), p, alike))
     return found, doubts
+
+
+def _beside_each(
+    gram: Float64[np.ndarray, "members members"],
+    among: Others,
+    unit: int,
+    may_matter: Float64[np.ndarray, " others"],
+    key: tuple[int, int],
+) -> dict[tuple[int, ...], float]:
+    """A unit's p-value beside every suspect, and beside all that stand out at once."""
+    seed, query = key
+    code, found = among.silenced[unit], {}
+    suspects = _suspects(may_matter, among, unit)
+    for other in suspects:
+        rng = luck.rng(seed, "matched", query, unit, other)
+        beside = among.silenced[other]
+        found[other,] = p_beside(gram, code, beside, among.n_tested, rng)
+    standing = [other for other in suspects if may_matter[other] <= THRESHOLD]
+    if len(standing) > 1:
+        rng = luck.rng(seed, "jointly", query, unit)
+        beside = among.silenced[standing]
+        found[tuple(standing)] = p_jointly(gram, code, beside, among.n_tested, rng)
+    return found
 
 
 def _suspects(
@@ -206,7 +270,7 @@ def facts(doubts: Sequence[Doubt], among: Others) -> dict[str, Any]:
             {
                 "query": doubt.query,
                 "unit": doubt.unit,
-                "other": among.names[doubt.other],
+                "others": [among.names[other] for other in doubt.others],
                 "p_alone": doubt.p_alone,
                 "p_beside": doubt.p_beside,
                 "inseparable": doubt.inseparable,
@@ -228,7 +292,13 @@ def _promise(n_units: int) -> str:
 
 
 def _in_words(doubt: Doubt, among: Others) -> str:
-    unit, other = among.names[doubt.unit], among.names[doubt.other]
+    unit = among.names[doubt.unit]
+    other = ", ".join(among.names[other] for other in doubt.others)
+    if len(doubt.others) > 1:
+        return (
+            f"Query {doubt.query}: {unit} displaces the picture more than placebos do, "
+            f"but what {other} may add to it together explains that, so it is not named."
+        )
     if doubt.inseparable:
         return (
             f"Query {doubt.query}: one of {unit} and {other} displaces the picture more "

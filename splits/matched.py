@@ -114,6 +114,16 @@ def inseparable(bits: Bits) -> list[tuple[int, int]]:
     return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
+def dependent(bits: Bits) -> bool:
+    """Whether some code follows from the others by adding and subtracting.
+
+    So do codes of even splits: they add up to the same number in every member.
+    """
+    constant = np.ones((1, bits.shape[1]))
+    both = np.concatenate([constant, bits.astype(np.float64)])
+    return int(np.linalg.matrix_rank(both)) <= len(bits)
+
+
 def n_separable(bits: Bits) -> int:
     """Sources that can be named, whichever other source might matter instead."""
     return int((smallest_p(bits) <= THRESHOLD).all(axis=1).sum())
@@ -170,6 +180,12 @@ def describe(bits: Bits, n_shown: int = 5) -> list[str]:
             f"not apart     {len(pairs):,} pairs of sources share so many members, or "
             f"so few, that nothing tells which of the two matters: {shown}{more}. "
             f"{_remedy(bits)}"
+        )
+    if n_sources > 2 and (n_sources - 1) ** 2 <= 2 * n_members and dependent(bits):
+        lines.append(
+            "together      the splits are even, so that each code follows from all the "
+            "others: if most sources matter in one picture, none may be named. "
+            "splits.design=hadamard has no such codes (members: a power of two)"
         )
     lines.append(
         "pictures      several pictures are several tests: with n pictures, p times n "

@@ -100,7 +100,7 @@ def test_an_innocent_that_is_taken_along_is_not_named():
     assert found[0, 1] == 1
     assert found[0, 2:].tolist() == [0.9, 0.9]
     innocent = next(doubt for doubt in doubts if doubt.unit == 1)
-    assert (innocent.query, innocent.other) == (0, 0)
+    assert (innocent.query, innocent.others) == (0, (0,))
     assert (innocent.p_alone, innocent.p_beside) == (0.02, 1)
 
 
@@ -114,9 +114,9 @@ def test_sources_that_nothing_tells_apart_are_both_in_doubt(twin):
     p = np.array([[0.01, 0.01, 0.9, 0.9]])
     found, doubts = conditional.p_values(p, gram[None], among_sources(bits), 0)
     assert found[0].tolist() == [1, 1, 0.9, 0.9]
-    assert [(d.unit, d.other, d.inseparable) for d in doubts] == [
-        (0, 1, True),
-        (1, 0, True),
+    assert [(d.unit, d.others, d.inseparable) for d in doubts] == [
+        (0, (1,), True),
+        (1, (0,), True),
     ]
     facts = conditional.facts(doubts, among_sources(bits))
     sentence = facts["doubts"][0]["sentence"]
@@ -198,3 +198,59 @@ def test_one_true_source_is_named_and_nobody_else(design, n_sources):
     # 0.05 of 60 and three standard deviations; before, 12 of 60 with three sources.
     assert accused <= 8
     assert named >= 50
+
+
+def test_what_others_explain_together_is_nobodys_own():
+    """Even splits: a code that follows from the others' adds nothing of its own."""
+    bits = designs.draw("balanced", 4, 32).bits
+    assert np.array_equal(bits.sum(axis=0), np.full(32, 2))
+    gram = moved(np.array([1.0, 1, 1, 0]), bits, noise=0.05)
+    rng = np.random.default_rng(0)
+    assert conditional.p_jointly(gram, bits[3], bits[:3], 4, rng) == 1
+    p = np.array([[0.01, 0.01, 0.01, 0.01]])
+    found, doubts = conditional.p_values(p, gram[None], among_sources(bits), 0)
+    assert (found[0] == 1).all()
+    last = next(doubt for doubt in doubts if doubt.unit == 3)
+    assert sorted(last.others) == [0, 1, 2]
+    sentence = conditional.facts(doubts, among_sources(bits))["doubts"][-1]["sentence"]
+    assert "may add to it together explains that" in sentence
+
+
+def test_without_noise_nothing_is_left_of_what_others_explain():
+    bits = designs.draw("hadamard", 5, 16).bits
+    gram = moved(np.array([1.0, 1, 0, 0, 0]), bits)
+    rng = np.random.default_rng(0)
+    innocent, true = (
+        conditional.p_jointly(gram, bits[unit], bits[beside], 5, rng)
+        for unit, beside in ((2, [0, 1]), (0, [1, 2]))
+    )
+    assert innocent == 1
+    assert true <= 5 / 2000 * 40
+
+
+def test_jointly_p_is_uniform_where_a_unit_adds_nothing():
+    """Members differ by what others add and normal noise: count over 400 draws."""
+    bits = designs.draw("balanced", 6, 16).bits
+    found = []
+    for seed in range(400):
+        gram = moved(np.array([3.0, 2, 0, 0, 0, 0]), bits, noise=1.0, seed=seed)
+        rng = np.random.default_rng(seed)
+        found.append(conditional.p_jointly(gram, bits[2], bits[:2], 1, rng))
+    for level in (0.05, 0.2, 0.5):
+        expected = 400 * level
+        spread = 4 * np.sqrt(expected * (1 - level))
+        assert abs(np.sum(np.array(found) <= level) - expected) < spread
+
+
+def test_several_true_sources_of_hadamard_codes_are_named():
+    named = accused = 0
+    for seed in range(30):
+        bits = designs.draw("hadamard", 6, 32, seed=seed).bits
+        effects = np.array([1.0, 1, 1, 0, 0, 0])
+        gram = moved(effects, bits, noise=0.05, seed=seed)
+        p = alone(gram, bits, seed=seed)
+        found = conditional.p_values(p, gram[None], among_sources(bits), seed)[0][0]
+        named += int((found[:3] <= TAU).sum())
+        accused += bool((found[3:] <= TAU).any())
+    assert named >= 75
+    assert accused <= 5

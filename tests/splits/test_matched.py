@@ -169,3 +169,14 @@ def test_the_formula_is_a_product_of_binomials():
     shared = int((code & other).sum())
     expected = math.comb(8, shared) * math.comb(12, 10 - shared)
     assert matched.n_matched(code, other) == expected
+
+
+def test_even_splits_make_codes_dependent_and_hadamard_codes_are_not():
+    even, orthogonal = draw("balanced", 4, 32).bits, draw("hadamard", 4, 32).bits
+    assert matched.dependent(even)
+    assert not matched.dependent(orthogonal)
+    assert "splits.design=hadamard has no such" in "\n".join(matched.describe(even))
+    assert "together" not in "\n".join(matched.describe(orthogonal))
+    # With as many as this, no code shows much of what all the others do.
+    assert matched.dependent(draw("balanced", 16, 32).bits)
+    assert "together" not in "\n".join(matched.describe(draw("balanced", 16, 32).bits))
