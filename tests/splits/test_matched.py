@@ -176,7 +176,9 @@ def test_even_splits_make_codes_dependent_and_hadamard_codes_are_not():
     assert matched.dependent(even)
     assert not matched.dependent(orthogonal)
     assert "splits.design=hadamard has no such" in "\n".join(matched.describe(even))
-    assert "together" not in "\n".join(matched.describe(orthogonal))
+    assert "splits are even" not in "\n".join(matched.describe(orthogonal))
     # With as many as this, no code shows much of what all the others do.
     assert matched.dependent(draw("balanced", 16, 32).bits)
-    assert "together" not in "\n".join(matched.describe(draw("balanced", 16, 32).bits))
+    assert "splits are even" not in "\n".join(
+        matched.describe(draw("balanced", 16, 32).bits)
+    )
