@@ -273,11 +273,16 @@ def on_record(run: Run, plan: Plan, options: Options) -> Path | None:
     return _tabled(run, options, methods, truth.read(run, plan, options))
 
 
+def file_of(run: Run, options: Options) -> Path:
+    """Where the table is kept: each measure has a file of its own."""
+    what = "lds" if options.measure == "loss" else f"lds_{options.measure}"
+    return tables.file(run, what, options.name)
+
+
 def _tabled(
     run: Run, options: Options, methods: Sequence[Predictor], found: Truth
 ) -> Path:
-    what = "lds" if options.measure == "loss" else f"lds_{options.measure}"
-    path = tables.file(run, what, options.name)
+    path = file_of(run, options)
     identity = {
         "truth": found.identity,
         "methods": {method.method: method.digest for method in methods},

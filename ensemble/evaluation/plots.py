@@ -35,7 +35,8 @@ def draw(path: Path) -> list[Path]:
         path: The table, as `tables.write` left it: WHAT-NAME.json.
     """
     table = store.read_json(path)
-    what = path.stem.split("-")[0]
+    # A table of another measure, as `lds_displacement`, is drawn like the first.
+    what = path.stem.split("-")[0].split("_")[0]
     return [
         file
         for name, plot in PLOTS[what].items()

@@ -3,7 +3,7 @@
 import pytest
 
 from ensemble import store
-from ensemble.evaluation import EVALUATIONS, plots, tables
+from ensemble.evaluation import EVALUATIONS, lds, options, plots, tables
 from tests import tiny
 
 INTERVAL = {"value": 0.4, "low": 0.3, "high": 0.6}
@@ -55,6 +55,16 @@ def test_of_a_single_seed_no_reliability_is_drawn(tmp_path):
     tables.write(path, {}, rows, lone)
     names = {file.stem for file in plots.draw(path)}
     assert names == {"lds-demo-methods", "lds-demo-cost"}
+
+
+@pytest.mark.parametrize("measure", options.MEASURES)
+def test_the_table_of_every_measure_is_drawn(tmp_path, measure):
+    run = store.create(tiny.config(tmp_path / "run"))
+    asked = options.Options(name="first_day-two", measure=measure)
+    path = lds.file_of(run, asked)
+    tables.write(path, {}, *TABLES["lds"])
+    stems = {file.stem for file in plots.draw(path)}
+    assert stems == {f"{path.stem}-{name}" for name in plots.PLOTS["lds"]}
 
 
 @pytest.mark.parametrize("what", EVALUATIONS)
