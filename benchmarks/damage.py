@@ -37,7 +37,7 @@ from benchmarks import record
 from ensemble import ablation, plan, queries, scoring, store, training
 from ensemble import data as datasets
 from ensemble.config import DataConfig
-from ensemble.evaluation import EVALUATIONS, tables, truth
+from ensemble.evaluation import EVALUATIONS, predictors, tables, truth
 from ensemble.evaluation.options import Options
 from ensemble.pipeline import EnsemblePipeline
 from ensemble.store import REFERENCE, Run
@@ -74,7 +74,11 @@ FOREIGN: dict[str, dict[str, dict[str, Any]]] = {
     "data": {"data": {"kind": "folder", "path": "pictures", "label": "label"}},
 }
 # What a report says whose run was not checked as it is.
-UNCHECKED = ("has not been checked, so", "has not been checked since")
+UNCHECKED = (
+    "has not been checked, so",
+    "has not been checked since",
+    "The certificate does not hold",
+)
 # What no digest speaks for: text and pictures for people, made from what is checked.
 FREE = re.compile(r"README\.md|report\.html|.*\.(csv|svg|png)|.*\.part/log\.jsonl")
 
@@ -238,6 +242,12 @@ def resumed_training(path: Path) -> str:
     return store.sha256(path / REFERENCE / "diffusion_pytorch_model.safetensors")
 
 
+def scores(path: Path) -> np.ndarray:
+    """Scores of a method by all its dampings, as evaluation reads them."""
+    (found,) = predictors.find(store.open_run(path), "demo", ["trak"])
+    return np.stack([*found.path.values()])
+
+
 def scored_again(path: Path) -> np.ndarray:
     """A score by a method that finds the gradients of another on the disk."""
     run, pipe, ready = opened(path)
@@ -278,7 +288,7 @@ COMMANDS: dict[str, Callable[[Path], str | np.ndarray]] = {
     "pictures": pictures,
     "ablate": lambda path: told(path, "ablate", "--placebos", "3"),
     "ablate a set": lambda path: told(path, "ablate", "--sources", "1"),
-    "scores": lambda path: scoring.load_path(store.open_run(path), "demo", "trak")[1],
+    "scores": scores,
     "losses": losses,
     "report": reported,
     "far": lambda path: table(path, "far", FAR),

@@ -54,6 +54,8 @@ MOST_RESTARTS = 20
 TIMES = {"seconds", "seconds_before", "seconds_of_members", "done", "created"}
 TIMES |= {"finished", "peak_memory_bytes", "own_peak_memory_bytes", "digest"}
 TIMES |= {"time", "previous", "line_sha256"}  # of the log of removals
+# Where the command ran, which has a folder of its own each time; what a road took.
+TIMES |= {"working_directory", "road_seconds"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CONFIG = {
     "run": "run",

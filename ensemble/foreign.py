@@ -112,9 +112,17 @@ def read_scheduler(folder: Path, index: Index) -> SchedulerMixin:
             f"{path} is of {_shown(named)}, but {INDEX} names {index.scheduler}. Restore "
             "one of them, or load with scheduler=..."
         )
-    _require_moderate(path, config)
+    kind = getattr(diffusers, index.scheduler)
+    options = inspect.signature(kind.__init__).parameters
+    # Some schedulers have infinite bounds by default.
+    usual = {name: option.default for name, option in options.items()}
+    chosen = {
+        key: value
+        for key, value in config.items()
+        if key not in usual or value != usual[key]
+    }
+    _require_moderate(path, chosen)
     try:
-        kind = getattr(diffusers, index.scheduler)
         return kind.from_config(_without_private(config))
     except Exception as error:
         # Every scheduler has checks of its own, and raises what it likes.

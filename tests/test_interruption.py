@@ -95,7 +95,7 @@ def test_two_attributors_measure_once_and_a_trainer_beside_them_harms_nothing(sh
     assert not list(run.path.rglob("*.work"))
     assert run.reference.exists()
     stages = store.read_json(run.manifest)["stages"]
-    assert {"train", "generate demo", "ablate demo"} <= set(stages)
+    assert {"train", "generate demo", "ablate demo exact"} <= set(stages)
 
 
 @pytest.mark.slow

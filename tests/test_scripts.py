@@ -223,7 +223,7 @@ def test_sources_are_removed_members_repaired_and_all_is_proven(
     proven = said(
         attribute.main, run, "verify", "--sources", "1", "--sources", "number:1"
     )
-    assert "Also ablated: source 1 (digit 0001)." in proven
+    assert "holds for the ablation of source 1 (digit 0001)." in proven
     assert "(request 1 of" in proven
     assert "Silenced" not in proven
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
@@ -105,6 +106,34 @@ def test_every_scheduler_of_diffusers_may_be_named_and_nothing_else():
     assert {"UNet2DModel", "SchedulerMixin", "DiffusionPipeline"} <= {*others}
     for name in schedulers:
         assert issubclass(getattr(diffusers, name), SchedulerMixin)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_that_a_run_can_have_is_read_as_it_was_written(folder, name):
+    written = tiny.ensemble(1, scheduler=name).scheduler
+    written.save_pretrained(folder / "scheduler")
+    changed(folder / foreign.INDEX, scheduler=["diffusers", type(written).__name__])
+    found = EnsemblePipeline.from_pretrained(folder).scheduler
+    assert type(found) is type(written)
+    options = [one for one in written.config if not one.startswith("_")]
+    assert "num_train_timesteps" in options
+    for option in options:
+        assert np.all(found.config[option] == written.config[option]), option
+
+
+def test_every_scheduler_of_diffusers_is_read_with_its_defaults(folder):
+    """All but those that need packages that are not here, or options without one."""
+    n_read = 0
+    for name in filter(foreign._is_scheduler, dir(diffusers)):
+        try:
+            getattr(diffusers, name)().save_pretrained(folder / "scheduler")
+        except (ImportError, TypeError):
+            continue
+        changed(folder / foreign.INDEX, scheduler=["diffusers", name])
+        index = foreign.read_index(folder, {"EnsemblePipeline"})
+        assert type(foreign.read_scheduler(folder, index)).__name__ == name
+        n_read += 1
+    assert n_read > 20
 
 
 def test_a_scheduler_that_is_given_takes_the_place_of_one_that_may_not_be_loaded(
