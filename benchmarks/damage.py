@@ -464,6 +464,8 @@ def judged(
         elif not came.startswith("refused: "):
             found[command] = "wrong: another outcome"
         else:
+            if "`attribute.py RUN verify` says" in came:
+                came += outcome("verify", path)
             named = names(came, case, path)
             found[command] = (
                 "found" if named else f"wrong: the file is not named: {came}"

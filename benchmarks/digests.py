@@ -190,6 +190,9 @@ def digests(run: Path) -> dict[str, list[str]]:
     """Digests of the arrays and weights of a run folder, by the name of their file."""
     found: dict[str, list[str]] = {}
     for path in sorted(run.rglob("*.npy")):
+        # Caches hold times, and have other names whenever what decides them is told anew.
+        if any(part.startswith(".") for part in path.relative_to(run).parts):
+            continue
         digest = store.array_digest(np.load(path))
         found.setdefault(path.name, []).append(digest[:16])
     for path in sorted(run.rglob("*.safetensors")):

@@ -124,8 +124,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         manifest=manifest,
         commands=_commands(run, name, data, cards, tables, asked["held_out"]),
         options=configs.to_yaml(run.config),
-        scores=_saved_tables(run.scores(name), ".npy"),
-        evaluation=_saved_tables(run.evaluation, ".csv"),
+        scores=_saved_tables(run, name, run.scores(name), ".npy"),
+        evaluation=_saved_tables(run, name, run.evaluation, ".csv"),
     )
     path = run.path / outdated.REPORT
     store.write_text(path, text)
@@ -404,9 +404,23 @@ def _asked_for(run: Run, info: dict[str, Any], data: TrainingImages) -> str:
     return f" --sources {called.written(info['group_sources'][0])}"
 
 
-def _saved_tables(folder: Path, kind: str) -> list[Table]:
-    """Whatever tables a folder's JSON files hold, as they are."""
-    return [_table(path) for path in store.records(folder, kind)]
+def _saved_tables(run: Run, name: str, folder: Path, kind: str) -> list[Table]:
+    """Whatever tables a folder's JSON files hold, as they are.
+
+    Raises:
+        BadInput: If one is damaged, or was made with other queries of this name.
+    """
+    found = store.records(folder, kind)
+    about = provenance.of_queries(run, name) if found else {}
+    for path in found:
+        if folder == run.scores(name) or path.stem.endswith(f"-{name}"):
+            kept = store.read_json(path)
+            identity = kept.get("identity", kept)
+            made_with = identity.get("truth", identity)
+            provenance.require_same(
+                path, made_with, about, "Delete it, and make it again."
+            )
+    return [_table(path) for path in found]
 
 
 def _table(path: Path) -> Table:

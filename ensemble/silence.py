@@ -185,7 +185,8 @@ class Membership:
             raise BadInput(
                 f"{path} is from before a removal or a repair: members had a part in it "
                 "that are silenced now, or have been trained again since. Delete it, or "
-                "use another --name."
+                "use another --name. If neither happened, `attribute.py RUN verify` says "
+                "which member was replaced."
             )
         raise BadInput(
             f"{path} was made by other members: their code book and weights have the "

@@ -205,6 +205,14 @@ def test_the_figures_describe_themselves(page):
     assert texts[3].startswith("Loss of 6 members over 200 steps.")
 
 
+def test_an_evaluation_of_other_queries_is_refused(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    table = {"identity": {"truth": {"queries_digest": "another"}}, "rows": []}
+    store.write_json(run.evaluation / "lds-demo.json", table)
+    with pytest.raises(BadInput, match="lds-demo.json was made with another queries_"):
+        report.write(run, "demo", data)
+
+
 def test_tables_of_the_evaluation_are_shown_rounded(page):
     text = page.text("evaluation")
     assert "Rank correlation Over 3 queries." in text
