@@ -5,8 +5,8 @@
 .PHONY: demo quick test test-all check clean
 PYTHON ?= python3.11
 IN := .venv/bin
-# One process for each core: every test keeps to one thread.
-PYTEST := $(IN)/python -m pytest -n auto --dist loadgroup
+# One process for each core, and each file in one: its tests share what they train.
+PYTEST := $(IN)/python -m pytest -n auto --dist loadfile
 
 demo: .venv/demo
 	$(IN)/python train.py configs/digits.yaml
