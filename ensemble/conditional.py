@@ -285,9 +285,10 @@ def _promise(n_units: int) -> str:
     tested = f"the {n_units:,} that were tested" if n_units > 1 else "the one tested"
     return (
         f"p <= {THRESHOLD} promises that, in one picture, the chance of naming anybody "
-        f"among {tested} who does not matter is at most {100 * THRESHOLD:.0f} %, whether "
-        "nobody else matters, one other does or several do (docs/ablation.md says how "
-        "this is known)."
+        f"among {tested} who does not matter is at most {100 * THRESHOLD:.0f} % if no "
+        "source matters, or one that has p < "
+        f"{MAY_MATTER} against placebos. If several matter, this holds where effects add "
+        "up and members differ beyond them by normal noise (docs/ablation.md)."
     )
 
 

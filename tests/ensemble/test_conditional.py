@@ -181,6 +181,7 @@ def test_whoever_shares_a_source_or_was_seen_by_nobody_explains_nothing():
 def test_a_promise_says_what_p_means():
     one = conditional.facts([], among_sources(designs.draw("hadamard", 3, 8).bits))
     assert "among the 3 that were tested" in one["p_sentence"]
+    assert "If several matter, this holds where effects add up" in one["p_sentence"]
     assert one["doubts"] == []
 
 
