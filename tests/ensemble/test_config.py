@@ -43,7 +43,9 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 COUNT = st.integers(1, 10**9)
 SEED = st.integers(0, 2**63)
 SHARE = st.floats(0, 1, exclude_max=True)
-POSITIVE = st.floats(0, exclude_min=True, allow_nan=False)
+# Numbers that are not finite are refused (below).
+AT_LEAST_ZERO = st.floats(0, allow_nan=False, allow_infinity=False)
+POSITIVE = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
 
 
 def or_null(strategy):
@@ -94,7 +96,7 @@ TRAINING = st.builds(
     TrainingConfig,
     steps=COUNT,
     learning_rate=POSITIVE,
-    weight_decay=st.floats(0, allow_nan=False),
+    weight_decay=AT_LEAST_ZERO,
     max_grad_norm=POSITIVE,
     ema_decay=or_null(SHARE),
     mixed_precision=st.sampled_from(["no", "bf16", "fp16"]),
@@ -107,7 +109,7 @@ SAMPLING = st.builds(
     SamplingConfig,
     scheduler=st.sampled_from(["ddim", "ddpm", "dpmsolver++", "euler"]),
     n_steps=st.integers(1, 1000),
-    guidance_scale=st.floats(0, allow_nan=False),
+    guidance_scale=AT_LEAST_ZERO,
 )
 CONFIGS = st.builds(
     Config,
