@@ -31,14 +31,23 @@ import scipy.stats
 import torch
 
 from benchmarks import record
-from ensemble import adjoint, plan, sensitivity, store
-from ensemble.ablation import landscape
-from ensemble.measurement import MEASUREMENTS
-from ensemble.measurement import brightness as brightness_of
-from ensemble.model import predict
-from ensemble.pipeline import EnsemblePipeline, denoise
-from ensemble.queries import Queries
-from ensemble.units import votes_without
+from ensemble.ablation import (
+    adjoint,
+    first_order,
+)
+from ensemble.ablation.exact import landscape
+from ensemble.ablation.measurements import MEASUREMENTS
+from ensemble.ablation.measurements import brightness as brightness_of
+from ensemble.ablation.removal_sets import votes_without
+from ensemble.models.ensemble_model import predict
+from ensemble.provenance import plan
+from ensemble.run import files
+from ensemble.run.folder import Run, open_run
+from ensemble.sampling.pipeline import (
+    EnsemblePipeline,
+    denoise,
+)
+from ensemble.sampling.queries import Queries
 
 
 def queries_of(pipe: EnsemblePipeline, n_queries: int) -> Queries:
@@ -49,13 +58,13 @@ def queries_of(pipe: EnsemblePipeline, n_queries: int) -> Queries:
 
 def opened(
     path: str, n_queries: int, n_sources: int | None
-) -> tuple[store.Run, EnsemblePipeline, Queries, np.ndarray]:
+) -> tuple[Run, EnsemblePipeline, Queries, np.ndarray]:
     """A run, its ensemble on all cores, fresh queries, and votes without each source.
 
     The sources are random ones, or all.
     """
     torch.set_num_threads(1)
-    run = store.open_run(path)
+    run = open_run(path)
     codes = plan.load(run).codes
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
@@ -65,7 +74,7 @@ def opened(
     return run, pipe, queries_of(pipe, n_queries), votes
 
 
-def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensitivity:
+def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> first_order.Sensitivity:
     """The 2023 loop: every tangent carries its own copy of the state."""
     model = pipe.members
     n_members = model.n_members
@@ -80,7 +89,7 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensit
         directions = (scaled[:, 1:] - scaled[:, :1]).flatten(0, 1)
         carried = torch.zeros_like(directions)
         for network in model.networks:
-            with sensitivity.forward_mode(network):
+            with first_order.forward_mode(network):
                 carried += torch.func.jvp(
                     lambda at, network=network: predict(network, at, timestep),
                     (copies,),
@@ -91,9 +100,9 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> sensitivity.Sensit
         return mean + (at_query - mean) + carried / n_members
 
     before = model.n_forwards
-    pictures, moved = sensitivity.stepped_beside(pipe, queries, n_members, beside)
+    pictures, moved = first_order.stepped_beside(pipe, queries, n_members, beside)
     moved = (moved - pictures[:, None]).flatten(2).double().numpy()
-    return sensitivity.Sensitivity(
+    return first_order.Sensitivity(
         moved.transpose(0, 2, 1), model.n_forwards - before, n_passes, "dual numbers"
     )
 
@@ -111,21 +120,21 @@ def sketched(pipe: EnsemblePipeline, queries: Queries, n_probes: int = 8) -> Ske
     """The sketch; every probe passes back through every member and step."""
     before = pipe.members.n_forwards
     gram = adjoint.sketch(pipe, queries, n_probes)
-    passes = n_probes * sensitivity.generation_forwards(pipe, len(queries.seeds))
+    passes = n_probes * first_order.generation_forwards(pipe, len(queries.seeds))
     return Sketched(gram, pipe.members.n_forwards - before, passes)
 
 
 ROADS: dict[str, Callable] = {
     **{
-        road.name: functools.partial(sensitivity.designed, road=road)
-        for road in sensitivity.DESIGNED_ROADS
+        road.name: functools.partial(first_order.designed, road=road)
+        for road in first_order.DESIGNED_ROADS
     },
     "sketch, 8 probes": sketched,
-    "tangents": sensitivity.tangents,
+    "tangents": first_order.tangents,
     "dual numbers (2023)": dual_numbers,
 }
 # Those that are timed beside the loop of 2023, on the same queries.
-CHEAPEST = sensitivity.DESIGNED_ROADS[:2]
+CHEAPEST = first_order.DESIGNED_ROADS[:2]
 # These are compared on a few queries only.
 SLOW = ("sketch, 8 probes", "tangents", "dual numbers (2023)")
 
@@ -166,7 +175,7 @@ def cost(pipe: EnsemblePipeline, asked: Queries, road: Callable) -> tuple[Any, d
     The seconds of a derivative pass are what is left of the road's seconds after its
     plain forward passes, at the speed of generating.
     """
-    generation = sensitivity.generation_forwards(pipe, len(asked.seeds))
+    generation = first_order.generation_forwards(pipe, len(asked.seeds))
     before = generation_seconds(pipe, asked)
     began = time.perf_counter()
     found, forwards, passes = road(pipe, asked)
@@ -206,7 +215,7 @@ def compare(
             return moves, moves.member_forwards, moves.derivative_passes
 
         moves, work = cost(pipe, some, found_by)
-        predicted = sensitivity.displacement(moves.gram, votes)
+        predicted = first_order.displacement(moves.gram, votes)
         results[name] = {
             **agreement(predicted, exact[: len(predicted)]),
             **work,
@@ -233,13 +242,13 @@ def faster_than_dual_numbers(
         began = time.perf_counter()
         found = dual_numbers(pipe, some)
         slow = time.perf_counter() - began
-        predicted = sensitivity.displacement(found.gram, votes)
+        predicted = first_order.displacement(found.gram, votes)
         agreed["dual numbers (2023)"] = agreement(predicted, exact[:few])
         for road in CHEAPEST:
             began = time.perf_counter()
-            found = sensitivity.designed(pipe, some, road=road)
+            found = first_order.designed(pipe, some, road=road)
             ratios[road.name].append(slow / (time.perf_counter() - began))
-            predicted = sensitivity.displacement(found.gram, votes)
+            predicted = first_order.displacement(found.gram, votes)
             agreed[road.name] = agreement(predicted, exact[:few])
     pipe.members.side_by_side = side_by_side
     for name, each in ratios.items():
@@ -310,7 +319,7 @@ def source_by_source(
 def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
     run, pipe, asked, votes = opened(path, n_queries, n_sources)
     exact = landscape(pipe, asked, votes, {}, run.path / "benchmark.exact")
-    generation = sensitivity.generation_forwards(pipe, n_queries)
+    generation = first_order.generation_forwards(pipe, n_queries)
     record.write(
         "ablation",
         [0, *asked.seeds.tolist()],
@@ -319,7 +328,7 @@ def main(path: str, n_queries: int = 16, n_sources: int | None = None) -> None:
             "n_members": pipe.members.n_members,
             "n_steps": pipe.sampling().n_steps,
             "n_queries": n_queries,
-            "n_sources": store.read_json(run.manifest)["n_sources"],
+            "n_sources": files.read_json(run.manifest)["n_sources"],
             "n_sources_compared": len(votes),
             "exact_generations": round(exact.member_forwards / generation, 2),
             "roads": compare(pipe, asked, votes, exact.displacement),

@@ -17,9 +17,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import record
-from ensemble import plan, store
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
+from ensemble.provenance import plan
+from ensemble.provenance.plan import Plan
+from ensemble.run import files
+from ensemble.run.folder import Run, open_run
+from ensemble.sampling.pipeline import EnsemblePipeline
 
 N_PICTURES = 128
 
@@ -37,7 +39,7 @@ def nearest_percentiles(
     return percentiles
 
 
-def shares_of_labels(run: store.Run, ready: Plan) -> dict[str, list[float]]:
+def shares_of_labels(run: Run, ready: Plan) -> dict[str, list[float]]:
     """How often a classifier sees each label, before and after it is ablated."""
     classifier = LogisticRegression(max_iter=2000)
     data = ready.data
@@ -61,18 +63,18 @@ def shares_of_labels(run: store.Run, ready: Plan) -> dict[str, list[float]]:
 
 def findings(path: str) -> dict:
     """The numbers of one run."""
-    run = store.open_run(path)
+    run = open_run(path)
     ready = plan.load(run)
     many = ready.codes.n_sources > 200
     folder = run.influence("demo") / ("differential" if many else "exact")
-    info = store.read_json(folder / "info.json")
+    info = files.read_json(folder / "info.json")
     displacement, placebo, p_values = (
         np.load(folder / f"{name}.npy")
         for name in ("displacement", "placebo", "p_values")
     )
     images = np.load(run.queries("demo") / "images.npy")
     percentiles = nearest_percentiles(ready, images, displacement, placebo)
-    manifest = store.read_json(run.manifest)
+    manifest = files.read_json(run.manifest)
     found = {
         "n_images": len(ready.data.images),
         "n_sources": ready.codes.n_sources,

@@ -29,11 +29,19 @@ import torch
 from torch import nn
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import data, luck, store
-from ensemble.model import build_member, noise_schedule, predict
-from ensemble.scorers import layers
-from ensemble.scorers.curvature import Curvature, Sample
+from ensemble.data import datasets
+from ensemble.models.ensemble_model import (
+    build_member,
+    noise_schedule,
+    predict,
+)
+from ensemble.run import config as configs
+from ensemble.scorers.curvature import layers
+from ensemble.scorers.curvature.kfac import (
+    Curvature,
+    Sample,
+)
+from ensemble.system import environment, seeding
 
 SEED = 0
 
@@ -44,11 +52,11 @@ def network_and_samples(
     """A network of the digits' size, and noisy digits to fit and to ask at."""
     settings = configs.from_dict({"run": "none"})
     network = build_member(settings.model, (1, 8, 8), None, SEED).eval()
-    keyed = luck.generator(SEED, "benchmark")
+    keyed = seeding.generator(SEED, "benchmark")
     # Fresh networks end in zeros, and then nothing comes back to the other layers.
     for weights in network.conv_out.parameters():
         weights.data += 0.2 * torch.randn(weights.shape, generator=keyed)
-    images = torch.from_numpy(data.load(settings.data).images.copy())
+    images = torch.from_numpy(datasets.load(settings.data).images.copy())
     states = []
     for chosen in (images[:n_train], images[-n_queries:]):
         clean = chosen.repeat_interleave(n_draws, dim=0)
@@ -183,7 +191,7 @@ def run_side(
     prepared = network_and_samples(n_train, n_queries, n_draws)
     scores, seconds = SIDES[side](*prepared, n_draws, batch_size)
     np.save(Path(folder) / f"{side}.npy", scores)
-    facts = {**seconds, "peak_memory_mb": store.peak_memory_bytes() / 2**20}
+    facts = {**seconds, "peak_memory_mb": environment.peak_memory_bytes() / 2**20}
     (Path(folder) / f"{side}.json").write_text(json.dumps(facts))
 
 

@@ -31,16 +31,30 @@ import torch
 import yaml
 from PIL import Image
 
-import attribute
-import train
 from benchmarks import record
-from ensemble import ablation, plan, queries, scoring, store, training
-from ensemble import data as datasets
-from ensemble.config import DataConfig
-from ensemble.evaluation import EVALUATIONS, predictors, tables, truth
+from ensemble.ablation import exact
+from ensemble.cli import attribute, train
+from ensemble.data import datasets
+from ensemble.evaluation import (
+    EVALUATIONS,
+    ground_truth,
+    predictors,
+    tables,
+)
 from ensemble.evaluation.options import Options
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.store import REFERENCE, Run
+from ensemble.provenance import plan
+from ensemble.run import records
+from ensemble.run.config import DataConfig
+from ensemble.run.files import read_json, sha256
+from ensemble.run.folder import (
+    REFERENCE,
+    Run,
+    open_run,
+)
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers import runner
+from ensemble.training import trainer
 from splits.errors import BadInput
 
 SETTINGS = {
@@ -161,13 +175,13 @@ def table(path: Path, what: str, options: Options) -> str:
     """The table of an evaluation; what it trains is kept."""
     run, pipe, ready = opened(path)
     file = EVALUATIONS[what].evaluate(run, pipe, ready, options)
-    return tables.as_text(store.read_json(file)["rows"])
+    return tables.as_text(read_json(file)["rows"])
 
 
 def losses(path: Path) -> np.ndarray:
     """The losses of the models of subsets."""
     run, pipe, ready = opened(path)
-    return truth.find(run, pipe, ready, LDS).losses
+    return ground_truth.find(run, pipe, ready, LDS).losses
 
 
 def measured_losses(path: Path) -> np.ndarray:
@@ -178,32 +192,32 @@ def measured_losses(path: Path) -> np.ndarray:
 
 def interrupt_ablation(path: Path) -> None:
     """Leave the ablation of the queries `half` half done."""
-    keep = ablation._Blocks.keep
+    keep = exact._Blocks.keep
 
-    def once(blocks: ablation._Blocks, values: np.ndarray, work: int) -> None:
+    def once(blocks: exact._Blocks, values: np.ndarray, work: int) -> None:
         keep(blocks, values[:, :5], work)
         raise Stop
 
-    ablation._Blocks.keep = once
+    exact._Blocks.keep = once
     try:
         attribute.main([str(path), *HALF])
     except Stop:
         return
     finally:
-        ablation._Blocks.keep = keep
+        exact._Blocks.keep = keep
 
 
 def interrupt_training(path: Path) -> None:
     """Leave the reference half trained."""
-    run, stopping = store.open_run(path), training.Stopping()
+    run, stopping = open_run(path), trainer.Stopping()
     stopping.asked = True
-    with contextlib.suppress(training.Interrupted):
-        training.train_members(run, [REFERENCE], plan.load(run), stopping)
+    with contextlib.suppress(trainer.Interrupted):
+        trainer.train_members(run, [REFERENCE], plan.load(run), stopping)
 
 
 def opened(path: Path) -> tuple[Run, EnsemblePipeline, plan.Plan]:
     """A run, its pipeline and its plan."""
-    run = store.open_run(path)
+    run = open_run(path)
     pipe = EnsemblePipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     return run, pipe, plan.load(run)
@@ -231,7 +245,7 @@ def resumed_ablation(path: Path) -> np.ndarray:
     """What the ablation that was interrupted comes to."""
     told(path, *HALF)
     folder = path / "influence" / "half" / "exact"
-    displacement = store.sealed_array(folder, "info.json", "displacement.npy")
+    displacement = records.sealed_array(folder, "info.json", "displacement.npy")
     # The last bits depend on how many pictures are sampled at once.
     return displacement.round(4)
 
@@ -239,22 +253,20 @@ def resumed_ablation(path: Path) -> np.ndarray:
 def resumed_training(path: Path) -> str:
     """What the training that was interrupted comes to."""
     train.main([str(path / "config.yaml"), f"run={path}", "--reference"])
-    return store.sha256(path / REFERENCE / "diffusion_pytorch_model.safetensors")
+    return sha256(path / REFERENCE / "diffusion_pytorch_model.safetensors")
 
 
 def scores(path: Path) -> np.ndarray:
     """Scores of a method by all its dampings, as evaluation reads them."""
-    (found,) = predictors.find(store.open_run(path), "demo", ["trak"])
+    (found,) = predictors.find(open_run(path), "demo", ["trak"])
     return np.stack([*found.path.values()])
 
 
 def scored_again(path: Path) -> np.ndarray:
     """A score by a method that finds the gradients of another on the disk."""
     run, pipe, ready = opened(path)
-    scoring.score(
-        run, pipe, ready, "demo", "again", scorer=scoring.scorer_called("trak")
-    )
-    return scoring.load(run, "demo", "again")
+    runner.score(run, pipe, ready, "demo", "again", scorer=runner.scorer_called("trak"))
+    return runner.load(run, "demo", "again")
 
 
 def reported(path: Path) -> str:
@@ -278,7 +290,7 @@ def page(path: Path) -> str:
 def generated(path: Path) -> np.ndarray:
     """The queries that are there."""
     told(path, "generate", "--n", "2")
-    return queries.load(store.open_run(path), "demo").images
+    return queries.load(open_run(path), "demo").images
 
 
 # In the order in which they are run; those that write tables come last.

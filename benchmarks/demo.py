@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks import record
-from ensemble import store
+from ensemble.run import files
 
 CONFIG = "configs/digits.yaml"
 
@@ -30,12 +30,12 @@ def main() -> None:
         run = Path(folder) / "digits"
         train = timed("train.py", CONFIG, f"run={run}")
         attribute = timed("attribute.py", str(run))
-        manifest = store.read_json(run / "manifest.json")
+        manifest = files.read_json(run / "manifest.json")
         members = [
-            store.read_json(path) for path in sorted(run.glob("members/*/member.json"))
+            files.read_json(path) for path in sorted(run.glob("members/*/member.json"))
         ]
-        influence = store.read_json(run / "influence" / "demo" / "exact" / "info.json")
-        n_queries = len(store.read_json(run / "queries/demo/info.json")["seeds"])
+        influence = files.read_json(run / "influence" / "demo" / "exact" / "info.json")
+        n_queries = len(files.read_json(run / "queries/demo/info.json")["seeds"])
     record.write(
         "demo",
         [0],

@@ -15,10 +15,19 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import record
-from splits import chances
-from splits.candidates import CANDIDATES, fits
-from splits.comparison import Wish, compare
-from splits.designs import DESIGNS, draw
+from splits.choosing import expectations
+from splits.choosing.candidates import (
+    CANDIDATES,
+    fits,
+)
+from splits.choosing.compare import (
+    Wish,
+    compare,
+)
+from splits.designs.registry import (
+    DESIGNS,
+    draw,
+)
 
 PICTURES = Path(__file__).parent.parent / "docs" / "designs"
 CELL = 8
@@ -83,8 +92,8 @@ def drawing(n_sources: int, n_members: int = 64) -> dict[str, Any]:
             "codes_a_second": n_sources / seconds,
             "split_min": int(loads.min()),
             "split_max": int(loads.max()),
-            "mean_squared_correlation": chances.mean_squared_correlation(codes),
-            "welch": chances.welch(n_sources, n_members),
+            "mean_squared_correlation": expectations.mean_squared_correlation(codes),
+            "welch": expectations.welch(n_sources, n_members),
         }
     return found
 

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from benchmarks import record
-from ensemble import store
+from ensemble.run import files
 
 ROOT = Path(__file__).parents[1]
 COMMON = {
@@ -193,12 +193,12 @@ def digests(run: Path) -> dict[str, list[str]]:
         # Caches hold times, and have other names whenever what decides them is told anew.
         if any(part.startswith(".") for part in path.relative_to(run).parts):
             continue
-        digest = store.array_digest(np.load(path))
+        digest = files.array_digest(np.load(path))
         found.setdefault(path.name, []).append(digest[:16])
     for path in sorted(run.rglob("*.safetensors")):
         tensors = load_file(path)
-        parts = [f"{name} {store.array_digest(tensors[name])}" for name in tensors]
-        digest = store.array_digest(np.array(sorted(parts)).view(np.uint32))
+        parts = [f"{name} {files.array_digest(tensors[name])}" for name in tensors]
+        digest = files.array_digest(np.array(sorted(parts)).view(np.uint32))
         found.setdefault(path.name, []).append(digest[:16])
     return {name: sorted(ones) for name, ones in sorted(found.items())}
 

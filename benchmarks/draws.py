@@ -27,10 +27,22 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks import ground_truth, mnist, record
-from ensemble import plan, scoring, store
-from ensemble.evaluation import correlation, intervals, lds, truth
-from ensemble.evaluation.correlation import Resamples
-from ensemble.store import Run
+from ensemble.evaluation import (
+    ground_truth as truth,
+)
+from ensemble.evaluation import (
+    lds,
+)
+from ensemble.evaluation.metrics import (
+    intervals,
+    rank_correlation,
+)
+from ensemble.evaluation.metrics.rank_correlation import Resamples
+from ensemble.provenance import plan
+from ensemble.run import folder, records
+from ensemble.run.files import read_array, read_json
+from ensemble.run.folder import Run
+from ensemble.scorers import runner
 
 FEWER = 64
 METHODS = (
@@ -50,10 +62,10 @@ def folder_of(run: Run, name: str) -> Path:
 
 def at_fewer(run: Run, name: str) -> Losses:
     """Losses at fewer draws, seeds in their order."""
-    files = store.records(folder_of(run, name), ".npy")
+    files = records.records(folder_of(run, name), ".npy")
     return np.stack(
         [
-            store.read_array(file.with_suffix(".npy"), store.read_json(file)["sha256"])
+            read_array(file.with_suffix(".npy"), read_json(file)["sha256"])
             for file in files
         ]
     )
@@ -67,7 +79,7 @@ def between(one: Losses, other: Losses, drawn: Resamples) -> Samples:
         for second in range(len(other))
         if first != second
     ]
-    found = [correlation.resampled(one[i], other[j], drawn) for i, j in pairs]
+    found = [rank_correlation.resampled(one[i], other[j], drawn) for i, j in pairs]
     return np.mean(found, axis=0)
 
 
@@ -85,8 +97,8 @@ def ceilings(
     losses: Losses, fewer: Losses, factor: float, drawn: Resamples
 ) -> dict[str, Samples]:
     """Reliabilities, and ceilings with and without the draws' part."""
-    same = correlation.reliability(losses, drawn)
-    at_less = correlation.reliability(fewer, drawn)
+    same = rank_correlation.reliability(losses, drawn)
+    at_less = rank_correlation.reliability(fewer, drawn)
     other = between(losses, fewer, drawn)
     share = share_of_subsets(same, at_less, other, factor)
     n_seeds = len(losses)
@@ -95,7 +107,7 @@ def ceilings(
         "reliability_at_fewer_draws": at_less,
         "reliability_between_draws": other,
         "share_of_draws": same - share,
-        "ceiling": correlation.ceiling(same, n_seeds),
+        "ceiling": rank_correlation.ceiling(same, n_seeds),
         "ceiling_without_the_draws": np.sqrt(share / (same + (1 - same) / n_seeds)),
     }
 
@@ -109,7 +121,10 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     strapped, factor = lds.bootstrap(found), options.n_draws / FEWER
     (values, samples) = (
         ceilings(found.losses, few, factor, drawn)
-        for drawn in (correlation.as_they_are(n_subsets, n_queries), strapped.drawn)
+        for drawn in (
+            rank_correlation.as_they_are(n_subsets, n_queries),
+            strapped.drawn,
+        )
     )
     result: dict[str, Any] = {
         fact: intervals.described(float(values[fact][0]), samples[fact])
@@ -117,7 +132,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     }
     limit = "ceiling_without_the_draws"
     for method in METHODS:
-        score = scoring.load(run, name, method)
+        score = runner.load(run, name, method)
         value, resampled = strapped.lds(lds.predicted_losses(score, found.subsets))
         result[method] = {
             "lds": intervals.described(value, resampled),
@@ -130,7 +145,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
 
 def main() -> None:
     mnist.write(ground_truth.MNIST)
-    run = store.open_run(ground_truth.FOLDER / "mnist")
+    run = folder.open_run(ground_truth.FOLDER / "mnist")
     results = {name: findings(run, name) for name in ("held_out", "generated")}
     record.write("draws", [1, 2, 3], {"fewer_draws": FEWER, **results})
 

@@ -26,14 +26,18 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import data as datasets
-from ensemble import plan as plans
-from ensemble import store
-from ensemble.config import Config, DataConfig
-from ensemble.data import Loaded
-from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.data import datasets
+from ensemble.data.datasets import Loaded
+from ensemble.provenance import plan as plans
+from ensemble.provenance.plan import Plan
+from ensemble.run import config as configs
+from ensemble.run import files, folder, manifest, records
+from ensemble.run.config import (
+    Config,
+    DataConfig,
+)
+from ensemble.run.folder import Run
+from ensemble.system import environment
 from splits.codes import CodeBook
 
 SEED = 0
@@ -66,17 +70,17 @@ def config_of(path: Path, n_members: int, n_sources: int | None) -> Config:
 
 def made(config: Config) -> Run:
     """A run folder with members that were never trained."""
-    from ensemble import pipeline
-    from ensemble.model import build_member
+    from ensemble.models.ensemble_model import build_member
+    from ensemble.sampling import pipeline
 
-    run = store.create(config)
+    run = folder.create(config)
     plan = plans.prepare(run)
     pattern = run.path / "pattern"
     if not pattern.exists():
-        with store.folder_in_the_making(pattern) as to:
+        with files.folder_in_the_making(pattern) as to:
             shape = plan.data.images.shape[1:]
             build_member(config.model, shape, None, SEED).save_pretrained(to)
-    weights = load_file(pattern / store.WEIGHTS)
+    weights = load_file(pattern / folder.WEIGHTS)
     for member in range(plan.codes.n_members):
         if not run.member(member).exists():
             _make_member(run, plan, member, pattern, weights)
@@ -94,22 +98,22 @@ def _make_member(
         for name, value in weights.items()
     }
     exposure = plan.codes.bits[plan.source_of, member].astype(np.uint32)
-    with store.folder_in_the_making(run.member(member)) as to:
-        save_file(moved, to / store.WEIGHTS)
+    with files.folder_in_the_making(run.member(member)) as to:
+        save_file(moved, to / folder.WEIGHTS)
         (to / "config.json").write_bytes((pattern / "config.json").read_bytes())
-        store.write_array(to / "exposure.npy", exposure)
+        files.write_array(to / "exposure.npy", exposure)
         facts = {
             "member": member,
             "n_sources": int(plan.codes.bits[:, member].sum()),
             "n_images": int(exposure.sum()),
             "images_seen": int(exposure.sum()),
             "split_digest": plan.codes.split_digest(member),
-            "weights_sha256": store.sha256(to / store.WEIGHTS),
+            "weights_sha256": files.sha256(to / folder.WEIGHTS),
             "seed": SEED,
             "loss_curve": {"steps": [1], "loss": [1.0]},
             "seconds": 0.0,
         }
-        store.seal(to, "member.json", facts)
+        records.seal(to, "member.json", facts)
 
 
 # Stages: each is timed without what it imports.
@@ -117,19 +121,19 @@ def _make_member(
 
 def opening(path: Path) -> None:
     """Config, manifest, sources and code book, with digests."""
-    run = store.open_run(path)
-    codes = CodeBook(store.read_array(run.codes))
-    store.check_manifest(run, {"code_book_digest": codes.digest()})
-    store.read_array(run.source_of)
-    store.read_json(run.path / "sources.json")
+    run = folder.open_run(path)
+    codes = CodeBook(files.read_array(run.codes))
+    manifest.check_manifest(run, {"code_book_digest": codes.digest()})
+    files.read_array(run.source_of)
+    files.read_json(run.path / "sources.json")
 
 
 def planning(path: Path) -> None:
     """What `train.py --plan` prints."""
-    from ensemble import training
+    from ensemble.training import trainer
 
-    config = store.open_run(path).config
-    print(training.describe(config, plans.draw(config)), file=sys.stderr)
+    config = folder.open_run(path).config
+    print(trainer.describe(config, plans.draw(config)), file=sys.stderr)
 
 
 def loading(path: Path) -> None:
@@ -141,16 +145,16 @@ def loading(path: Path) -> None:
 
 def verifying(path: Path) -> None:
     """The certificate."""
-    from ensemble import certificate
+    from ensemble.certificate import certificate
 
-    found = certificate.violations(store.open_run(path))
+    found = certificate.violations(folder.open_run(path))
     if found:
         raise RuntimeError(found[0])
 
 
 def attributing(path: Path, command: str, *arguments: str) -> None:
     """A command of attribute.py."""
-    import attribute
+    from ensemble.cli import attribute
 
     attribute.main([str(path), command, *arguments])
 
@@ -196,16 +200,16 @@ def of_stage(name: str, path: Path) -> dict[str, Any]:
 
 def timed(name: str, path: Path) -> None:
     """Run a stage here, and print what it took."""
-    import attribute  # noqa: F401
-    from ensemble import certificate, influence, report, training  # noqa: F401
+    from ensemble.cli import attribute  # noqa: F401
+    from ensemble.training import trainer  # noqa: F401
 
     began, used = time.perf_counter(), time.process_time()
-    idle = store.peak_memory_bytes()
+    idle = environment.peak_memory_bytes()
     STAGES[name](path)
     took = {
         "seconds": round(time.perf_counter() - began, 2),
         "processor_seconds": round(time.process_time() - used, 2),
-        "peak_mb": round(store.peak_memory_bytes() / 2**20),
+        "peak_mb": round(environment.peak_memory_bytes() / 2**20),
         "of_it_imports_mb": round(idle / 2**20),
     }
     print(json.dumps(took))

@@ -20,11 +20,22 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks import ground_truth, limits, mnist, record
-from ensemble import plan, scoring, store
-from ensemble.evaluation import intervals, lds, truth
-from ensemble.evaluation.truth import Truth
-from ensemble.scorers.setting import ENSEMBLE, first_members
-from ensemble.store import Run
+from ensemble.evaluation import (
+    ground_truth as truth,
+)
+from ensemble.evaluation import (
+    lds,
+)
+from ensemble.evaluation.ground_truth import Truth
+from ensemble.evaluation.metrics import intervals
+from ensemble.provenance import plan
+from ensemble.run import folder
+from ensemble.run.folder import Run
+from ensemble.scorers import runner
+from ensemble.scorers.interface import (
+    ENSEMBLE,
+    first_members,
+)
 
 METHODS = ("posterior_ensemble", "posterior", "members")
 MODELS = (first_members(16), first_members(32), ENSEMBLE)
@@ -70,14 +81,14 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     """For each posterior what is left, what it expected, and what nobody can add up."""
     found = truth.read(run, plan.load(run), ground_truth.options_of(run, name))
     noise = noise_of(found)
-    best = scoring.load(run, name, limits.METHOD).astype(np.float64)
+    best = runner.load(run, name, limits.METHOD).astype(np.float64)
     told = left(limits.predicted(best, found, limits.TOLD[-1]), found, noise)
     whole = noise.spread.sum()
     rows: dict[str, Any] = {"left_when_told": told.sum() / whole}
     for method in METHODS:
         for which in MODELS:
-            score = scoring.load(run, name, method, which).astype(np.float64)
-            bars = scoring.load_errors(run, name, method, which).astype(np.float64)
+            score = runner.load(run, name, method, which).astype(np.float64)
+            bars = runner.load_errors(run, name, method, which).astype(np.float64)
             guess = lds.predicted_losses(score, found.subsets)
             off, said = left(guess, found, noise), expected(bars)
             rows[f"{method}, {which}"] = {
@@ -105,7 +116,7 @@ def main() -> None:
     mnist.write(ground_truth.MNIST)
     results = {
         setting: {
-            name: findings(store.open_run(ground_truth.FOLDER / setting), name)
+            name: findings(folder.open_run(ground_truth.FOLDER / setting), name)
             for name in limits.NAMES
         }
         for setting in ground_truth.PICTURES

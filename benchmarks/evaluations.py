@@ -15,10 +15,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import attribute
 from benchmarks import record
-from ensemble import store
+from ensemble.cli import attribute
 from ensemble.evaluation import plots
+from ensemble.run import folder
+from ensemble.run.files import read_json
 
 METHODS = (
     "posterior_ensemble",
@@ -47,7 +48,7 @@ def evaluated(run: Path, what: str, **flags: str) -> Path:
     attribute.main([str(run), "evaluate", "--what", what, *given])
     # Quality is no query's.
     about = "ensemble" if what == "quality" else flags.get("name", "demo")
-    return store.open_run(run).evaluation / f"{what}-{about}.json"
+    return folder.open_run(run).evaluation / f"{what}-{about}.json"
 
 
 def false_attribution(runs: list[Path]) -> dict[str, Any]:
@@ -59,8 +60,8 @@ def false_attribution(runs: list[Path]) -> dict[str, Any]:
     for run in runs:
         attribute.main([str(run), "generate", "--name", "far", "--n", str(N_QUERIES)])
         files.append(evaluated(run, "far", **FLAGS["far"]))
-        rates = store.read_json(files[-1])
-        radius = store.read_json(evaluated(run, "far"))["radius"]
+        rates = read_json(files[-1])
+        radius = read_json(evaluated(run, "far"))["radius"]
         found[str(rates["n_images"])] = {**rates, "radius": radius}
     plots.curve(files, record.RESULTS)
     return found
@@ -76,10 +77,9 @@ def main() -> None:
     else:
         (run,) = arguments.runs
         table = evaluated(run, arguments.what, **FLAGS[arguments.what])
-        results = store.read_json(table)
+        results = read_json(table)
     trained_at = [
-        store.read_json(store.open_run(run).manifest)["commit"]
-        for run in arguments.runs
+        read_json(folder.open_run(run).manifest)["commit"] for run in arguments.runs
     ]
     facts = {"flags": FLAGS[arguments.what], "members_trained_at": trained_at}
     record.write("evaluations", [0], {**facts, **results}, arguments.what)

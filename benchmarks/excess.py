@@ -21,10 +21,11 @@ import numpy as np
 import yaml
 
 from benchmarks import record
-from ensemble import store
-from ensemble.config import DataConfig
-from ensemble.data import load as load_data
-from ensemble.queries import distance
+from ensemble.data.datasets import load as load_data
+from ensemble.run import files
+from ensemble.run.config import DataConfig
+from ensemble.run.folder import Run, open_run
+from ensemble.sampling.queries import distance
 from splits import shards
 
 N_QUERIES, N_COPIES, PLANTED = 16, 16, 3
@@ -37,7 +38,7 @@ SETTINGS = {
 }
 
 
-def trained(folder: Path, data: dict) -> store.Run:
+def trained(folder: Path, data: dict) -> Run:
     """A trained run whose queries are ablated; what is done already stays."""
     folder.mkdir(parents=True, exist_ok=True)
     run, path = folder / "run", folder / "config.yaml"
@@ -48,7 +49,7 @@ def trained(folder: Path, data: dict) -> store.Run:
         ["attribute.py", str(run), "ablate", "--method", "differential"],
     ):
         subprocess.run([sys.executable, *command], check=True)
-    return store.open_run(run)
+    return open_run(run)
 
 
 def planted(folder: Path, n_images: int = 256) -> dict:
@@ -67,10 +68,10 @@ def planted(folder: Path, n_images: int = 256) -> dict:
     return {"kind": "shards", "path": path, "source": "original"}
 
 
-def findings(run: store.Run) -> dict:
+def findings(run: Run) -> dict:
     """Real sources against placebos, over all queries."""
     folder = run.influence("demo") / "differential"
-    info = store.read_json(folder / "info.json")
+    info = files.read_json(folder / "info.json")
     real, placebo = (np.load(folder / f"{name}.npy") for name in TABLES)
     levels = np.quantile(placebo, 0.999, axis=1)
     return {
@@ -88,7 +89,7 @@ def findings(run: store.Run) -> dict:
     }
 
 
-def planted_findings(run: store.Run) -> dict:
+def planted_findings(run: Run) -> dict:
     """Where the planted source stands, for the queries most like it."""
     folder = run.influence("demo") / "differential"
     displacement = np.load(folder / "displacement.npy")

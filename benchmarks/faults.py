@@ -41,10 +41,16 @@ import numpy as np
 import yaml
 from safetensors import safe_open
 
-import attribute
-import train
 from benchmarks import record
-from ensemble import coded_shards, exits, launching, store
+from ensemble.cli import attribute, train
+from ensemble.provenance import coded_shards
+from ensemble.run import files, manifest, records
+from ensemble.run.folder import open_run
+from ensemble.system import (
+    exits,
+    launching,
+    text,
+)
 from splits import shards
 from splits.errors import BadInput
 
@@ -223,7 +229,7 @@ def is_done(kind: Kind, folder: Path, code: int) -> bool:
     """Whether a command has come to its end, judged by its exit code and what is there."""
     match kind.script:
         case "train":
-            return code == 0 and store.is_complete(store.open_run(folder / "run"))
+            return code == 0 and manifest.is_complete(open_run(folder / "run"))
         case "shards":
             # Killed after its folder got its name, it is refused a second time.
             return code == 0 or (code == 2 and (folder / "out" / shards.INDEX).exists())
@@ -239,7 +245,7 @@ def prepared(kind: Kind, folder: Path) -> Path:
     before = folder / f"before-{zlib.crc32(str(kind.before).encode())}"
     if before.exists():
         return before
-    with store.folder_in_the_making(before) as to:
+    with files.folder_in_the_making(before) as to:
         (to / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         (to / "digits.yaml").write_text(
             yaml.safe_dump({"run": "run", "data": {"n_images": 600}})
@@ -253,7 +259,7 @@ def undisturbed(kind: Kind, before: Path, whole: Path) -> dict[str, Any]:
     """Run the command; its seconds, and the file operations of each process."""
     kept = whole.with_suffix(".json")
     if kept.exists():
-        return store.read_json(kept)
+        return files.read_json(kept)
     shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(before, whole)
     tally = Path(f"{whole}.tally")
@@ -271,7 +277,7 @@ def undisturbed(kind: Kind, before: Path, whole: Path) -> dict[str, Any]:
     if code:
         raise RuntimeError(f"{kind.arguments} failed undisturbed; see {whole}.log.")
     facts = {"seconds": round(seconds, 3), "operations": tally.stat().st_size}
-    store.write_json(kept, facts)
+    files.write_json(kept, facts)
     return facts
 
 
@@ -366,11 +372,11 @@ def require_whole(path: Path) -> None:
     elif path.name in ("config.json", "scheduler_config.json", "model_index.json"):
         json.loads(path.read_text())
     elif path.suffix == ".json":
-        content = store.read_json(path)
+        content = files.read_json(path)
         for name, digest in content.get("files", {}).items():
-            store.check(path.parent / name, digest)
+            records.check(path.parent / name, digest)
         if "images_sha256" in content:
-            store.check(path.with_suffix(".npy"), content["sha256"])
+            records.check(path.with_suffix(".npy"), content["sha256"])
     elif path.suffix == ".yaml":
         yaml.safe_load(path.read_text())
 
@@ -394,7 +400,7 @@ def without_times(path: Path) -> str:
         return json.dumps([timeless(json.loads(line)) for line in lines])
     if path.suffix == ".json":
         return json.dumps(timeless(json.loads(path.read_text())))
-    return store.sha256(path)
+    return files.sha256(path)
 
 
 def timeless(content: Any) -> Any:
@@ -428,7 +434,7 @@ def is_by_time(number: int) -> bool:
 
 def cycle(kind: Kind, folder: Path, number: int, name: str) -> dict[str, Any]:
     """Kill a command, look, let it go on, compare; what came out."""
-    before, whole = prepared(kind, folder), folder / store.file_name(name)
+    before, whole = prepared(kind, folder), folder / text.file_name(name)
     facts = undisturbed(kind, before, whole)
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), number])
     by_time = is_by_time(number)
@@ -461,19 +467,19 @@ def outcomes(folder: Path, n_kills: int) -> Iterator[tuple[str, dict[str, Any]]]
         kept = folder / "kills" / f"{number:04d}.json"
         if not kept.exists():
             outcome = cycle(KINDS[name], folder, number, name)
-            store.write_json(kept, outcome)
-        yield name, store.read_json(kept)
+            files.write_json(kept, outcome)
+        yield name, files.read_json(kept)
 
 
 def summary(folder: Path, n_kills: int) -> dict[str, Any]:
     """Counts for every kind."""
     counted: dict[str, dict[str, Any]] = {}
     for name, outcome in outcomes(folder, n_kills):
-        whole = folder / store.file_name(name)
+        whole = folder / text.file_name(name)
         row = counted.setdefault(
             name,
             {
-                "undisturbed": store.read_json(whole.with_suffix(".json"))["seconds"],
+                "undisturbed": files.read_json(whole.with_suffix(".json"))["seconds"],
                 "files_compared": len(artefacts(whole)),
                 **dict.fromkeys(("instant", "file operation", "commands"), 0),
                 **dict.fromkeys(("broken", "different"), 0),

@@ -17,10 +17,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ground_truth, mnist, record
-from ensemble import plan, store
-from ensemble.evaluation import lds, predictors, truth
+from ensemble.evaluation import (
+    ground_truth as truth,
+)
+from ensemble.evaluation import (
+    lds,
+    predictors,
+)
 from ensemble.evaluation.options import Options
-from ensemble.store import Run
+from ensemble.provenance import plan
+from ensemble.run import folder
+from ensemble.run.folder import Run
 
 N_KNOWN = 64
 MEASURED = (("held_out", "loss"), ("generated", "loss"), ("generated", "displacement"))
@@ -46,7 +53,7 @@ def main() -> None:
     mnist.write(ground_truth.MNIST)
     results: dict[str, Any] = {"first_half": N_KNOWN}
     for setting in ground_truth.PICTURES:
-        run = store.open_run(ground_truth.FOLDER / setting)
+        run = folder.open_run(ground_truth.FOLDER / setting)
         results[setting] = {
             f"{name}, {measure}": findings(run, name, measure)
             for name, measure in MEASURED

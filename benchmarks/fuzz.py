@@ -33,10 +33,16 @@ from diffusers.utils import logging
 from PIL import Image
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import data, data_shards, foreign, pixels, store
-from ensemble import names as query_names
-from ensemble.config import DataConfig
+from ensemble.data import (
+    datasets,
+    decoding,
+    shard_reader,
+)
+from ensemble.models import safe_loading
+from ensemble.run import config as configs
+from ensemble.run import files, folder, query_names
+from ensemble.run.config import DataConfig
+from ensemble.system import environment
 from splits import sources
 from splits.errors import BadInput
 from splits.naming import SourceNames
@@ -205,7 +211,7 @@ def pipelines() -> list[bytes]:
     index = {
         "_class_name": "EnsemblePipeline",
         "_diffusers_version": "0.42.1",
-        "members": ["ensemble.model", "EnsembleModel"],
+        "members": ["ensemble.models.ensemble_model", "EnsembleModel"],
         "num_inference_steps": 12,
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
@@ -257,19 +263,19 @@ def read_config(content: bytes) -> object:
 
 
 def read_codes(content: bytes) -> object:
-    return store.read_codes(written(content))
+    return folder.read_codes(written(content))
 
 
 def read_array(content: bytes) -> object:
-    return pixels.decode_array(content, "x", DataConfig())
+    return decoding.decode_array(content, "x", DataConfig())
 
 
 def read_image(content: bytes) -> object:
-    return pixels.decode(content, "x", DataConfig())
+    return decoding.decode(content, "x", DataConfig())
 
 
 def read_shard(content: bytes) -> object:
-    return data_shards.read(DataConfig(kind="shards", path=str(written(content))))
+    return shard_reader.read(DataConfig(kind="shards", path=str(written(content))))
 
 
 def read_table(content: bytes) -> object:
@@ -279,9 +285,9 @@ def read_table(content: bytes) -> object:
             Path(folder, name).write_bytes(PICTURE)
         kind = "jsonl" if content.lstrip().startswith(b"{") else "csv"
         Path(folder, f"metadata.{kind}").write_bytes(content)
-        found = data.load(DataConfig(kind="folder", path=folder, source="artist"))
+        found = datasets.load(DataConfig(kind="folder", path=folder, source="artist"))
         _, named = sources.assign("artist", found.names, found.columns)
-        store.write_json(Path(folder, "sources.json"), {"names": named})
+        files.write_json(Path(folder, "sources.json"), {"names": named})
     return named
 
 
@@ -301,11 +307,11 @@ def read_pipeline(content: bytes) -> object:
     """The parts of a pipeline that a folder may choose."""
     index, _, scheduler = content.partition(BETWEEN)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, foreign.INDEX).write_bytes(index)
-        Path(folder, foreign.SCHEDULER).parent.mkdir()
-        Path(folder, foreign.SCHEDULER).write_bytes(scheduler)
-        found = foreign.read_index(Path(folder), {"EnsemblePipeline"})
-        return foreign.read_scheduler(Path(folder), found)
+        Path(folder, safe_loading.INDEX).write_bytes(index)
+        Path(folder, safe_loading.SCHEDULER).parent.mkdir()
+        Path(folder, safe_loading.SCHEDULER).write_bytes(scheduler)
+        found = safe_loading.read_index(Path(folder), {"EnsemblePipeline"})
+        return safe_loading.read_scheduler(Path(folder), found)
 
 
 PICTURE = encoded(Image.new("L", (2, 2)), "PNG")
@@ -407,11 +413,11 @@ def fuzzed(name: str, n_inputs: int, seed: int) -> dict[str, Any]:
 def main(n_inputs: int = 1_000_000, seed: int = 0) -> None:
     readers = {}
     for number, (name, reader) in enumerate(READERS.items()):
-        before = store.peak_memory_bytes()
+        before = environment.peak_memory_bytes()
         began = time.process_time()
         found = fuzzed(name, round(n_inputs * reader.share), seed + number)
         found["processor_seconds"] = round(time.process_time() - began)
-        found["peak_memory_mb"] = store.peak_memory_bytes() // 2**20
+        found["peak_memory_mb"] = environment.peak_memory_bytes() // 2**20
         found["of_that_before_mb"] = before // 2**20
         readers[name] = found
         print(name, {**found, "wrong": found["wrong"][:3]}, flush=True)

@@ -23,13 +23,20 @@ import numpy as np
 import torch
 
 from benchmarks import mnist
-from ensemble import plan, queries, store, training
-from ensemble.evaluation import losses, retraining, truth
+from ensemble.evaluation import (
+    ground_truth,
+    losses,
+    retraining,
+)
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import TABLES
-from ensemble.model import noise_schedule
-from ensemble.scorers.setting import Examples
-from ensemble.store import Run
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.provenance import plan
+from ensemble.run import files, manifest, records
+from ensemble.run.folder import Run, create, open_run
+from ensemble.sampling import queries
+from ensemble.scorers.interface import Examples
+from ensemble.training import trainer
 from splits.errors import BadInput
 
 FOLDER = Path("benchmarks/ground_truth")
@@ -55,10 +62,10 @@ def pack(run: Run, to: Path, pictures: Path | None) -> Run:
     if pictures is not None:
         mnist.write(pictures)
         data = dataclasses.replace(data, path=str(pictures))
-    packed = store.create(dataclasses.replace(run.config, run=str(to), data=data))
+    packed = create(dataclasses.replace(run.config, run=str(to), data=data))
     plan.prepare(packed)
-    origin = store.read_json(run.manifest)
-    store.check_manifest(packed, {fact: origin[fact] for fact in FACTS})
+    origin = files.read_json(run.manifest)
+    manifest.check_manifest(packed, {fact: origin[fact] for fact in FACTS})
     for file in files_of(run):
         place = to / file.relative_to(run.path)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -90,18 +97,18 @@ def cell(
     Raises:
         BadInput: If the truth has no such subset or seed.
     """
-    found = truth.read(run, plan.load(run), options)
+    found = ground_truth.read(run, plan.load(run), options)
     seeds = found.identity["seeds"]
     if seed not in seeds or not 0 <= subset < options.n_subsets:
         raise BadInput(
             f"There is no cell of subset {subset} and seed {seed}: subsets are 0 to "
             f"{options.n_subsets - 1}, seeds {', '.join(map(str, seeds))}."
         )
-    models = store.create(
-        retraining.config(run, folder, truth.splits_of(run, options), seed, None)
+    models = create(
+        retraining.config(run, folder, ground_truth.splits_of(run, options), seed, None)
     )
     ready = plan.prepare(models)
-    training.train_members(models, [subset], ready, training.Stopping())
+    trainer.train_members(models, [subset], ready, trainer.Stopping())
     asked = queries.load(run, options.name)
     pictures = Examples(
         images=torch.from_numpy(asked.images.copy()),
@@ -126,7 +133,7 @@ def cell(
 def options_of(run: Run, name: str) -> Options:
     """With which the truth of a packed run was measured."""
     folder = run.evaluation / "truth" / name
-    sidecars = [store.read_json(file) for file in store.records(folder, ".npy")]
+    sidecars = [files.read_json(file) for file in records.records(folder, ".npy")]
     return Options(
         name,
         n_seeds=len({sidecar["training_seed"] for sidecar in sidecars}),
@@ -149,12 +156,12 @@ def main() -> None:
     options = parser.parse_args()
     folder, pictures = FOLDER / options.setting, PICTURES[options.setting]
     if options.command == "pack":
-        print(f"Packed: {pack(store.open_run(options.run), folder, pictures).path}")
+        print(f"Packed: {pack(open_run(options.run), folder, pictures).path}")
         return
     torch.set_num_threads(1)
     if pictures is not None:
         mnist.write(pictures)
-    run, rng = store.open_run(folder), np.random.default_rng()
+    run, rng = open_run(folder), np.random.default_rng()
     wanted = options_of(run, options.name)
     seeds = retraining.seeds(run, wanted.n_seeds)
     subset, seed = int(rng.integers(wanted.n_subsets)), int(rng.choice(seeds))

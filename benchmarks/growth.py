@@ -15,13 +15,20 @@ import numpy as np
 import torch
 
 from benchmarks import record
-from ensemble import sensitivity
-from ensemble.adjoint import adjoint
-from ensemble.config import ModelConfig, SamplingConfig
-from ensemble.measurement import brightness
-from ensemble.model import EnsembleModel, build_member, sampler
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.queries import Queries
+from ensemble.ablation import first_order
+from ensemble.ablation.adjoint import adjoint
+from ensemble.ablation.measurements import brightness
+from ensemble.models.ensemble_model import (
+    EnsembleModel,
+    build_member,
+    sampler,
+)
+from ensemble.run.config import (
+    ModelConfig,
+    SamplingConfig,
+)
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import Queries
 
 MEMBERS = [8, 16, 32, 64]
 N_QUERIES, N_STEPS, N_REPEATS = 4, 10, 3
@@ -54,10 +61,10 @@ def prices(n_members: int) -> dict:
     pipe = fresh(n_members)
     seeds = np.arange(N_QUERIES)
     asked = Queries(seeds, None, pipe.pictures(seeds).numpy())
-    generation = sensitivity.generation_forwards(pipe, N_QUERIES)
+    generation = first_order.generation_forwards(pipe, N_QUERIES)
     roads = {
-        road.name: lambda road=road: sensitivity.designed(pipe, asked, road)
-        for road in sensitivity.DESIGNED_ROADS[:2]
+        road.name: lambda road=road: first_order.designed(pipe, asked, road)
+        for road in first_order.DESIGNED_ROADS[:2]
     }
     for name, followed in (("adjoint", None), ("adjoint, 1 followed", 1)):
         roads[name] = lambda followed=followed: adjoint(

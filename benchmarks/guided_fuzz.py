@@ -38,7 +38,7 @@ def guided(name: str, n_inputs: int, seed: int, folder: Path) -> None:
 
     with atheris.instrument_imports(include=WATCHED, enable_loader_override=False):
         from benchmarks import fuzz
-        from ensemble import store
+        from ensemble.system import environment
     for function in vars(_format_impl).values():
         if isinstance(function, FunctionType):
             atheris.instrument_func(function)
@@ -58,7 +58,7 @@ def guided(name: str, n_inputs: int, seed: int, folder: Path) -> None:
         longest = max(longest, seconds)
         if tally["inputs"] == n_inputs:
             facts = {**tally, "longest_seconds": round(longest, 3)}
-            facts["peak_memory_mb"] = store.peak_memory_bytes() // 2**20
+            facts["peak_memory_mb"] = environment.peak_memory_bytes() // 2**20
             (folder / "tally.json").write_text(json.dumps(facts))
             fuzz.written(b"").unlink()
             os._exit(0)

@@ -25,10 +25,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from ensemble import conditional, placebo
-from ensemble.units import Units
-from splits import designs, matched
+from ensemble.ablation import (
+    p_values,
+    placebo,
+)
+from ensemble.ablation.removal_sets import Units
 from splits.codes import CodeBook
+from splits.designs import (
+    placebos,
+    registry,
+)
 
 N_PIXELS = 64
 NOISES = (0.0, 1.0)
@@ -59,12 +65,12 @@ def drawn(design: str, n_members: int, n_sources: int, seed: int) -> CodeBook:
     """A code book; `as_in_0.1` is balanced, without drawing again."""
     owners = np.arange(n_sources) // 4 if design == "product" else None
     if design != "as_in_0.1":
-        return designs.draw(design, n_sources, n_members, seed=seed, owner_of=owners)
-    again, matched._REDRAWS = matched._REDRAWS, 0
+        return registry.draw(design, n_sources, n_members, seed=seed, owner_of=owners)
+    again, placebos._REDRAWS = placebos._REDRAWS, 0
     try:
-        return designs.draw("balanced", n_sources, n_members, seed=seed)
+        return registry.draw("balanced", n_sources, n_members, seed=seed)
     finally:
-        matched._REDRAWS = again
+        placebos._REDRAWS = again
 
 
 def simulated(
@@ -87,15 +93,14 @@ def both_p_values(
     names = [str(source) for source in range(n_sources)]
     units = Units(bits, [[source] for source in range(n_sources)], names, "sources")
     weights = bits.sum(axis=1)
-    drawn = designs.placebos(book, placebo.enough(n_sources), seed, weights.tolist())
+    drawn = registry.placebos(book, placebo.enough(n_sources), seed, weights.tolist())
     # Equal but for rounding is equal.
     own, others = (
-        np.sqrt(conditional.squared(gram, codes))[None].round(9)
-        for codes in (bits, drawn)
+        np.sqrt(p_values.squared(gram, codes))[None].round(9) for codes in (bits, drawn)
     )
     alone = placebo.p_values(own, others, weights, drawn.sum(axis=1))
-    among = conditional.others(units, book, names)
-    return alone[0], conditional.p_values(alone, gram[None], among, seed)[0][0]
+    among = p_values.others(units, book, names)
+    return alone[0], p_values.p_values(alone, gram[None], among, seed)[0][0]
 
 
 def measured(

@@ -32,25 +32,43 @@ import torch
 import yaml
 
 from benchmarks import mnist, record
-from ensemble import data as datasets
-from ensemble import influence, plan, queries, scoring, store, units
-from ensemble.config import DataConfig
-from ensemble.evaluation import held_out, lds, plots, truth
+from ensemble.ablation import (
+    influence,
+    removal_sets,
+)
+from ensemble.ablation.influence import Asked
+from ensemble.ablation.measurements import MEASUREMENTS
+from ensemble.data import datasets
+from ensemble.evaluation import (
+    ground_truth,
+    held_out,
+    lds,
+    plots,
+)
 from ensemble.evaluation.options import Options
-from ensemble.influence import Asked
-from ensemble.measurement import MEASUREMENTS
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.scorers import SCORERS, Damped
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.posterior import (
+from ensemble.provenance import plan
+from ensemble.provenance.plan import Plan
+from ensemble.run import files
+from ensemble.run.config import DataConfig
+from ensemble.run.folder import (
+    REFERENCE,
+    Run,
+    open_run,
+)
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers import SCORERS, Damped, runner
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.interface import (
+    ENSEMBLE,
+    first_members,
+)
+from ensemble.scorers.posterior.posterior import (
     PRIORS,
     PRIORS_OF_DISPLACEMENT,
     PRIORS_OF_ENSEMBLE,
     Posterior,
 )
-from ensemble.scorers.setting import ENSEMBLE, first_members
-from ensemble.store import REFERENCE, Run
 
 # These look at no model, so that one of ensemble and reference is enough.
 BLIND = (
@@ -188,11 +206,11 @@ def trained(folder: Path, data: DataConfig, sizes: Sizes) -> Run:
         "sampling": {"n_steps": 25},
     }
     path = folder / "config.yaml"
-    store.write_text(path, yaml.safe_dump(config))
+    files.write_text(path, yaml.safe_dump(config))
     script = Path(__file__).parents[1] / "train.py"
     command = [sys.executable, str(script), str(path), "--reference"]
     subprocess.run(command, check=True)
-    return store.open_run(config["run"])
+    return open_run(config["run"])
 
 
 def asked(run: Run, pipe: EnsemblePipeline, ready: Plan, sizes: Sizes) -> list[str]:
@@ -214,7 +232,7 @@ def scored(
         damped = isinstance(SCORERS[method], Damped)
         dampings = DAMPINGS if damped else ()
         for which in scored_models(method, sizes):
-            scoring.score(run, pipe, ready, name, method, which, dampings=dampings)
+            runner.score(run, pipe, ready, name, method, which, dampings=dampings)
             print(f"{name}: {method}, {which}", flush=True)
 
 
@@ -279,10 +297,10 @@ def combined(
         combining |= posteriors_of_displacement(sizes)
     for which in models(sizes):
         for method, scorer in combining.items():
-            scoring.score(run, pipe, ready, name, method, which, scorer=scorer)
+            runner.score(run, pipe, ready, name, method, which, scorer=scorer)
             print(f"{name}: {method}, {which}", flush=True)
     for method, scorer in variants(sizes).items():
-        scoring.score(run, pipe, ready, name, method, scorer=scorer)
+        runner.score(run, pipe, ready, name, method, scorer=scorer)
         print(f"{name}: {method}", flush=True)
 
 
@@ -292,7 +310,7 @@ def fewer(
     """What smaller ensembles would have said, of the first members alone."""
     for which in models(sizes):
         for method in OF_MEMBERS:
-            scoring.score(run, pipe, ready, name, method, which)
+            runner.score(run, pipe, ready, name, method, which)
 
 
 def models(sizes: Sizes) -> list[str]:
@@ -306,7 +324,7 @@ def models(sizes: Sizes) -> list[str]:
 def ablated(run: Run, pipe: EnsemblePipeline, ready: Plan, sizes: Sizes) -> None:
     """Ablate every source: differentially, and exactly where nothing is sampled."""
     loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
-    each = units.each_source(ready)
+    each = removal_sets.each_source(ready)
     influence.measure_differentially(Asked(run, pipe, ready, GENERATED, each, loss))
     fewer = [budget for budget in sizes.budgets if budget != sizes.n_members]
     # What all members make of generated queries, differential ablation has measured.
@@ -350,12 +368,12 @@ def main() -> None:
     results: dict[str, Any] = {
         "setting": arguments.setting,
         "sizes": vars(sizes),
-        "members_trained_at": store.read_json(run.manifest)["commit"],
+        "members_trained_at": files.read_json(run.manifest)["commit"],
     }
     for options in chain(*(evaluated(name, sizes) for name in names)):
-        print(truth.work(run, options), flush=True)
+        print(ground_truth.work(run, options), flush=True)
         # Training takes longest: what is there of it is used whatever comes later.
-        truth.find(run, pipe, ready, options)
+        ground_truth.find(run, pipe, ready, options)
     for name in names:
         scored(run, pipe, ready, name, sizes)
         fewer(run, pipe, ready, name, sizes)
@@ -364,7 +382,7 @@ def main() -> None:
             path = lds.evaluate(run, pipe, ready, options)
             plots.draw(path)
             measured = "" if options.measure == "loss" else f"-{options.measure}"
-            results[f"{name}{measured}"] = store.read_json(path)
+            results[f"{name}{measured}"] = files.read_json(path)
     if arguments.smoke:
         print(f"Tables in {run.evaluation}; nothing is recorded.")
     else:

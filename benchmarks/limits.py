@@ -17,13 +17,20 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks import ground_truth, mnist, record
-from ensemble import plan, scoring, store
-from ensemble.evaluation import lds, truth
-from ensemble.evaluation.truth import Truth
-from ensemble.scorers import gaussian
-from ensemble.scorers.gaussian import Prior
-from ensemble.scorers.posterior import NOISES
-from ensemble.store import Run
+from ensemble.evaluation import (
+    ground_truth as truth,
+)
+from ensemble.evaluation import (
+    lds,
+)
+from ensemble.evaluation.ground_truth import Truth
+from ensemble.provenance import plan
+from ensemble.run import folder
+from ensemble.run.folder import Run
+from ensemble.scorers import runner
+from ensemble.scorers.posterior import gaussian
+from ensemble.scorers.posterior.gaussian import Prior
+from ensemble.scorers.posterior.posterior import NOISES
 
 METHOD = "posterior_ensemble"
 NAMES = ("held_out", "generated")
@@ -72,7 +79,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     """What the best posterior reaches as it is, and when it is told more."""
     options = ground_truth.options_of(run, name)
     found = truth.read(run, plan.load(run), options)
-    score = scoring.load(run, name, METHOD).astype(np.float64)
+    score = runner.load(run, name, METHOD).astype(np.float64)
     strapped = lds.bootstrap(found)
     rows = {}
     for n_told in TOLD:
@@ -90,7 +97,7 @@ def main() -> None:
     mnist.write(ground_truth.MNIST)
     results = {
         setting: {
-            name: findings(store.open_run(ground_truth.FOLDER / setting), name)
+            name: findings(folder.open_run(ground_truth.FOLDER / setting), name)
             for name in NAMES
         }
         for setting in ground_truth.PICTURES

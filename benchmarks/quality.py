@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import encoders
-from ensemble.config import DataConfig
-from ensemble.data import load as load_data
-from ensemble.evaluation.distances import frechet
-from ensemble.pipeline import EnsemblePipeline
+from ensemble.data import encoders
+from ensemble.data.datasets import load as load_data
+from ensemble.evaluation.metrics.distribution import frechet
+from ensemble.run import config as configs
+from ensemble.run.config import DataConfig
+from ensemble.sampling.pipeline import EnsemblePipeline
 
 SEEDS = [0, 1, 2]
 N_IMAGES = 512

@@ -29,7 +29,8 @@ import numpy as np
 
 from benchmarks import faults, record
 from benchmarks.faults import FEW, KINDS, REMOVE, TRAIN, Kind
-from ensemble import store
+from ensemble.run import files
+from ensemble.system import text
 
 SEED = 0
 # How long the command stands still; a removal that waits for a lock goes on after it.
@@ -146,9 +147,9 @@ def race(folder: Path, name: str, number: int) -> dict[str, str]:
     """One race of a kind, at an operation that chance draws."""
     kind = RACED[name]
     before = faults.prepared(kind, folder)
-    facts = faults.undisturbed(kind, before, folder / f"whole-{store.file_name(name)}")
+    facts = faults.undisturbed(kind, before, folder / f"whole-{text.file_name(name)}")
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), number])
-    here, when = folder / f"{store.file_name(name)}-{number:03d}", "too late"
+    here, when = folder / f"{text.file_name(name)}-{number:03d}", "too late"
     while when == "too late":
         shutil.rmtree(here, ignore_errors=True)
         shutil.copytree(before, here)
@@ -165,8 +166,8 @@ def outcomes(folder: Path, n_races: int) -> Iterator[tuple[str, dict[str, str]]]
     for number in range(n_races):
         name, kept = names[number % len(names)], folder / "races" / f"{number:04d}.json"
         if not kept.exists():
-            store.write_json(kept, race(folder, name, number))
-        yield name, store.read_json(kept)
+            files.write_json(kept, race(folder, name, number))
+        yield name, files.read_json(kept)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,11 +6,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ensemble import store
+from ensemble.run import files
+from ensemble.system import environment
 
 RESULTS = Path(__file__).parent / "results"
 # Of the code that is running: a long benchmark may see others commit meanwhile.
-COMMIT = store.commit()
+COMMIT = environment.commit()
 
 
 def write(
@@ -22,18 +23,18 @@ def write(
     """
     content = {
         "benchmark": " ".join(filter(None, [f"python -m benchmarks.{name}", part])),
-        "date": store.now(),
+        "date": environment.now(),
         "commit": COMMIT,
         "machine": {
-            "processor": store.processor(),
+            "processor": environment.processor(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         },
-        "versions": store.versions(),
+        "versions": environment.versions(),
         "seeds": seeds,
         "results": results,
     }
     text = json.dumps(content, indent=1) + "\n"
     file = "_".join(filter(None, [name, part]))
-    store.write_text(RESULTS / f"{file}.json", text)
+    files.write_text(RESULTS / f"{file}.json", text)
     print(text)

@@ -18,15 +18,24 @@ import torch
 
 from benchmarks import record
 from benchmarks.lds import Sizes
-from ensemble import config as configs
-from ensemble import data as datasets
-from ensemble import pipeline, plan, store, training
-from ensemble.config import DataConfig
-from ensemble.evaluation import correlation, held_out, intervals, truth
+from ensemble.data import datasets
+from ensemble.evaluation import (
+    ground_truth,
+    held_out,
+)
+from ensemble.evaluation.metrics import (
+    intervals,
+    rank_correlation,
+)
 from ensemble.evaluation.options import Options
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.provenance import plan
+from ensemble.provenance.plan import Plan
+from ensemble.run import config as configs
+from ensemble.run.config import DataConfig
+from ensemble.run.folder import Run, create
+from ensemble.sampling import pipeline
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.training import trainer
 
 N_SUBSETS, N_SEEDS, N_QUERIES = 12, 2, 64
 N_RESAMPLES = 1000
@@ -34,7 +43,7 @@ N_RESAMPLES = 1000
 
 def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]:
     """An ensemble of two hardly trained members; only its data and options count."""
-    run = store.create(
+    run = create(
         configs.from_dict(
             {
                 "run": str(folder),
@@ -46,7 +55,7 @@ def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]
         )
     )
     ready = plan.prepare(run)
-    training.train_members(run, range(2), ready, training.Stopping())
+    trainer.train_members(run, range(2), ready, trainer.Stopping())
     pipeline.complete(run)
     return EnsemblePipeline.from_pretrained(run.path), run, ready
 
@@ -60,14 +69,14 @@ def measured(folder: Path, n_images: int, steps: int) -> dict[str, Any]:
     found = {}
     for name in ("held_out", "seen"):
         options = Options(name, n_subsets=N_SUBSETS, n_seeds=N_SEEDS, steps=steps)
-        losses = truth.find(run, pipe, ready, options).losses
-        once = correlation.as_they_are(N_SUBSETS, N_QUERIES)
-        drawn = correlation.resamples(
+        losses = ground_truth.find(run, pipe, ready, options).losses
+        once = rank_correlation.as_they_are(N_SUBSETS, N_QUERIES)
+        drawn = rank_correlation.resamples(
             N_SUBSETS, N_QUERIES, N_RESAMPLES, np.random.default_rng(0)
         )
-        value = float(correlation.reliability(losses, once)[0])
+        value = float(rank_correlation.reliability(losses, once)[0])
         found[name] = intervals.described(
-            value, correlation.reliability(losses, drawn)
+            value, rank_correlation.reliability(losses, drawn)
         ) | {"mean_loss": round(float(losses.mean()), 4)}
     return found
 

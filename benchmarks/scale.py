@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import record
-from ensemble import store
-from splits import census
-from splits.streams import named_codes, numbered_codes, rendezvous_codes
+from benchmarks import census, record
+from ensemble.system import environment
+from splits.designs.keyed import (
+    named_codes,
+    numbered_codes,
+    rendezvous_codes,
+)
 
 # (members, weight): half weight, and what leaves 4 members after any 4 removals.
 SIZES = [(16, 8), (32, 16), (64, 32), (64, 15)]
@@ -75,7 +78,7 @@ def counted(n_sources: int, n_members: int = 64, weight: int = 15) -> dict[str, 
         "greatest_deviation_in_sigmas": float(
             deviation / np.sqrt(expected * (1 - weight / n_members))
         ),
-        "peak_megabytes": store.peak_memory_bytes() / 2**20,
+        "peak_megabytes": environment.peak_memory_bytes() / 2**20,
     }
 
 

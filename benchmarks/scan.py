@@ -23,29 +23,32 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from ensemble import scan, store
-from splits import words
+from ensemble.ablation import code_search
+from ensemble.system import environment
+from splits.designs import packed_combinadics
 
 SEED = 0
 MEMBERS = (16, 32, 64)
 N_TURNS = 3
 
 
-def blocks_of(n_sources: int, n_members: int) -> Iterator[scan.Block]:
+def blocks_of(n_sources: int, n_members: int) -> Iterator[code_search.Block]:
     """Codes of half weight, block by block."""
     weight = n_members // 2
     capacity = math.comb(n_members, weight)
     if n_sources <= capacity:
-        yield from scan.numbered(n_sources, n_members, weight, "benchmark")
+        yield from code_search.numbered(n_sources, n_members, weight, "benchmark")
         return
 
     def codes(block: int, n_codes: int) -> np.ndarray:
         rng = np.random.default_rng((SEED, block))
         ranks = rng.integers(capacity, size=n_codes)
-        return words.packed(words.unrank(ranks, n_members, weight), n_members)
+        return packed_combinadics.packed(
+            packed_combinadics.unrank(ranks, n_members, weight), n_members
+        )
 
-    for first in range(0, n_sources, scan.BLOCK):
-        yield partial(codes, first, min(scan.BLOCK, n_sources - first))
+    for first in range(0, n_sources, code_search.BLOCK):
+        yield partial(codes, first, min(code_search.BLOCK, n_sources - first))
 
 
 def case(n_sources: int, n_members: int) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def case(n_sources: int, n_members: int) -> dict[str, Any]:
     seconds, making = [], []
     for _ in range(N_TURNS):
         began = time.perf_counter()
-        found = scan.top_codes(gram, blocks_of(n_sources, n_members))
+        found = code_search.top_codes(gram, blocks_of(n_sources, n_members))
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
         for block in blocks_of(n_sources, n_members):
@@ -70,7 +73,7 @@ def case(n_sources: int, n_members: int) -> dict[str, Any]:
         "seconds_of_making_on_one_core": round(min(making), 3),
         "largest_displacement": round(float(found.displacement[0, 0]), 4),
         "median_displacement": round(float(found.quantile(0.5)[0]), 4),
-        "peak_memory_mb": round(store.peak_memory_bytes() / 2**20),
+        "peak_memory_mb": round(environment.peak_memory_bytes() / 2**20),
     }
 
 

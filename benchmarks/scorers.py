@@ -34,15 +34,33 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import data, plan, queries, scoring, store
-from ensemble.model import build_member, noise_schedule
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.scorers import SCORERS
-from ensemble.scorers.features import Feature, kept
-from ensemble.scorers.gradients import Draws, drawn_states
-from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Examples, Setting, all_of
+from ensemble.data import datasets
+from ensemble.models.ensemble_model import (
+    build_member,
+    noise_schedule,
+)
+from ensemble.provenance import plan
+from ensemble.run import config as configs
+from ensemble.run import files
+from ensemble.run.folder import open_run
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers import SCORERS, runner
+from ensemble.scorers.gradients.features import (
+    Feature,
+    kept,
+)
+from ensemble.scorers.gradients.per_example import (
+    Draws,
+    drawn_states,
+)
+from ensemble.scorers.gradients.projection import Projection
+from ensemble.scorers.interface import (
+    Examples,
+    Setting,
+    all_of,
+)
+from ensemble.system import environment
 
 SEED = 0
 # Images that the packages look at in one call; ours follows from the memory bound.
@@ -78,7 +96,9 @@ def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]
     # Fresh networks end in zeros, and then nothing comes back to the other layers.
     for weights in network.conv_out.parameters():
         weights.data += 0.2 * torch.randn(weights.shape, generator=keyed)
-    images = torch.from_numpy(data.load(settings.data).images[: sizes.n_images].copy())
+    images = torch.from_numpy(
+        datasets.load(settings.data).images[: sizes.n_images].copy()
+    )
     train = Examples(images, None, torch.arange(len(images)))
     return network, Setting(
         networks=[network],
@@ -208,7 +228,10 @@ def run_side(side: str, folder: Path, sizes: Sizes) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         rows, seconds = SIDES[side](sizes, Path(scratch))
     np.save(folder / f"{side}.npy", rows)
-    facts = {"seconds": seconds, "peak_memory_mb": store.peak_memory_bytes() / 2**20}
+    facts = {
+        "seconds": seconds,
+        "peak_memory_mb": environment.peak_memory_bytes() / 2**20,
+    }
     (folder / f"{side}.json").write_text(json.dumps(facts))
 
 
@@ -295,15 +318,15 @@ def growth(sizes: Sizes) -> list[dict[str, Any]]:
 def methods(folder: Path, name: str = "demo") -> list[dict[str, Any]]:
     """What every method costs on a run's queries; gradients that are shared count."""
     torch.set_num_threads(1)
-    run = store.open_run(folder)
+    run = open_run(folder)
     ready = plan.load(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
     n_queries = len(queries.load(run, name).seeds)
     rows = []
     for method in SCORERS:
-        path = scoring.score(run, pipe, ready, name, method)
-        facts = store.read_json(path.with_suffix(".json"))
+        path = runner.score(run, pipe, ready, name, method)
+        facts = files.read_json(path.with_suffix(".json"))
         wanted = ("seconds", "gradient_evaluations", "forwards", "peak_memory_bytes")
         rows.append(
             {

@@ -23,17 +23,26 @@ import scipy.stats
 import torch
 
 from benchmarks import record
-from ensemble import ablation, audit, plan, queries, sensitivity, store
-from ensemble.model import SCHEDULERS
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.queries import Queries
-from ensemble.units import votes_without
+from ensemble.ablation import (
+    audit,
+    first_order,
+)
+from ensemble.ablation import (
+    exact as ablation,
+)
+from ensemble.ablation.removal_sets import votes_without
+from ensemble.models.ensemble_model import SCHEDULERS
+from ensemble.provenance import plan
+from ensemble.run import folder
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import Queries
 
 FIRST_SEED = 5000
 SAMPLERS = ("ddim", "dpmsolver++", "ddpm")
 N_UNIONS, N_PLACEBOS = 24, 24
 N_AUDITS, N_AUDITED = 200, 16
-DESIGNED = sensitivity.DESIGNED_ROADS[:3]
+DESIGNED = first_order.DESIGNED_ROADS[:3]
 
 
 def fresh(pipe: EnsemblePipeline, n_queries: int) -> Queries:
@@ -93,7 +102,7 @@ def agreement(predicted: np.ndarray, exact: np.ndarray) -> dict:
 
 def compare(pipe: EnsemblePipeline, asked: Queries, kinds: dict) -> tuple[dict, dict]:
     """Every road on every kind of ablation; and the displacements of all sources."""
-    generation = sensitivity.generation_forwards(pipe, len(asked.seeds))
+    generation = first_order.generation_forwards(pipe, len(asked.seeds))
     exact = {
         kind: exact_displacement(pipe, asked, rows) for kind, rows in kinds.items()
     }
@@ -110,14 +119,14 @@ def compare(pipe: EnsemblePipeline, asked: Queries, kinds: dict) -> tuple[dict, 
         print(kind, name, results[kind][name], flush=True)
 
     for road in DESIGNED:
-        moves = sensitivity.designed(pipe, asked, road)
+        moves = first_order.designed(pipe, asked, road)
         for kind, rows in kinds.items():
-            read_off = sensitivity.displacement_without(moves.gram, rows)
+            read_off = first_order.displacement_without(moves.gram, rows)
             compared(road.name, kind, read_off, moves.member_forwards)
-    for road in sensitivity.ONE_BY_ONE_ROADS:
+    for road in first_order.ONE_BY_ONE_ROADS:
         for kind, rows in kinds.items():
             before = pipe.members.n_forwards
-            moved = sensitivity.one_by_one(pipe, asked, votes_without(rows), road)
+            moved = first_order.one_by_one(pipe, asked, votes_without(rows), road)
             displaced = np.sqrt(np.square(moved).mean(axis=(2, 3, 4)))
             compared(road.name, kind, displaced, pipe.members.n_forwards - before)
     return results, of_sources
@@ -165,7 +174,7 @@ def audited(predicted: np.ndarray, exact: np.ndarray) -> dict:
 
 def main(path: str, n_queries: int = 6) -> None:
     torch.set_num_threads(1)
-    run = store.open_run(path)
+    run = folder.open_run(path)
     bits = plan.load(run).codes.bits
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
@@ -178,7 +187,7 @@ def main(path: str, n_queries: int = 6) -> None:
         if sampler == run.config.sampling.scheduler and len(bits) > N_AUDITED:
             audits = {
                 name: audited(of_sources[name], of_sources["exact"])
-                for name in (DESIGNED[0].name, sensitivity.ONE_BY_ONE_ROADS[0].name)
+                for name in (DESIGNED[0].name, first_order.ONE_BY_ONE_ROADS[0].name)
             }
     record.write(
         "sensitivity",

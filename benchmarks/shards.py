@@ -25,13 +25,23 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from benchmarks import record
-from ensemble import coded_shards, pixels, plan, store, training
-from ensemble import config as configs
-from ensemble.config import Config
-from ensemble.data import TrainingImages
-from ensemble.on_disk import ImagesOnDisk
-from ensemble.plan import Plan
-from splits import layout, shards
+from ensemble.data import decoding
+from ensemble.data.datasets import TrainingImages
+from ensemble.data.lazy import ImagesOnDisk
+from ensemble.provenance import (
+    coded_shards,
+    plan,
+)
+from ensemble.provenance.plan import Plan
+from ensemble.run import config as configs
+from ensemble.run.config import Config
+from ensemble.run.folder import create
+from ensemble.system import environment
+from ensemble.training import trainer
+from splits import (
+    shard_order,
+    shards,
+)
 
 # Many images of few codes first; at last each image has a code of its own.
 DESIGNS = {
@@ -59,7 +69,7 @@ def mnist() -> TrainingImages:
     shades, digits = mnist_data()
     # They come sorted by digit, which would be half of the work.
     order = np.random.default_rng(0).permutation(len(digits))
-    images = pixels.from_u8(shades[order].astype(np.uint8).reshape(-1, 1, 28, 28))
+    images = decoding.from_u8(shades[order].astype(np.uint8).reshape(-1, 1, 28, 28))
     columns = {"label": tuple(str(digit) for digit in digits[order])}
     names = tuple(f"mnist {number:04d}" for number in range(len(images)))
     return TrainingImages(images, None, (), columns, names)
@@ -70,7 +80,7 @@ def noise(n_images: int) -> TrainingImages:
 
     def image(number: int) -> np.ndarray:
         rng = np.random.default_rng(number)
-        return pixels.from_u8(rng.integers(0, 256, (3, 64, 64), dtype=np.uint8))
+        return decoding.from_u8(rng.integers(0, 256, (3, 64, 64), dtype=np.uint8))
 
     names = tuple(f"noise {number}" for number in range(n_images))
     owners = {"label": tuple(f"owner {n % N_OWNERS}" for n in range(n_images))}
@@ -93,7 +103,7 @@ def amplification(data: TrainingImages) -> dict[str, Any]:
         coded = coded_shards.laid_out(config(Path("none"), **sections), data, 1000)
         found[name] = {"n_codes": len(np.unique(coded.bits, axis=0))}
         for kind, sizes in sets.items():
-            for read_bytes in (layout.PAGE_BYTES, 2**20):
+            for read_bytes in (shard_order.PAGE_BYTES, 2**20):
                 key = f"images_{kind}_reads_of_{read_bytes}_bytes"
                 found[name][key] = row(coded.bits, sizes, read_bytes)
     return found
@@ -101,10 +111,10 @@ def amplification(data: TrainingImages) -> dict[str, Any]:
 
 def row(bits: np.ndarray, sizes: np.ndarray, read_bytes: int) -> dict[str, float]:
     """Images laid out for such reads, beside the order of their numbers."""
-    order = layout.by_code(bits, int(sizes.mean()), read_bytes)
-    per_shard = layout.shard_sizes(bits[order], 1000)
-    by_code = layout.reading(bits[order], sizes[order], per_shard, read_bytes)
-    by_number = layout.reading(bits, sizes, [len(bits)], read_bytes)
+    order = shard_order.by_code(bits, int(sizes.mean()), read_bytes)
+    per_shard = shard_order.shard_sizes(bits[order], 1000)
+    by_code = shard_order.reading(bits[order], sizes[order], per_shard, read_bytes)
+    by_number = shard_order.reading(bits, sizes, [len(bits)], read_bytes)
     return {
         "mean": round(by_code.mean(by_code.once), 3),
         "most": round(float(by_code.once.max()), 3),
@@ -138,11 +148,11 @@ def evict(folder: Path) -> None:
 
 def trainee(settings: Config, data: TrainingImages, split: np.ndarray) -> Any:
     AcceleratorState._reset_state(True)
-    run = store.create(settings)
-    return training.Trainee(run, 0, data, split, Accelerator(cpu=True))
+    run = create(settings)
+    return trainer.Trainee(run, 0, data, split, Accelerator(cpu=True))
 
 
-def seconds_of(one: training.Trainee, n_steps: int) -> float:
+def seconds_of(one: trainer.Trainee, n_steps: int) -> float:
     began = time.perf_counter()
     for _ in range(n_steps):
         one.step()
@@ -152,7 +162,7 @@ def seconds_of(one: training.Trainee, n_steps: int) -> float:
 def speed(settings: Config, ready: Plan, n_pairs: int, n_steps: int) -> dict[str, Any]:
     """Training that streams against training in memory, in turn."""
     folder = Path(str(settings.data.path)).parent
-    split = training.member_images(ready.codes, ready.source_of, 0)
+    split = trainer.member_images(ready.codes, ready.source_of, 0)
     n_held = min(N_HELD, len(ready.data.names))
     held = TrainingImages(ready.data.images[:n_held], None, (), {}, ("",) * n_held)
     streams = trainee(settings, ready.data, split)
@@ -189,7 +199,7 @@ def read_alone(data: TrainingImages, folder: Path, split: np.ndarray) -> float:
 
 def from_disk(ready: Plan, folder: Path) -> dict[str, float] | None:
     """What the disk delivers for an epoch of member 0, if the system counts it."""
-    split = training.member_images(ready.codes, ready.source_of, 0)
+    split = trainer.member_images(ready.codes, ready.source_of, 0)
     places = [
         place
         for name, shard in shards.read_index(folder).items()
@@ -226,7 +236,7 @@ def large(folder: Path, gigabytes: float, n_pairs: int, n_steps: int) -> dict[st
     return {
         "seconds_to_check_and_find_all_images": loaded - began,
         "seconds_to_fingerprint_them": time.perf_counter() - loaded,
-        "peak_memory_bytes_until_then": store.peak_memory_bytes(),
+        "peak_memory_bytes_until_then": environment.peak_memory_bytes(),
         **speed(settings, ready, n_pairs, n_steps),
     }
 

@@ -17,7 +17,8 @@ import numpy as np
 import yaml
 
 from benchmarks import record
-from ensemble import store
+from ensemble.run import files
+from ensemble.run.folder import open_run
 
 SEEDS = [0]
 N_QUERIES = 8
@@ -36,12 +37,12 @@ def measured(folder: Path, seed: int, shared: bool) -> dict[str, float]:
         ["attribute.py", tree["run"], "ablate"],
     ):
         subprocess.run([sys.executable, *command], check=True)
-    found = store.open_run(tree["run"]).influence("demo") / "exact"
+    found = open_run(tree["run"]).influence("demo") / "exact"
     return {
         "real": float(np.load(found / "displacement.npy").mean()),
         "placebo": float(np.load(found / "placebo.npy").mean()),
         "queries_above_placebo": N_QUERIES
-        - len(store.read_json(found / "info.json")["unattributable"]),
+        - len(files.read_json(found / "info.json")["unattributable"]),
     }
 
 

@@ -22,15 +22,26 @@ import torch
 import yaml
 
 from benchmarks import ground_truth, lds, record
-from ensemble import config as configs
-from ensemble import pipeline, plan, queries, scoring, store, training
-from ensemble.evaluation import held_out, intervals, truth
+from ensemble.evaluation import (
+    ground_truth as truth,
+)
+from ensemble.evaluation import (
+    held_out,
+)
 from ensemble.evaluation import lds as score_of
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.scorers import SCORERS, Damped, Scorer
-from ensemble.scorers.setting import first_members
-from ensemble.store import Run
+from ensemble.evaluation.metrics import intervals
+from ensemble.provenance import plan
+from ensemble.provenance.plan import Plan
+from ensemble.run import config as configs
+from ensemble.run.folder import Run, create, open_run
+from ensemble.sampling import (
+    pipeline,
+    queries,
+)
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers import SCORERS, Damped, Scorer, runner
+from ensemble.scorers.interface import first_members
+from ensemble.training import trainer
 
 NAMES = (lds.HELD_OUT, lds.GENERATED)
 N_MEMBERS = 32
@@ -43,10 +54,10 @@ def trained(folder: Path, like: Run) -> Run:
     tree = yaml.safe_load((like.path / "config.yaml").read_text())
     tree["run"] = str(folder / "run")
     tree["training"]["shared_noise"] = False
-    run = store.create(configs.from_dict(tree))
+    run = create(configs.from_dict(tree))
     ready = plan.prepare(run)
     missing = [member for member in range(N_MEMBERS) if not run.member(member).exists()]
-    training.train_members(run, missing, ready, training.Stopping())
+    trainer.train_members(run, missing, ready, trainer.Stopping())
     pipeline.complete(run)
     return run
 
@@ -72,16 +83,14 @@ def compared(
     asked = held_out.keep(run, name, images)
 
     def priors(method: str, which: str | int, dampings: Sequence[float]) -> np.ndarray:
-        own = scoring.load(like, name, method, which)
+        own = runner.load(like, name, method, which)
         if not isinstance(SCORERS[method], Damped):
             return own[None]
-        known, path = scoring.load_path(like, name, method, which)
+        known, path = runner.load_path(like, name, method, which)
         return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
 
     settings = {
-        which: replace(
-            scoring.setting_of(run, pipe, ready, asked, which), scores=priors
-        )
+        which: replace(runner.setting_of(run, pipe, ready, asked, which), scores=priors)
         for which in MODELS
     }
     rows = {}
@@ -89,7 +98,7 @@ def compared(
         MODELS, asked_of_members().items()
     ):
         scores = {
-            "shared": scoring.load(like, name, method, which),
+            "shared": runner.load(like, name, method, which),
             "own": scorer.score(settings[which]),
         }
         predicted = {
@@ -109,7 +118,7 @@ def compared(
 
 def main(folder: str) -> None:
     torch.set_num_threads(1)
-    like = store.open_run(ground_truth.FOLDER / "digits")
+    like = open_run(ground_truth.FOLDER / "digits")
     run = trained(Path(folder).resolve(), like)
     ready = plan.load(run)
     pipe = EnsemblePipeline.from_pretrained(run.path, members=range(N_MEMBERS))

@@ -17,8 +17,11 @@ import torch
 
 from benchmarks import record
 from benchmarks.ablation import agreement, opened
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.queries import Queries, distance
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import (
+    Queries,
+    distance,
+)
 
 SHARED_STEPS = [1, 2, 3, 5, 10, 20]
 

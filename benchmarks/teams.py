@@ -22,9 +22,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import store
-from ensemble.store import Run
+from ensemble.run import config as configs
+from ensemble.run import files
+from ensemble.run.folder import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ def trained(folder: Path, size: Size, processes: int) -> Run:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    return store.open_run(folder)
+    return open_run(folder)
 
 
 def facts(run: Run) -> dict[str, Any]:
     """What is on record of the member."""
-    return store.read_json(run.member(0) / "member.json")
+    return files.read_json(run.member(0) / "member.json")
 
 
 def weights(run: Run) -> dict[str, np.ndarray]:

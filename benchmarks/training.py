@@ -25,8 +25,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from benchmarks import record
-from ensemble import config as configs
-from ensemble import plan, store, training
+from ensemble.provenance import plan
+from ensemble.run import config as configs
+from ensemble.run.folder import create
+from ensemble.training import trainer
 
 TREE = {
     "data": {"n_images": 64},
@@ -97,21 +99,21 @@ def processes(n_pairs: int = 2) -> dict:
     }
 
 
-def trainee(folder: Path, precision: str = "no", seed: int = 0) -> training.Trainee:
+def trainee(folder: Path, precision: str = "no", seed: int = 0) -> trainer.Trainee:
     """A member that is about to be trained."""
     settings = config(folder, mixed_precision=precision, seed=seed)
-    run = store.create(settings)
+    run = create(settings)
     ready = plan.prepare(run)
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    split = training.member_images(ready.codes, ready.source_of, 0)
-    return training.Trainee(run, 0, ready.data, split, accelerator)
+    split = trainer.member_images(ready.codes, ready.source_of, 0)
+    return trainer.Trainee(run, 0, ready.data, split, accelerator)
 
 
-def bare_step(one: training.Trainee, clean: torch.Tensor) -> None:
+def bare_step(one: trainer.Trainee, clean: torch.Tensor) -> None:
     """Only forward, backward and optimiser, on inputs that lie ready."""
     timestep, noise = torch.full((len(clean),), 500), torch.ones_like(clean)
-    loss = training.denoising_loss(
+    loss = trainer.denoising_loss(
         one.network, one.schedule, clean, timestep, noise, None, one.accelerator
     )
     one.accelerator.backward(loss)

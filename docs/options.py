@@ -3,7 +3,7 @@
     python -m docs.options
 
 writes options.md beside this file: names, types and defaults from the dataclasses of
-`ensemble/config.py`, and what they mean from their docstrings.
+`ensemble/run/config.py`, and what they mean from their docstrings.
 """
 
 import ast
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from ensemble.config import Config
-from splits.designs import DESIGNS
+from ensemble.run.config import Config
+from splits.designs.registry import DESIGNS
 
 PAGE = Path(__file__).with_name("options.md")
 HEAD = """\

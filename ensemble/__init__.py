@@ -6,15 +6,20 @@ Names are imported when first used, so that planning and reporting need no torch
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ensemble import old_names
+from splits import renamed
+
 if TYPE_CHECKING:
-    from ensemble.model import EnsembleModel
-    from ensemble.pipeline import EnsemblePipeline
+    from ensemble.models.ensemble_model import EnsembleModel
+    from ensemble.sampling.pipeline import EnsemblePipeline
 
 _HOMES = {
-    "EnsemblePipeline": "ensemble.pipeline",
-    "EnsembleModel": "ensemble.model",
+    "EnsemblePipeline": "ensemble.sampling.pipeline",
+    "EnsembleModel": "ensemble.models.ensemble_model",
 }
 __all__ = ["EnsembleModel", "EnsemblePipeline"]
+
+renamed.modules(old_names.MODULES)
 
 
 def __getattr__(name: str) -> Any:

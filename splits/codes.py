@@ -4,9 +4,6 @@ A source is the smallest thing whose influence we ask for: one training image, o
 everything by one artist. Each source owns a code, one bit per member; a set bit means
 that the member trains on the source. A row of the book is a code, a column is a
 member's split. (Dai & Gifford 2023, https://arxiv.org/abs/2306.02174)
-
-Before: designs.py (draws the bits).
-After: ensemble/training.py (reads columns), ensemble/ablation.py (reads rows).
 """
 
 import hashlib

@@ -13,8 +13,6 @@ mirror images are not found.
 
 Clusters are the connected components of pairs within the threshold: an image can share
 a source with one that it does not resemble, through others in between.
-
-Before: ensemble/data.py (reads the images). After: ensemble/plan.py, certificate.py.
 """
 
 import hashlib

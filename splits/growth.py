@@ -2,8 +2,6 @@
 
 Either members stay the same and new sources get codes among them; or new members join,
 who are given all sources, and old members see none of the new ones.
-
-Before: designs.py (draws codes). After: ensemble/plan.py.
 """
 
 from collections.abc import Callable, Sequence

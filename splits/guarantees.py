@@ -3,9 +3,6 @@
 Survivors are the members that are left when sources are ablated. All numbers are
 counted, none is estimated from theory; those about pairs of sources are counted over
 every pair, or, in large books, over every pair within a random sample of the sources.
-
-Before: designs.py (draws the book).
-After: ensemble/plan.py (writes the promises down), train.py --plan (prints them).
 """
 
 import math

@@ -11,8 +11,6 @@ One rule holds wherever somebody names sources, on the command line and in Pytho
   owner called 7 has a part in.
 - Where a source or an owner is called by digits that are not the number of just that
   source, digits alone are always refused: write one of these three.
-
-Before: sources.py, owners.py (give the names). After: ensemble/plan.py, pipeline.py.
 """
 
 import csv

@@ -13,8 +13,6 @@ that occur. Removing o silences the union U of all c(S) with o in S.
   least the members that the code book of the owners promises for them.
 - If o has an image of his own, {o} is one of the sets, and U = c(o): removing the owner
   is silencing his own code, no more and no less.
-
-Before: sources.py (the metadata's column). After: codes.py.
 """
 
 from collections.abc import Sequence

@@ -8,9 +8,6 @@ it were not finished. (https://github.com/webdataset/webdataset)
 Beside `images-000000.tar`, `images-000000.idx` says at which byte of it each field
 begins, so that one sample can be read without the others. It is text in the format of
 NVIDIA DALI: a line for each sample with extension, offset, size and name of each field.
-
-Before: layout.py (their order), ensemble/coded_shards.py (encodes images as samples).
-After: ensemble/data_shards.py (reads shards back).
 """
 
 import hashlib

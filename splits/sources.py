@@ -4,9 +4,6 @@ Other ways to say it are in owners.py (several owners) and duplicates.py (cluste
 
 Sources are numbered by name, never by the order of files or rows, so that the same
 images always get the same numbers.
-
-Before: ensemble/data.py (reads images and their metadata).
-After: designs.py (draws a code for each source).
 """
 
 import difflib

@@ -2,8 +2,6 @@
 
 Nobody but the owner of the data knows whether 'Eve' and 'Eve ' are one artist. Two
 sources would be made of them, and removing one would leave the pictures of the other.
-
-Before: the metadata. After: ensemble/plan.py, ensemble/data.py.
 """
 
 import unicodedata

@@ -2,8 +2,6 @@
 
 A file without permission, on a disk that is gone, or larger than the memory may be
 whole. Whoever is told that it is damaged deletes it, so those are told apart.
-
-Before: nothing. After: shards.py, ensemble/store.py.
 """
 
 from pathlib import Path

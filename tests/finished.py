@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble import config as configs
-from ensemble import store
-from ensemble.data import TrainingImages
-from ensemble.store import Run
+from ensemble.data.datasets import TrainingImages
+from ensemble.run import config as configs
+from ensemble.run import files, manifest, records
+from ensemble.run.folder import Run, create
 from splits import guarantees
 from splits.codes import CodeBook
 
@@ -41,16 +41,16 @@ def trained(
     n_members: int = 6,
 ) -> Run:
     """Plan, code book, members and queries; nothing ablated yet."""
-    run = store.create(configs.from_dict({"run": str(folder)}))
+    run = create(configs.from_dict({"run": str(folder)}))
     if source_of is None:
         source_of = np.arange(len(data.images))
     n_sources = int(source_of.max()) + 1
     order = np.random.default_rng(1).random((n_sources, n_members)).argsort(axis=1)
     codes = CodeBook(order < n_members // 2)
-    store.write_array(run.codes, codes.bits)
-    store.write_array(run.source_of, source_of)
+    files.write_array(run.codes, codes.bits)
+    files.write_array(run.source_of, source_of)
     numbered = [str(source) for source in range(n_sources)]
-    store.write_json(run.path / "sources.json", {"names": names or numbered})
+    files.write_json(run.path / "sources.json", {"names": names or numbered})
     facts = {
         "data_fingerprint": data.fingerprint(),
         "code_book_digest": codes.digest(),
@@ -59,10 +59,10 @@ def trained(
         "n_members": n_members,
         "promises": guarantees.promises(codes),
     }
-    store.start_manifest(run, facts)
+    manifest.start_manifest(run, facts)
     for member in range(n_members):
         _member(run, member)
-    with store.stage(run, "train"):
+    with manifest.stage(run, "train"):
         pass
     return run
 
@@ -80,7 +80,7 @@ def _member(run: Run, member: int) -> None:
         "loss_curve": {"steps": steps, "loss": [20 / step for step in steps]},
         "weights_sha256": "ab" * 32,
     }
-    store.write_json(run.member(member) / "member.json", facts)
+    files.write_json(run.member(member) / "member.json", facts)
 
 
 def asked(
@@ -88,25 +88,25 @@ def asked(
 ) -> Run:
     """The run with queries."""
     folder = run.queries(name)
-    store.write_array(folder / "seeds.npy", 40 + np.arange(n_queries))
-    store.write_array(folder / "conditions.npy", np.arange(n_queries) % 3)
-    store.write_array(folder / "images.npy", data.images[:n_queries] / 2)
+    files.write_array(folder / "seeds.npy", 40 + np.arange(n_queries))
+    files.write_array(folder / "conditions.npy", np.arange(n_queries) % 3)
+    files.write_array(folder / "images.npy", data.images[:n_queries] / 2)
     facts = {"scheduler": "DDIMScheduler", "n_steps": 50, "guidance_scale": 1.0}
-    store.seal(folder, "info.json", facts)
+    records.seal(folder, "info.json", facts)
     return run
 
 
 def given(run: Run, data: TrainingImages, name: str = "mine") -> Run:
     """The run with three given pictures as queries, and their losses."""
     folder = run.queries(name)
-    store.write_array(folder / "seeds.npy", 1_000_000_000 + np.arange(3))
-    store.write_array(folder / "images.npy", data.images[:3] / 2)
-    store.seal(folder, "info.json", {"held_out": True, "seeds": []})
+    files.write_array(folder / "seeds.npy", 1_000_000_000 + np.arange(3))
+    files.write_array(folder / "images.npy", data.images[:3] / 2)
+    records.seal(folder, "info.json", {"held_out": True, "seeds": []})
     to = run.influence(name)
-    n_sources = len(store.read_array(run.codes))
+    n_sources = len(files.read_array(run.codes))
     table = np.tile(np.arange(n_sources) / -1000, (3, 1)).astype(np.float32)
-    store.write_array(to / "influence_denoising_loss.npy", table)
-    store.seal(to, "info.json", {"method": "exact", "units": "sources"})
+    files.write_array(to / "influence_denoising_loss.npy", table)
+    records.seal(to, "info.json", {"method": "exact", "units": "sources"})
     return run
 
 
@@ -122,9 +122,9 @@ def ablated(
 
     The folder is one in `influence/demo`; or what version 0.1 called it, in `influence`.
     """
-    pictures = store.sealed_array(run.queries("demo"), "info.json", "images.npy")
+    pictures = records.sealed_array(run.queries("demo"), "info.json", "images.npy")
     n_queries = len(pictures)
-    n_units = len(groups) if groups else len(store.read_array(run.codes))
+    n_units = len(groups) if groups else len(files.read_array(run.codes))
     rng = np.random.default_rng(2)
     placebo = rng.uniform(0.3, 0.5, (n_queries, n_placebos)).astype(np.float32)
     displacement = np.tile(np.linspace(0.3, 0.4, n_units), (n_queries, 1))
@@ -150,7 +150,7 @@ def ablated(
     old = folder.startswith("demo")
     to = run.influence(folder) if old else run.influence("demo") / folder
     for name, array in arrays.items():
-        store.write_array(to / f"{name}.npy", array)
+        files.write_array(to / f"{name}.npy", array)
     info = {
         "method": "differential" if "differential" in folder else "exact",
         "units": "groups" if groups else "sources",
@@ -165,7 +165,7 @@ def ablated(
         "seconds": 74.25,
         "member_forwards": 12_345,
     }
-    store.seal(to, "info.json", {**info, **changes})
+    records.seal(to, "info.json", {**info, **changes})
     return run
 
 

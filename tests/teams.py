@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.teams", "train", "ensemble.training"])
+SERVER.set_forkserver_preload(["tests.teams", "train", "ensemble.training.trainer"])
 
 
 def undisturbed(rank: int) -> None:
@@ -73,8 +73,8 @@ def _work(
     arguments: list[str],
     tamper: Callable[[int], None],
 ) -> None:
-    import train as script
-    from ensemble import exits
+    from ensemble.cli import train as script
+    from ensemble.system import exits
 
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -87,7 +87,7 @@ def _work(
 
 def _before_step(step: int, act: Callable) -> None:
     """Act before a member's step, in this process alone; act is told the trainee."""
-    from ensemble.training import Trainee
+    from ensemble.training.trainer import Trainee
 
     real = Trainee.step
 
@@ -124,20 +124,20 @@ def spoilt(rank: int) -> None:
 
 def otherwise(rank: int) -> None:
     """The second process means another split of member 0."""
-    from ensemble import training
+    from ensemble.training import trainer
 
-    real = training.trains_on
+    real = trainer.trains_on
 
     def other(codes: object, member: object, removed: Sequence[int] = ()) -> np.ndarray:
         return ~real(codes, member, removed)
 
     if rank == 1:
-        training.trains_on = other
+        trainer.trains_on = other
 
 
 def forgetful(rank: int) -> None:
     """The second process finds no checkpoint."""
-    from ensemble.training import Trainee
+    from ensemble.training.trainer import Trainee
 
     if rank == 1:
         Trainee._go_on = lambda *_: None

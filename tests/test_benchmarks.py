@@ -28,11 +28,12 @@ from benchmarks import (
     shared_noise_lds,
     teams,
 )
-from ensemble import store
-from ensemble.evaluation import correlation, truth
+from ensemble.evaluation import ground_truth as truth
 from ensemble.evaluation.lds import predicted_losses
+from ensemble.evaluation.metrics import rank_correlation
+from ensemble.run import folder
 from ensemble.scorers import SCORERS
-from splits import designs as splits_designs
+from splits.designs import registry as splits_designs
 from splits.errors import BadInput
 
 
@@ -188,7 +189,7 @@ def test_what_the_draws_add_to_reliability_is_told_from_what_the_subsets_do():
     of_seed = normal(0.2, n_seeds)
     more = signal + normal(0.1) + of_seed + normal(0.05, n_seeds)
     fewer = signal + normal(0.2) + of_seed + normal(0.1, n_seeds)
-    once = correlation.as_they_are(shape[1], 1)
+    once = rank_correlation.as_they_are(shape[1], 1)
     found = {
         name: float(value[0])
         for name, value in draws.ceilings(more, fewer, 2, once).items()
@@ -222,7 +223,7 @@ def test_who_is_told_enough_halves_tells_the_others_whatever_was_guessed():
     _, found = additive_truth(noise=0.0)
     guess = np.random.default_rng(1).standard_normal((5, 20))
     few, many = (
-        correlation.rank_correlation(
+        rank_correlation.rank_correlation(
             limits.predicted(guess, found, n_told), found.mean
         ).mean()
         for n_told in (8, 56)
@@ -262,7 +263,7 @@ def test_bars_that_are_right_have_a_ratio_of_one_and_halved_ones_of_four():
 
 
 def test_the_fresh_halves_say_again_what_is_on_record():
-    run = store.open_run(ground_truth.FOLDER / "digits")
+    run = folder.open_run(ground_truth.FOLDER / "digits")
     found = fresh.findings(run, "generated", "displacement")
     content = json.loads((record.RESULTS / "fresh.json").read_text(encoding="utf-8"))
     kept = content["results"]["digits"]["generated, displacement"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ensemble import store
+from ensemble.run import files
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def trained_by(output):
 def complete(folder):
     """Whether every member is there, each trained once and to its end."""
     for member in range(N_MEMBERS):
-        curve = store.read_json(folder / "members" / f"{member:03d}" / "member.json")
+        curve = files.read_json(folder / "members" / f"{member:03d}" / "member.json")
         if curve["loss_curve"]["steps"] != [2, 4, 6]:
             return False
     return (folder / "model_index.json").exists()

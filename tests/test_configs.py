@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble import config as configs
+from ensemble.run import config as configs
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from benchmarks import damage
+from ensemble.cli import train
 from ensemble.evaluation import predictors
-from ensemble.store import Run, open_run
+from ensemble.run.folder import (
+    Run,
+    open_run,
+)
 from splits.errors import BadInput
 
 N_CASES = 40

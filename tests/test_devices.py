@@ -15,15 +15,38 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from ensemble import adjoint, plan, queries, sensitivity, store, training
-from ensemble.measurement import MEASUREMENTS, feature_likeness, log_odds, similarity
-from ensemble.model import noise_schedule, predict
-from ensemble.pipeline import initial_noise, query_generators
-from ensemble.scorers import SCORERS, gradients
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Examples, Setting
-from ensemble.training import denoising_loss
+from ensemble.ablation import (
+    adjoint,
+    first_order,
+)
+from ensemble.ablation.measurements import (
+    MEASUREMENTS,
+    feature_likeness,
+    log_odds,
+    similarity,
+)
+from ensemble.models.ensemble_model import (
+    noise_schedule,
+    predict,
+)
+from ensemble.provenance import plan
+from ensemble.run import files
+from ensemble.run.folder import create
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import (
+    initial_noise,
+    query_generators,
+)
+from ensemble.scorers import SCORERS
+from ensemble.scorers.gradients import per_example
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.gradients.projection import Projection
+from ensemble.scorers.interface import (
+    Examples,
+    Setting,
+)
+from ensemble.training import trainer
+from ensemble.training.trainer import denoising_loss
 from splits.codes import ablated_votes
 from tests import tiny
 from tests.ensemble.scorers import tiny_setting
@@ -99,7 +122,7 @@ def test_the_loss_makes_no_tensor_elsewhere(prediction_type):
         torch.zeros(3, dtype=torch.int64, device=META),
         pictures(),
         None,
-        training.Accelerator(cpu=True),
+        trainer.Accelerator(cpu=True),
     )
     assert loss.device == META
 
@@ -123,7 +146,7 @@ def test_projections_make_no_tensor_elsewhere():
 
 def test_noise_of_scorers_is_drawn_by_the_processor_and_moved():
     examples = Examples(pictures(), None, torch.arange(3))
-    states = gradients.drawn_states(tiny_setting.schedule(), examples, Draws(2))
+    states = per_example.drawn_states(tiny_setting.schedule(), examples, Draws(2))
     assert states.noisy.device == states.wanted.device == META
 
 
@@ -155,7 +178,7 @@ def test_training_on_a_device_is_training(device, digits, tmp_path, monkeypatch)
     run, _ = trained(tmp_path / "run", monkeypatch, device)
     for member in range(4):
         there, here = (
-            store.read_json(one.member(member) / "member.json")
+            files.read_json(one.member(member) / "member.json")
             for one in (run, digits[0])
         )
         assert torch.device(there["device"]).type == device.type
@@ -167,13 +190,13 @@ def test_training_on_a_device_is_training(device, digits, tmp_path, monkeypatch)
 def test_a_member_goes_on_from_a_checkpoint_on_a_device(device, tmp_path, monkeypatch):
     del device
     settings = {"ema_decay": 0.9, "steps": 12, "checkpoint_every_steps": 5}
-    run = store.create(tiny.config(tmp_path / "run", training=settings))
+    run = create(tiny.config(tmp_path / "run", training=settings))
     ready = plan.prepare(run)
-    stopping = training.Stopping()
+    stopping = trainer.Stopping()
     stopping.asked = True
-    with pytest.raises(training.Interrupted):
-        training.train_members(run, [0], ready, stopping)
-    assert not training.train_members(run, [0], ready, training.Stopping())
+    with pytest.raises(trainer.Interrupted):
+        trainer.train_members(run, [0], ready, stopping)
+    assert not trainer.train_members(run, [0], ready, trainer.Stopping())
     assert run.member(0).exists()
 
 
@@ -205,7 +228,7 @@ def test_both_derivatives_on_a_device_are_those_of_the_cpu(device, digits):
     for one in ("cpu", device):
         pipe = ensemble_on(one, run)
         by_vote = adjoint.adjoint(pipe, asked, brightness).by_vote
-        found.append((by_vote, sensitivity.designed(pipe, asked).jacobian))
+        found.append((by_vote, first_order.designed(pipe, asked).jacobian))
     for here, there in zip(*found, strict=True):
         assert np.abs(there - here).max() <= FROM_GPU * np.abs(here).max()
 

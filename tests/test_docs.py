@@ -7,10 +7,13 @@ import pytest
 from PIL import Image
 
 from benchmarks.designs import picture
-from ensemble import metadata, pixels
-from ensemble.inventory import RULES
+from ensemble.data import (
+    decoding,
+    metadata,
+)
+from ensemble.data.inventory import RULES
 from ensemble.scorers import SCORERS
-from splits.designs import DESIGNS
+from splits.designs.registry import DESIGNS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -45,7 +48,7 @@ def test_no_blank_line_cuts_off_the_last_rows_of_a_table(page):
 
 def test_every_format_that_is_read_is_on_the_page_of_data():
     text = (DOCS / "data.md").read_text(encoding="utf-8")
-    for ending in pixels.endings(RULES):
+    for ending in decoding.endings(RULES):
         assert f"`{ending}`" in text
     for name in metadata.NAMES:
         assert f"`{name}`" in text.replace("`photos/", "`")

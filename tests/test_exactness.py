@@ -10,12 +10,17 @@ import pytest
 import yaml
 from PIL import Image
 
-import attribute
-from ensemble import certificate, pipeline, store, training, verification
-from ensemble import config as configs
-from ensemble import plan as plans
-from ensemble.training import Stopping
-from splits.designs import DESIGNS
+from ensemble.certificate import certificate
+from ensemble.cli import attribute
+from ensemble.provenance import plan as plans
+from ensemble.report import verification
+from ensemble.run import config as configs
+from ensemble.run import files
+from ensemble.run.folder import WEIGHTS, codes_of, create, open_run
+from ensemble.sampling import pipeline
+from ensemble.training import trainer
+from ensemble.training.trainer import Stopping
+from splits.designs.registry import DESIGNS
 from splits.errors import BadInput
 from tests import teams, tiny
 
@@ -74,17 +79,17 @@ def settings(folder, run, **changes):
 
 def made(config, members=None):
     """The run of a config with some of its members trained, or all."""
-    run = store.create(config)
+    run = create(config)
     ready = plans.prepare(run)
     chosen = range(ready.codes.n_members) if members is None else members
-    assert not training.train_members(run, list(chosen), ready, Stopping())
+    assert not trainer.train_members(run, list(chosen), ready, Stopping())
     if members is None:
         pipeline.complete(run)
     return run
 
 
 def weights(run, members):
-    return [store.sha256(run.member(member) / store.WEIGHTS) for member in members]
+    return [files.sha256(run.member(member) / WEIGHTS) for member in members]
 
 
 def sources_of(run, images=(X,)):
@@ -94,7 +99,7 @@ def sources_of(run, images=(X,)):
 
 def survivors(run, sources):
     """Members that never saw these sources."""
-    saw = store.codes_of(run.path).bits[list(sources)].any(axis=0)
+    saw = codes_of(run.path).bits[list(sources)].any(axis=0)
     return np.flatnonzero(~saw).tolist()
 
 
@@ -353,7 +358,7 @@ def test_members_of_an_extension_do_not_depend_on_sources_that_they_never_saw(
         old = write(place / "old", noise=noise, left_out=range(5, 8))
         new = write(place / "new", noise=noise, left_out=range(5))
         first = made(settings(old, place / "a", **changes))
-        run = store.create(extension_of(first, new, place / "b", n_members))
+        run = create(extension_of(first, new, place / "b", n_members))
         bits = plans.prepare(run).codes.bits
         left = np.flatnonzero(~bits[x]).tolist()
         assert left
@@ -377,7 +382,7 @@ def test_teams_of_processes_do_not_mix_their_members(tmp_path):
         path.write_text(yaml.safe_dump(configs.to_dict(config)))
         codes = teams.train(place, [str(path)])
         assert [code for code, _ in codes] == [0, 0], codes
-        run = store.open_run(place / "run")
+        run = open_run(place / "run")
         found.append(weights(run, survivors(run, [X])))
         assert certificate.check(run, [X]).violations == []
     assert found[0]

@@ -7,13 +7,25 @@ import shutil
 import numpy as np
 import pytest
 
-import attribute
 from benchmarks import ground_truth
-from ensemble import influence, plan, queries, scoring, store, units
-from ensemble.evaluation import EVALUATIONS, truth
+from ensemble.ablation import (
+    influence,
+    removal_sets,
+)
+from ensemble.ablation.influence import Asked
+from ensemble.ablation.measurements import MEASUREMENTS
+from ensemble.cli import attribute
+from ensemble.evaluation import (
+    EVALUATIONS,
+)
+from ensemble.evaluation import (
+    ground_truth as truth,
+)
 from ensemble.evaluation.options import Options
-from ensemble.influence import Asked
-from ensemble.measurement import MEASUREMENTS
+from ensemble.provenance import plan
+from ensemble.run import files, folder
+from ensemble.sampling import queries
+from ensemble.scorers import runner
 from splits.errors import BadInput
 from tests import tiny
 
@@ -33,9 +45,9 @@ def origin(tmp_path_factory):
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     for method in ("pixel_dot", "trak"):
-        scoring.score(run, pipe, ready, "two", method)
+        runner.score(run, pipe, ready, "two", method)
     loss = {"denoising_loss": MEASUREMENTS["denoising_loss"]}
-    each = units.each_source(ready)
+    each = removal_sets.each_source(ready)
     influence.measure_exactly(Asked(run, pipe, ready, "two", each, loss), 2)
     return run, EVALUATIONS["lds"].evaluate(run, pipe, ready, OPTIONS)
 
@@ -48,8 +60,8 @@ def packed(origin, tmp_path):
 def test_the_table_is_made_again_without_a_member(origin, packed, monkeypatch):
     monkeypatch.setattr(attribute, "ensemble_of", None)
     assert attribute.main([str(packed.path), *EVALUATE]) == 0
-    again = store.read_json(packed.path / "evaluation" / "lds-two.json")
-    table = store.read_json(origin[1])
+    again = files.read_json(packed.path / "evaluation" / "lds-two.json")
+    table = files.read_json(origin[1])
     for fact in ("identity", "rows", "reliability", "ceiling"):
         assert again[fact] == table[fact]
 
@@ -74,9 +86,9 @@ def test_a_cell_that_was_tampered_with_differs(packed, tmp_path):
     file = packed.path / "evaluation" / "truth" / "two" / "seed-1.npy"
     losses = np.load(file)
     losses[0, 5] *= 1.5
-    facts = store.read_json(file.with_suffix(".json"))
-    digest = store.write_array(file, losses)
-    store.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
+    facts = files.read_json(file.with_suffix(".json"))
+    digest = files.write_array(file, losses)
+    files.write_json(file.with_suffix(".json"), {**facts, "sha256": digest})
     found = ground_truth.cell(packed, OPTIONS, 5, 1, tmp_path / "again")
     assert not found["same_bits"]
     assert found["largest_relative_difference"] == pytest.approx(1 / 3)
@@ -92,7 +104,7 @@ def test_a_folder_of_other_codes_is_refused(origin, tmp_path):
     run, _ = origin
     splits = dataclasses.replace(run.config.splits, seed=1)
     other = dataclasses.replace(run.config, run=str(tmp_path / "packed"))
-    plan.prepare(store.create(dataclasses.replace(other, splits=splits)))
+    plan.prepare(folder.create(dataclasses.replace(other, splits=splits)))
     with pytest.raises(BadInput, match="belongs to a run with another config"):
         ground_truth.pack(run, tmp_path / "packed", None)
 
@@ -123,7 +135,7 @@ def test_the_command_prints_the_cell(packed, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("setting", "n_draws"), [("digits", 128), ("mnist", 128)])
 def test_the_shipped_truth_says_how_it_was_measured(setting, n_draws):
-    run = store.open_run(ground_truth.FOLDER / setting)
+    run = folder.open_run(ground_truth.FOLDER / setting)
     for name in ("held_out", "generated"):
         options = ground_truth.options_of(run, name)
         assert (options.n_seeds, options.n_draws) == (3, n_draws)

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import train
-from ensemble import exits, plan, store
+from ensemble.cli import train
+from ensemble.provenance import plan
+from ensemble.run import files, manifest, records
+from ensemble.run.folder import CHECKPOINT, create, open_run
+from ensemble.system import exits
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +59,7 @@ def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     config = config_file(folder, steps=60, checkpoint_every_steps=20)
     trainers = [begun("train.py", config) for _ in range(2)]
-    return store.open_run(_existing(folder / "run")), [ended(one) for one in trainers]
+    return open_run(_existing(folder / "run")), [ended(one) for one in trainers]
 
 
 def _existing(run):
@@ -72,11 +75,11 @@ def test_two_trainers_share_the_members_and_train_none_twice(shared):
     said = "".join(out + err for _, out, err in trainers)
     for member in range(N_MEMBERS):
         assert said.count(f"member {member:03d}: trained") == 1
-        record = store.read_json(run.member(member) / "member.json")
+        record = files.read_json(run.member(member) / "member.json")
         for name, digest in record["files"].items():
-            store.check(run.member(member) / name, digest)
+            records.check(run.member(member) / name, digest)
     assert said.count("Next: python attribute.py") >= 1
-    assert store.is_complete(run)
+    assert manifest.is_complete(run)
 
 
 @pytest.mark.slow
@@ -88,13 +91,13 @@ def test_two_attributors_measure_once_and_a_trainer_beside_them_harms_nothing(sh
     ]
     outcomes = [ended(one) for one in everything]
     assert [code for code, _, _ in outcomes] == [0, 0, 0], outcomes
-    info = store.read_json(run.influence("demo") / "exact" / "info.json")
+    info = files.read_json(run.influence("demo") / "exact" / "info.json")
     for name, digest in info["files"].items():
-        store.check(run.influence("demo") / "exact" / name, digest)
+        records.check(run.influence("demo") / "exact" / name, digest)
     assert not list(run.path.rglob("*.part"))
     assert not list(run.path.rglob("*.work"))
     assert run.reference.exists()
-    stages = store.read_json(run.manifest)["stages"]
+    stages = files.read_json(run.manifest)["stages"]
     assert {"train", "generate demo", "ablate demo exact"} <= set(stages)
 
 
@@ -116,7 +119,7 @@ def test_asked_to_stop_two_processes_leave_checkpoints_and_an_attributor_is_refu
     assert time.monotonic() - began < 10
     assert code == 75
     assert "the same command goes on from here" in err
-    assert len(list(members.glob(f"*.part/{store.CHECKPOINT}"))) == 2
+    assert len(list(members.glob(f"*.part/{CHECKPOINT}"))) == 2
     code, _, err = ended(begun("attribute.py", tmp_path / "run", "generate"))
     assert code == 2
     assert "is not trained yet: 0 of 6 members are there" in err
@@ -127,8 +130,8 @@ def test_a_full_disk_is_said_and_what_is_done_stays_and_goes_on(tmp_path):
     config = config_file(tmp_path)
     code, _, err = ended(begun("train.py", config, "--members", "0"))
     assert code == 0, err
-    run = store.open_run(tmp_path / "run")
-    before = store.sha256(run.member(0) / "member.json")
+    run = open_run(tmp_path / "run")
+    before = files.sha256(run.member(0) / "member.json")
 
     def starve():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -138,7 +141,7 @@ def test_a_full_disk_is_said_and_what_is_done_stays_and_goes_on(tmp_path):
     assert "File too large. Make room" in err
     assert "Traceback" not in err
     assert [path.name for path in run.members.glob("[0-9][0-9][0-9]")] == ["000"]
-    assert store.sha256(run.member(0) / "member.json") == before
+    assert files.sha256(run.member(0) / "member.json") == before
     code, out, err = ended(begun("train.py", config))
     assert code == 0, err
     assert "6 members in" in out
@@ -168,7 +171,7 @@ def nobody():
 
 
 def test_a_read_only_run_folder_is_said_and_stays_as_it_was(open_to_all, capsys):
-    run = store.create(tiny.config(open_to_all / "run"))
+    run = create(tiny.config(open_to_all / "run"))
     plan.prepare(run)
     for path in (*run.path.rglob("*"), run.path):
         path.chmod(0o555 if path.is_dir() else 0o444)

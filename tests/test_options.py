@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ensemble import config as configs
-from ensemble.config import Config, TrainingConfig
+from ensemble.run import config as configs
+from ensemble.run.config import (
+    Config,
+    TrainingConfig,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 options = runpy.run_path(str(DOCS / "options.py"))

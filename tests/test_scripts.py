@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-import attribute
-import train
-from ensemble import config as configs
-from ensemble import store
+from ensemble.cli import attribute, train
+from ensemble.run import config as configs
+from ensemble.run import files
+from ensemble.run.folder import create
 from splits.errors import BadInput
 from tests import finished, tiny
 
@@ -95,7 +95,7 @@ def test_the_reference_is_trained_by_the_same_command_and_scored(trained, tmp_pa
     code, _, err = script("attribute.py", run, *score)
     assert code == 0, err
     sidecar = run / "scores" / "two" / "pixel_dot-reference.json"
-    assert store.read_json(sidecar)["model"] == "reference"
+    assert files.read_json(sidecar)["model"] == "reference"
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_commands_one_by_one(trained):
     assert code == 0, err
     assert "without source 1 (digit 0001): 3 of 6 members stay" in out
     (folder,) = (run / "influence" / "one").glob("exact-*")
-    info = store.read_json(folder / "info.json")
+    info = files.read_json(folder / "info.json")
     assert info["measurements"] == ["contrast"]
     assert info["n_placebos"] == 3
     code, out, err = script(
@@ -202,7 +202,7 @@ def test_sources_are_removed_members_repaired_and_all_is_proven(
         said(attribute.main, run, "remove", "--sources", "digit 03", "--reason", "x")
     assert not (run / "removals.jsonl").exists()
     remove = ("remove", "--sources", "digit 0003", "--reason", "a letter")
-    store.write_text(run / "report.html", "<body><p>of before</p></body>")
+    files.write_text(run / "report.html", "<body><p>of before</p></body>")
     first = said(attribute.main, run, *remove)
     assert "report.html was made before: it says so now, at its top" in first
     assert "Outdated. After this page was made" in (run / "report.html").read_text()
@@ -382,7 +382,7 @@ def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
     tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
     tree["splits"] = {"n_members": 6, "weight": 3}
     config.write_text(yaml.safe_dump(tree))
-    store.create(configs.load(config))
+    create(configs.load(config))
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert train.main([str(config), "--plan"]) == 0
     assert "is there with this config: 0 of 6 members" in capsys.readouterr().out

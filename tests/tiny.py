@@ -5,13 +5,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble import config as configs
-from ensemble import pipeline, plan, store, training
-from ensemble.config import Config
-from ensemble.model import EnsembleModel, build_member, sampler
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.models.ensemble_model import (
+    EnsembleModel,
+    build_member,
+    sampler,
+)
+from ensemble.provenance import plan
+from ensemble.provenance.plan import Plan
+from ensemble.run import config as configs
+from ensemble.run import files
+from ensemble.run.config import Config
+from ensemble.run.folder import Run, create
+from ensemble.sampling import pipeline
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.training import trainer
 from splits.codes import CodeBook
 
 SETTINGS = {
@@ -45,7 +52,7 @@ def config(folder: Path, **changes: dict) -> Config:
     return configs.from_dict({"run": str(folder), **tree})
 
 
-class StopsAfter(training.Stopping):
+class StopsAfter(trainer.Stopping):
     """Asks to stop once so many steps have been asked about."""
 
     def __init__(self, n_steps: int) -> None:
@@ -60,10 +67,10 @@ class StopsAfter(training.Stopping):
 
 def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     """A run folder with all members trained."""
-    run = store.create(config(folder, **changes))
+    run = create(config(folder, **changes))
     ready = plan.prepare(run)
     members = range(ready.codes.n_members)
-    assert not training.train_members(run, members, ready, training.Stopping())
+    assert not trainer.train_members(run, members, ready, trainer.Stopping())
     pipeline.complete(run)
     return run, ready
 
@@ -77,9 +84,9 @@ def pipeline_of(run: Run) -> EnsemblePipeline:
 
 def forget_stage(run: Run, name: str) -> None:
     """Leave the manifest as a kill does between a stage's work and its record."""
-    manifest = store.read_json(run.manifest)
+    manifest = files.read_json(run.manifest)
     del manifest["stages"][name]
-    store.write_json(run.manifest, manifest)
+    files.write_json(run.manifest, manifest)
 
 
 def ensemble(
@@ -126,9 +133,9 @@ def ensemble(
 
 def codes(n_sources: int = 6, n_members: int = 4) -> CodeBook:
     """All codes of half weight: the first six with four members."""
-    from splits import designs
+    from splits.designs import registry
 
-    return designs.draw("balanced", n_sources, n_members, None, 0)
+    return registry.draw("balanced", n_sources, n_members, None, 0)
 
 
 def different(first: np.ndarray, second: np.ndarray) -> bool:

@@ -3,8 +3,6 @@
 Each evaluation reads what a run holds, trains what it needs below `RUN/evaluation`,
 and writes one table. To add one, write a module with functions `work` and `evaluate`,
 and a line in the table below.
-
-Before: ensemble/influence.py, ensemble/scoring.py. After: ensemble/report.py.
 """
 
 from collections.abc import Callable
@@ -13,9 +11,9 @@ from pathlib import Path
 
 from ensemble.evaluation import deletion, false_attribution, lds, quality
 from ensemble.evaluation.options import Options
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.provenance.plan import Plan
+from ensemble.run.folder import Run
+from ensemble.sampling.pipeline import EnsemblePipeline
 
 
 @dataclass(frozen=True)

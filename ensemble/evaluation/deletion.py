@@ -8,8 +8,6 @@ moved, in pixels and in features. What random sources do as well is no merit.
 
 Where members are left, the ensemble says the same by votes, without training; how well
 it foretells retraining is reported as a rank correlation.
-
-Before: predictors.py, retraining.py, losses.py. After: plots.py.
 """
 
 from collections.abc import Sequence
@@ -20,26 +18,33 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from ensemble import encoders, luck, queries
-from ensemble.config import SplitsConfig
+from ensemble.ablation.measurements import denoising_loss_form
+from ensemble.ablation.removal_sets import votes_without
+from ensemble.data import encoders
 from ensemble.evaluation import (
-    correlation,
-    intervals,
     losses,
     predictors,
     retraining,
     tables,
 )
+from ensemble.evaluation.metrics import (
+    intervals,
+    rank_correlation,
+)
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
-from ensemble.measurement import denoising_loss_form
-from ensemble.model import noise_schedule
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.queries import Queries, on_device
-from ensemble.store import Run
-from ensemble.units import votes_without
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.provenance.plan import Plan
+from ensemble.run.config import SplitsConfig
+from ensemble.run.folder import Run
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import (
+    Queries,
+    on_device,
+)
+from ensemble.system import seeding
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
@@ -87,7 +92,7 @@ def at_random(n_sources: int, top: Sequence[int], n_random: int) -> Removals:
     sizes = np.repeat(np.array(top, dtype=np.int64), n_random)
     removed = np.zeros((len(sizes), n_sources), dtype=bool)
     for number, (row, k) in enumerate(zip(removed, sizes, strict=True)):
-        rng = luck.rng(SEED, "random removal", int(k), number % n_random)
+        rng = seeding.rng(SEED, "random removal", int(k), number % n_random)
         row[rng.permutation(n_sources)[:k]] = True
     return Removals(RANDOM, removed, np.full(len(sizes), -1, dtype=np.int64), sizes)
 
@@ -291,7 +296,7 @@ def interval(
     values: Float64[np.ndarray, "seeds queries"],
 ) -> dict[str, float | None]:
     """A mean over seeds and queries, both of which are resampled."""
-    rng = luck.rng(SEED, "resamples of seeds and queries")
+    rng = seeding.rng(SEED, "resamples of seeds and queries")
     n_seeds, n_queries = values.shape
     seeds = rng.integers(n_seeds, size=(intervals.N_RESAMPLES, n_seeds))
     chosen = rng.integers(n_queries, size=(intervals.N_RESAMPLES, n_queries))
@@ -319,13 +324,13 @@ def agreement(
         pairs = [_pairs(removals, found, voted, number, q) for q in range(n_queries)]
         # Held-out queries have a loss only.
         facts.setdefault("n_pairs", sum(pair.shape[1] for pair in pairs))
-        rng = luck.rng(SEED, "resamples of queries")
+        rng = seeding.rng(SEED, "resamples of queries")
 
         def spearman(chosen: np.ndarray, of: list[np.ndarray] = pairs) -> float:
             guess, truth = np.concatenate([of[query] for query in chosen], axis=1)
             if len(guess) < 2:
                 return np.nan
-            return float(correlation.rank_correlation(guess[None], truth[None])[0])
+            return float(rank_correlation.rank_correlation(guess[None], truth[None])[0])
 
         facts[effect] = intervals.bootstrap(spearman, n_queries, rng)
     return facts

@@ -9,8 +9,6 @@ any other. (Dai & Gifford 2026, Nature Communications 17, 6974)
 
 The *counterfactual radius* of a query is how far the removal of any one source moves
 it at most; the placebos' radius is what as many placebos reach.
-
-Before: predictors.py, ensemble/ablation.py. After: plots.py.
 """
 
 from collections.abc import Callable
@@ -22,16 +20,25 @@ import scipy.special
 from jaxtyping import Float, Float32, Float64, Int64
 from scipy.spatial.distance import cdist
 
-from ensemble import encoders, luck, queries, scoring, store, units
-from ensemble.evaluation import intervals, predictors, tables
+from ensemble.ablation import removal_sets
+from ensemble.data import encoders
+from ensemble.evaluation import (
+    predictors,
+    tables,
+)
+from ensemble.evaluation.metrics import intervals
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.queries import Queries
-from ensemble.scorers import SCORERS, by_source
-from ensemble.store import Run
+from ensemble.provenance.plan import Plan
+from ensemble.run import records
+from ensemble.run.files import read_json
+from ensemble.run.folder import Run
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import Queries
+from ensemble.scorers import SCORERS, by_source, runner
+from ensemble.system import seeding
 
 SEED = 0
 
@@ -84,7 +91,7 @@ def highest_score(
 
     def rule(pictures: np.ndarray) -> np.ndarray:
         given = Queries(asked.seeds, asked.conditions, pictures)
-        setting = scoring.setting_of(run, pipe, plan, given, which)
+        setting = runner.setting_of(run, pipe, plan, given, which)
         found = scorer.score(setting)
         sources = by_source(found, setting.source_of, setting.n_sources)
         return sources.argmax(axis=1).astype(np.int64)
@@ -137,7 +144,7 @@ def work(run: Run, plan: Plan, options: Options) -> str:
 
 def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
     """False attribution of every rule, and the radius; returns the table's file."""
-    units.each_source(plan)
+    removal_sets.each_source(plan)
     asked = queries.load(run, options.name)
     scores = _scores(run, options)
     path = tables.file(run, "far", options.name)
@@ -164,7 +171,7 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
         {"rule": name, **_judged(pipe, plan, asked, rule, options.n_random)}
         for name, rule in rules.items()
     ]
-    rng = luck.rng(SEED, "resamples of queries")
+    rng = seeding.rng(SEED, "resamples of queries")
     facts = {
         "n_images": len(plan.data.images),
         "n_sources": plan.codes.n_sources,
@@ -183,7 +190,7 @@ def _judged(
 ) -> Row:
     """Rates of one rule, with intervals over queries."""
     named = rule(asked.images)
-    rng = luck.rng(SEED, "other sources")
+    rng = seeding.rng(SEED, "other sources")
     # Uniform among all sources but the named one.
     steps = rng.integers(1, plan.codes.n_sources, size=(n_random, len(named)))
     others = (named + steps) % plan.codes.n_sources
@@ -191,7 +198,7 @@ def _judged(
     without_another = np.stack(
         [rule(_without(pipe, plan, asked, other)) for other in others], axis=1
     )
-    rng = luck.rng(SEED, "resamples of queries")
+    rng = seeding.rng(SEED, "resamples of queries")
     return {
         name: intervals.bootstrap(
             lambda at, name=name: rates(named[at], without_it[at], without_another[at])[
@@ -208,7 +215,7 @@ def _without(
     pipe: EnsemblePipeline, plan: Plan, asked: Queries, sources: np.ndarray
 ) -> Pictures:
     """Every query without a source of its own."""
-    votes = units.votes_without(plan.seen_by(pipe.members.member_ids)[sources])
+    votes = removal_sets.votes_without(plan.seen_by(pipe.members.member_ids)[sources])
     pictures = queries.ablated_pictures(pipe, asked, np.arange(len(sources)), votes)
     return pictures.cpu().float().numpy()
 
@@ -226,10 +233,10 @@ def _influences(run: Run, name: str) -> dict[str, tuple[np.ndarray, np.ndarray, 
     """Displacement, placebos and digest of every table of displacement."""
     found = {}
     for folder, method in predictors.ablations(run, name):
-        files = store.read_json(folder / "info.json")["files"]
+        files = read_json(folder / "info.json")["files"]
         if "displacement.npy" in files:
             displacement, placebo = (
-                store.sealed_array(folder, "info.json", f"{file}.npy")
+                records.sealed_array(folder, "info.json", f"{file}.npy")
                 for file in ("displacement", "placebo")
             )
             found[method] = (displacement, placebo, files["displacement.npy"])

@@ -5,8 +5,6 @@ generated ones and a seed that only keys noise. Everything that looks at a query
 picture, scorers and losses, takes them as they are. No noise leads to them, so nothing
 samples them again: of ablation they have the influence on the denoiser's loss, which is
 exact for every source, and no displacement.
-
-Before: ensemble/data.py (images). After: predictors.py, truth.py.
 """
 
 import functools
@@ -17,16 +15,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from ensemble import locks, provenance, queries, store
-from ensemble.influence import quadratic_influence
-from ensemble.measurement import denoising_loss_form
-from ensemble.model import noise_schedule
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.provenance import Kind
-from ensemble.queries import Queries, on_device
-from ensemble.store import Run
-from ensemble.units import each_source, votes_without
+from ensemble.ablation.influence import quadratic_influence
+from ensemble.ablation.measurements import denoising_loss_form
+from ensemble.ablation.removal_sets import (
+    each_source,
+    votes_without,
+)
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.provenance.plan import Plan
+from ensemble.run import files, records, table_records
+from ensemble.run.folder import Run
+from ensemble.run.table_records import Kind
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import (
+    Queries,
+    on_device,
+)
+from ensemble.system import locks
 from splits.errors import BadInput
 
 # Seeds of held-out images: no generated query's.
@@ -85,19 +91,19 @@ def keep(
     with locks.alone(folder):
         if folder.exists():
             kept = queries.load(run, name)
-            wanted = provenance.query_facts(images, seeds, labels)
-            if provenance.difference(kept.facts(), wanted):
+            wanted = table_records.query_facts(images, seeds, labels)
+            if table_records.difference(kept.facts(), wanted):
                 raise BadInput(
                     f"Queries {name!r} exist with other images or labels. Choose another "
                     f"name, or delete {folder}."
                 )
             return kept
-        with store.folder_in_the_making(folder) as to:
-            store.write_array(to / "seeds.npy", seeds)
-            store.write_array(to / "images.npy", images)
+        with files.folder_in_the_making(folder) as to:
+            files.write_array(to / "seeds.npy", seeds)
+            files.write_array(to / "images.npy", images)
             if labels is not None:
-                store.write_array(to / "conditions.npy", labels)
-            store.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
+                files.write_array(to / "conditions.npy", labels)
+            records.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
     return queries.load(run, name)
 
 
@@ -146,15 +152,15 @@ def ablate(
 
     folders = []
     for n_members in sizes:
-        kind = Kind(provenance.LOSS, n_first=n_members)
-        folder = provenance.folder_of(run, name, kind)
+        kind = Kind(table_records.LOSS, n_first=n_members)
+        folder = table_records.folder_of(run, name, kind)
         with locks.alone(folder):
             if not folder.exists():
-                folder = provenance.before(run, name, kind) or folder
+                folder = table_records.before(run, name, kind) or folder
             if folder.exists():
-                info = store.check_sealed(folder, "info.json")
+                info = records.check_sealed(folder, "info.json")
                 remedy = f"Delete {folder}, or ask for the same."
-                provenance.require_same(folder, info, facts, remedy)
+                table_records.require_same(folder, info, facts, remedy)
             else:
                 some = form()[:, :n_members, :n_members]
                 _ablate(some, silenced[:, :n_members], facts, folder)
@@ -190,7 +196,7 @@ def _ablate(
     folder: Path,
 ) -> None:
     table = quadratic_influence(form, votes_without(silenced)).astype(np.float32)
-    with store.folder_in_the_making(folder) as to:
-        store.write_array(to / "influence_denoising_loss.npy", table)
+    with files.folder_in_the_making(folder) as to:
+        files.write_array(to / "influence_denoising_loss.npy", table)
         what = {"method": METHOD, "units": "sources", "n_members": silenced.shape[1]}
-        store.seal(to, "info.json", {**what, **facts})
+        records.seal(to, "info.json", {**what, **facts})

@@ -9,8 +9,6 @@ Subset models differ by their seeds too, so even a perfect predictor stays below
 *ceiling*, and the LDS is also told as a share of it. Where a method's damping is
 chosen, one half of the subsets chooses and the other half reports; the *oracle* chooses
 on the half that reports, as published tables do.
-
-Before: truth.py, predictors.py, correlation.py. After: plots.py.
 """
 
 import functools
@@ -22,17 +20,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from ensemble import luck
-from ensemble.evaluation import correlation, intervals, predictors, tables, truth
-from ensemble.evaluation.correlation import Resamples
+from ensemble.evaluation import (
+    ground_truth,
+    predictors,
+    tables,
+)
+from ensemble.evaluation.ground_truth import Truth
+from ensemble.evaluation.metrics import (
+    intervals,
+    rank_correlation,
+)
+from ensemble.evaluation.metrics.rank_correlation import Resamples
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
-from ensemble.evaluation.truth import Truth
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
+from ensemble.provenance.plan import Plan
+from ensemble.run.folder import Run
+from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import READOUTS
-from ensemble.store import Run
+from ensemble.system import seeding
 
 SEED = 0
 
@@ -70,8 +76,8 @@ class Bootstrap:
         self, predicted: Float[np.ndarray, "queries subsets"]
     ) -> tuple[float, Float64[np.ndarray, " resamples"]]:
         """The LDS, as it is and in each resample."""
-        value = float(correlation.rank_correlation(predicted, self.losses).mean())
-        return value, correlation.resampled(predicted, self.losses, self.drawn)
+        value = float(rank_correlation.rank_correlation(predicted, self.losses).mean())
+        return value, rank_correlation.resampled(predicted, self.losses, self.drawn)
 
     def row(self, predicted: Float[np.ndarray, "queries subsets"]) -> Row:
         """The LDS with its interval, and as a share of the ceiling."""
@@ -94,13 +100,15 @@ class Bootstrap:
 def bootstrap(found: Truth, n_resamples: int = intervals.N_RESAMPLES) -> Bootstrap:
     """Resample a truth."""
     n_seeds, n_queries, n_subsets = found.losses.shape
-    rng = luck.rng(SEED, "resamples of subsets and queries")
-    drawn = correlation.resamples(n_subsets, n_queries, n_resamples, rng)
+    rng = seeding.rng(SEED, "resamples of subsets and queries")
+    drawn = rank_correlation.resamples(n_subsets, n_queries, n_resamples, rng)
     ceilings = None
     if n_seeds > 1:
-        once = correlation.as_they_are(n_subsets, n_queries)
+        once = rank_correlation.as_they_are(n_subsets, n_queries)
         value, samples = (
-            correlation.ceiling(correlation.reliability(found.losses, some), n_seeds)
+            rank_correlation.ceiling(
+                rank_correlation.reliability(found.losses, some), n_seeds
+            )
             for some in (once, drawn)
         )
         ceilings = (float(value[0]), samples)
@@ -128,7 +136,7 @@ def rows_of(
 def controls(found: Truth, strapped: Bootstrap) -> list[Row]:
     """Predictors that know nothing, and one that is as good as training again."""
     n_sources, n_queries = len(found.subsets), len(strapped.losses)
-    rng = luck.rng(SEED, "random scores")
+    rng = seeding.rng(SEED, "random scores")
     blind = {
         "random": rng.standard_normal((n_queries, n_sources)),
         "constant": np.ones((n_queries, n_sources)),
@@ -143,9 +151,9 @@ def controls(found: Truth, strapped: Bootstrap) -> list[Row]:
         for name, score in blind.items()
     ]
     if len(found.losses) > 1:
-        once = correlation.as_they_are(found.losses.shape[2], n_queries)
-        value = float(correlation.exact_retraining(found.losses, once)[0])
-        samples = correlation.exact_retraining(found.losses, strapped.drawn)
+        once = rank_correlation.as_they_are(found.losses.shape[2], n_queries)
+        value = float(rank_correlation.exact_retraining(found.losses, once)[0])
+        samples = rank_correlation.exact_retraining(found.losses, strapped.drawn)
         lds = {"lds": intervals.described(value, samples)}
         # Its target is the mean of one seed less, so its share of this ceiling would
         # not compare.
@@ -252,7 +260,7 @@ def _no_dearer(one: Predictor, other: Predictor) -> bool:
 def work(run: Run, plan: Plan, options: Options) -> str:
     """What is still to be trained, in a line; empty if nothing is."""
     del plan
-    return truth.work(run, options)
+    return ground_truth.work(run, options)
 
 
 def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
@@ -262,15 +270,15 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     )
     # Before hours of training: what is asked for must be there.
     methods = predictors.find(run, options.name, options.methods)
-    return _tabled(run, options, methods, truth.find(run, pipe, plan, options))
+    return _tabled(run, options, methods, ground_truth.find(run, pipe, plan, options))
 
 
 def on_record(run: Run, plan: Plan, options: Options) -> Path | None:
     """The same where no model is needed for it, not even the members; else None."""
-    if options.dampings or truth.work(run, options):
+    if options.dampings or ground_truth.work(run, options):
         return None
     methods = predictors.find(run, options.name, options.methods)
-    return _tabled(run, options, methods, truth.read(run, plan, options))
+    return _tabled(run, options, methods, ground_truth.read(run, plan, options))
 
 
 def file_of(run: Run, options: Options) -> Path:
@@ -290,7 +298,7 @@ def _tabled(
     if not tables.is_current(path, identity):
         strapped = bootstrap(found)
         rows = rows_of(found, strapped, methods)
-        rng = luck.rng(SEED, "halves of the subsets")
+        rng = seeding.rng(SEED, "halves of the subsets")
         facts = {
             **reliability_facts(found, strapped),
             "dampings": chosen_dampings(found, methods, rng),
@@ -311,9 +319,9 @@ def reliability_facts(found: Truth, strapped: Bootstrap) -> dict[str, Any]:
         "n_resamples": len(strapped.drawn.subsets),
     }
     if strapped.ceilings is not None:
-        once = correlation.as_they_are(n_subsets, n_queries)
-        value = float(correlation.reliability(found.losses, once)[0])
-        samples = correlation.reliability(found.losses, strapped.drawn)
+        once = rank_correlation.as_they_are(n_subsets, n_queries)
+        value = float(rank_correlation.reliability(found.losses, once)[0])
+        samples = rank_correlation.reliability(found.losses, strapped.drawn)
         facts["reliability"] = intervals.described(value, samples)
         facts["ceiling"] = intervals.described(*strapped.ceilings)
     return facts
@@ -326,4 +334,4 @@ def of_subsets(found: Truth, subsets: np.ndarray) -> Truth:
 
 def _lds(score: np.ndarray, found: Truth) -> float:
     predicted = predicted_losses(score, found.subsets)
-    return float(correlation.rank_correlation(predicted, found.mean).mean())
+    return float(rank_correlation.rank_correlation(predicted, found.mean).mean())

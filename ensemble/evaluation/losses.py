@@ -3,9 +3,6 @@
 Noise is keyed by picture and draw, never by model, so that differences between models
 are differences of their weights alone. Its seed is not the scorers': nobody is asked
 to predict the noise that it has looked at.
-
-Before: retraining.py (models), ensemble/queries.py (pictures). After: truth.py,
-deletion.py, quality.py.
 """
 
 from collections.abc import Sequence
@@ -19,12 +16,18 @@ from jaxtyping import Float64
 from torch import nn
 from tqdm.auto import tqdm
 
-from ensemble.model import load_member
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.queries import Queries, on_device
-from ensemble.scorers import gradients
-from ensemble.scorers.gradients import Draws, States
-from ensemble.scorers.setting import Examples
+from ensemble.models.ensemble_model import load_member
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.queries import (
+    Queries,
+    on_device,
+)
+from ensemble.scorers.gradients import per_example
+from ensemble.scorers.gradients.per_example import (
+    Draws,
+    States,
+)
+from ensemble.scorers.interface import Examples
 
 SEED = 1_000_000
 # Noisy pictures that are held, and that one forward pass looks at.
@@ -62,7 +65,7 @@ def measure(
     found = np.empty((len(folders), len(pictures)))
     for first in range(0, len(pictures), size):
         block = slice(first, first + size)
-        states = gradients.drawn_states(schedule, pictures[block], draws)
+        states = per_example.drawn_states(schedule, pictures[block], draws)
         with ThreadPoolExecutor(side_by_side) as pool:
             rows = pool.map(lambda folder, at=states: _mean_loss(folder, at), folders)
             bar = tqdm(
@@ -81,6 +84,6 @@ def _mean_loss(folder: Path, states: States) -> Float64[np.ndarray, " pictures"]
     size = max(1, MOST_AT_ONCE // n_pictures)
     for first in range(0, states.n_draws, size):
         some = states.at(slice(first, first + size))
-        losses = gradients.values(network, some, "loss")
+        losses = per_example.values(network, some, "loss")
         total += losses.cpu().sum(dim=1, dtype=torch.float64)
     return (total / states.n_draws).numpy()

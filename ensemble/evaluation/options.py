@@ -1,7 +1,4 @@
-"""Options of an evaluation: how much is retrained, measured and compared.
-
-Before: attribute.py (the command line). After: every other module here.
-"""
+"""Options of an evaluation: how much is retrained, measured and compared."""
 
 import math
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""Plots of evaluations for papers: SVG and PNG beside the tables.
-
-Before: the tables of lds.py, deletion.py, false_attribution.py, quality.py.
-After: papers.
-"""
+"""Plots of evaluations for papers: SVG and PNG beside the tables."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +9,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ensemble import store
-from ensemble.evaluation.correlation import ceiling
+from ensemble.evaluation.metrics.rank_correlation import ceiling
 from ensemble.evaluation.tables import Row
+from ensemble.run.files import read_json, replacing
 
 SIZE = (6.0, 4.0)
 # Of a method's name under another, in inches.
@@ -34,7 +30,7 @@ def draw(path: Path) -> list[Path]:
     Args:
         path: The table, as `tables.write` left it: WHAT-NAME.json.
     """
-    table = store.read_json(path)
+    table = read_json(path)
     # A table of another measure, as `lds_displacement`, is drawn like the first.
     what = path.stem.split("-")[0].split("_")[0]
     return [
@@ -157,7 +153,7 @@ def curve(tables: Sequence[Path], folder: Path) -> list[Path]:
         axes.set_ylabel("false attribution rate")
         axes.legend(fontsize=6)
 
-    runs = {"runs": [store.read_json(path) for path in tables]}
+    runs = {"runs": [read_json(path) for path in tables]}
     return _saved(folder / "far-curve", plot, runs)
 
 
@@ -198,7 +194,7 @@ def _saved(
     files = []
     for kind, metadata in PLAIN.items():
         file = stem.with_name(f"{stem.name}.{kind}")
-        with store.replacing(file) as partial:
+        with replacing(file) as partial:
             figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
         files.append(file)
     return files

@@ -3,9 +3,6 @@
 Scores are read from `scores/NAME`, ablation's tables from `influence/NAME`. All are
 brought to one sign: higher means that training on the source lowered the query's loss
 more, so that its removal raises it. Displacement knows no sign.
-
-Before: ensemble/scoring.py, ensemble/influence.py. After: lds.py, deletion.py,
-false_attribution.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +13,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ensemble import provenance, queries, scoring, store
 from ensemble.evaluation import tables
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.scorers import SCORERS, Damped
-from ensemble.silence import Membership
-from ensemble.store import Run
+from ensemble.provenance.plan import Plan
+from ensemble.run import records, table_records
+from ensemble.run.files import array_digest, read_array, read_json
+from ensemble.run.folder import Run
+from ensemble.run.removal_log import Membership
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers import SCORERS, Damped, runner
 from splits.errors import BadInput
 
 # What ablation's tables of single sources are called as methods.
 ABLATIONS = {
-    provenance.EXACT: "ablation",
-    provenance.LOSS: "ablation",
-    provenance.DIFFERENTIAL: "differential_ablation",
+    table_records.EXACT: "ablation",
+    table_records.LOSS: "ablation",
+    table_records.DIFFERENTIAL: "differential_ablation",
 }
 # Which of their tables count, and the sign that makes them scores.
 TABLES = {"displacement": 1, "influence_denoising_loss": -1}
@@ -84,7 +83,7 @@ def find(run: Run, name: str, methods: Sequence[str] | None = None) -> list[Pred
     """
     asked = queries.load(run, name)
     found = [
-        *_scores(run, name, store.array_digest(asked.images)),
+        *_scores(run, name, array_digest(asked.images)),
         *_influences(run, name),
     ]
     known = [predictor.method for predictor in found]
@@ -109,12 +108,12 @@ def score_again(
     """Score what is there and has a damping with other dampings too."""
     if not dampings:
         return
-    for path in store.records(run.scores(name), ".npy"):
-        facts = store.read_json(path)
+    for path in records.records(run.scores(name), ".npy"):
+        facts = read_json(path)
         scorer = SCORERS.get(facts["method"])
         asked = methods is None or path.stem in methods
         if asked and isinstance(scorer, Damped):
-            scoring.score(
+            runner.score(
                 run,
                 pipe,
                 plan,
@@ -126,17 +125,17 @@ def score_again(
 
 
 def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
-    for sidecar in store.records(run.scores(name), ".npy"):
-        facts, file = store.read_json(sidecar), sidecar.with_suffix(".npy")
+    for sidecar in records.records(run.scores(name), ".npy"):
+        facts, file = read_json(sidecar), sidecar.with_suffix(".npy")
         tables.require_same(file, facts, {"queries_digest": queries_digest})
         score, digest, path = (
-            store.read_array(file, facts["sha256"]),
+            read_array(file, facts["sha256"]),
             facts["sha256"],
             {},
         )
         if facts["dampings"]:
-            others = store.read_array(scoring.path_file(file), facts["path_sha256"])
-            path = {scoring.damping_of(facts["options"]): score}
+            others = read_array(runner.path_file(file), facts["path_sha256"])
+            path = {runner.damping_of(facts["options"]): score}
             path |= dict(zip(facts["dampings"], others, strict=True))
             digest = f"{digest} {facts['path_sha256']}"
         yield Predictor(file.stem, "score", score, digest, facts, path)
@@ -145,10 +144,10 @@ def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
 def _influences(run: Run, name: str) -> Iterator[Predictor]:
     found = {}
     for folder, method in ablations(run, name):
-        files = store.read_json(folder / "info.json")["files"]
+        files = read_json(folder / "info.json")["files"]
         for file, sign in TABLES.items():
             if f"{file}.npy" in files:
-                table = store.sealed_array(folder, "info.json", f"{file}.npy")
+                table = records.sealed_array(folder, "info.json", f"{file}.npy")
                 called = f"{method}_{file.split('_')[-1]}"
                 digest = files[f"{file}.npy"]
                 # Where the loss was also measured by itself, that is by more draws.
@@ -162,9 +161,9 @@ def ablations(run: Run, name: str) -> Iterator[tuple[Path, str]]:
     Raises:
         BadInput: If one is damaged, or of other queries or members.
     """
-    known, of = Membership.read(run.path), provenance.of_queries(run, name)
-    for folder, kind in provenance.tables(run, name):
+    known, of = Membership.read(run.path), table_records.of_queries(run, name)
+    for folder, kind in table_records.tables(run, name):
         if kind.method in ABLATIONS and not kind.groups:
-            provenance.require_current(folder, known, of)
+            table_records.require_current(folder, known, of)
             first = "" if kind.n_first is None else f"_first_{kind.n_first}"
             yield folder, ABLATIONS[kind.method] + first

@@ -4,8 +4,6 @@ The same noise is turned into pictures by the ensemble, by one of its members, b
 models trained on everything for as many steps as a member, and by single models trained
 for as many steps as all members together. Beside them, real images show what perfect
 would give. Members also say which training images they remember.
-
-Before: distances.py, memorisation.py, retraining.py. After: plots.py.
 """
 
 from collections.abc import Sequence
@@ -16,24 +14,28 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from ensemble import encoders, luck, queries
-from ensemble.config import SplitsConfig
-from ensemble.encoders import Encoder
+from ensemble.data import encoders
+from ensemble.data.encoders import Encoder
 from ensemble.evaluation import (
-    distances,
-    intervals,
     losses,
-    memorisation,
     retraining,
     tables,
 )
+from ensemble.evaluation.metrics import (
+    distribution,
+    intervals,
+    membership,
+)
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.tables import Row
-from ensemble.model import noise_schedule
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.scorers.setting import Examples
-from ensemble.store import Run
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.provenance.plan import Plan
+from ensemble.run.config import SplitsConfig
+from ensemble.run.folder import Run
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers.interface import Examples
+from ensemble.system import seeding
 
 SEED = 0
 # Noise seeds of the pictures: no query's.
@@ -48,11 +50,11 @@ Pictures = Float32[np.ndarray, "_ channels height width"]
 def measures(pictures: Pictures, real: Pictures, encoder: Encoder) -> dict[str, float]:
     """Everything that is said about a set of pictures beside real images."""
     found, wanted = encoder(pictures), encoder(real)
-    precision, recall = distances.precision_and_recall(found, wanted)
-    copies = distances.memorised(_flat(pictures), _flat(real))
+    precision, recall = distribution.precision_and_recall(found, wanted)
+    copies = distribution.memorised(_flat(pictures), _flat(real))
     return {
-        "frechet": distances.frechet(found, wanted),
-        "kernel_distance": distances.kernel_distance(found, wanted),
+        "frechet": distribution.frechet(found, wanted),
+        "kernel_distance": distribution.kernel_distance(found, wanted),
         "precision": precision,
         "recall": recall,
         "memorised": float(copies.mean()),
@@ -121,7 +123,7 @@ class Judge:
         """Real images as if they were generated, beside those that are left."""
         n_real, found = len(self.real), []
         for number, seeds in enumerate(self.batches):
-            order = luck.rng(SEED, "real images", number).permutation(n_real)
+            order = seeding.rng(SEED, "real images", number).permutation(n_real)
             n = min(len(seeds), n_real // 2)
             chosen, rest = self.real[order[:n]], self.real[order[n:]]
             found.append(measures(chosen, rest, self.encoder))
@@ -181,7 +183,7 @@ def work(run: Run, plan: Plan, options: Options) -> str:
 def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[str, Any]:
     """What members remember of training images, and whether it gives them away."""
     n_images = len(plan.data.images)
-    rng = luck.rng(SEED, "audited images")
+    rng = seeding.rng(SEED, "audited images")
     chosen = np.sort(rng.permutation(n_images)[:MOST_AUDITED])
     members = pipe.members.member_ids
     found = losses.measure(
@@ -192,7 +194,7 @@ def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[st
         pipe.members.side_by_side,
     )
     saw = plan.seen_by(members)[plan.source_of[chosen]].T
-    remembered = memorisation.memorisation(found, saw)
+    remembered = membership.memorisation(found, saw)
     known = remembered[np.isfinite(remembered)]
     facts: dict[str, Any] = {"n_images": len(chosen), "n_members": len(members)}
     if known.size:
@@ -202,7 +204,7 @@ def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[st
         ].tolist()
     for name, values in {
         "loss": found,
-        "calibrated_loss": memorisation.calibrated(found),
+        "calibrated_loss": membership.calibrated(found),
     }.items():
         facts[name] = _audited(values, saw)
     return facts
@@ -211,11 +213,11 @@ def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[st
 def _audited(values: np.ndarray, saw: np.ndarray) -> dict[str, Any]:
     """Of members that some image is hidden from; interval over members."""
     some = np.flatnonzero(saw.any(axis=1) & ~saw.all(axis=1))
-    areas = [memorisation.audit_auc(values[one], saw[one]) for one in some]
+    areas = [membership.audit_auc(values[one], saw[one]) for one in some]
     pooled = values[some].reshape(-1), saw[some].reshape(-1)
     return {
         "auc": intervals.over_batches(np.array(areas)) if areas else None,
-        "found_at_1_percent_false_alarms": memorisation.audit_hits(*pooled)
+        "found_at_1_percent_false_alarms": membership.audit_hits(*pooled)
         if areas
         else None,
     }

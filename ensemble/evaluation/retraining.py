@@ -4,9 +4,6 @@ What is retrained is a run folder of its own below `RUN/evaluation`: a code book
 columns are the sets, and a member for each. Its options are those of the run; only the
 sets, the training seed and, on request, the number of steps differ. Training seeds
 begin above the run's own, so that no retrained model shares a member's luck.
-
-Before: ensemble/training.py, ensemble/launching.py. After: truth.py, deletion.py,
-quality.py.
 """
 
 import dataclasses
@@ -15,13 +12,22 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-import train as script
-from ensemble import launching, lineage, locks, pipeline, plan, store, training
-from ensemble.config import Config, SplitsConfig
-from ensemble.model import EnsembleModel
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.plan import Plan
-from ensemble.store import Run
+from ensemble.models.ensemble_model import EnsembleModel
+from ensemble.provenance import plan
+from ensemble.provenance.plan import Plan
+from ensemble.run import files, lineage, manifest
+from ensemble.run.config import (
+    Config,
+    SplitsConfig,
+)
+from ensemble.run.folder import Run, create
+from ensemble.sampling import pipeline
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.system import (
+    launching,
+    locks,
+)
+from ensemble.training import trainer
 from splits import guarantees
 from splits.codes import CodeBook
 from splits.errors import BadInput
@@ -90,7 +96,7 @@ def train(
         # No other process would know which images were removed.
         single = dataclasses.replace(wanted.training, processes_per_member=1)
         wanted = dataclasses.replace(wanted, training=single)
-    run = store.create(wanted)
+    run = create(wanted)
     included = included.copy()
     included[of.removed] = False
     ready = dataclasses.replace(of, codes=CodeBook(included), members=[])
@@ -121,12 +127,12 @@ def _train(run: Run, ready: Plan, members: range) -> None:
     processes = launching.n_processes(settings.processes, len(todo), per_member)
     # Other processes would read the removed images again.
     if processes > 1 and not ready.removed:
-        command = [script.__file__, str(run.path / "config.yaml")]
+        command = ["-m", "ensemble.cli", "train", str(run.path / "config.yaml")]
         command += ["--members", ",".join(map(str, todo))]
         if launching.launch(command, processes, settings.threads, per_member) == 75:
             raise KeyboardInterrupt
     elif todo:
-        training.train_members(run, todo, ready, training.Stopping())
+        trainer.train_members(run, todo, ready, trainer.Stopping())
     failed = [member for member in todo if not run.member(member).exists()]
     if failed:
         raise BadInput(
@@ -145,8 +151,8 @@ def _keep(run: Run, ready: Plan) -> None:
     if not run.manifest.exists():
         # Other processes of this run read the images again, and must find the same.
         facts["reading_rules"] = ready.data.inventory.rules
-        store.write_array(run.codes, ready.codes.bits)
-        store.write_array(run.source_of, ready.source_of)
+        files.write_array(run.codes, ready.codes.bits)
+        files.write_array(run.source_of, ready.source_of)
         names = {"names": ready.source_names, "owners": ready.owners}
-        store.write_json(run.path / "sources.json", names)
-    store.start_manifest(run, facts)
+        files.write_json(run.path / "sources.json", names)
+    manifest.start_manifest(run, facts)

@@ -2,8 +2,6 @@
 
 An evaluation is known by its identity: options, and digests of everything that it
 looked at. One that is there with the same identity is left alone.
-
-Before: lds.py, deletion.py, false_attribution.py, quality.py. After: report.py, papers.
 """
 
 import csv
@@ -12,8 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble import names, provenance, store
-from ensemble.store import Run
+from ensemble.run import (
+    files,
+    query_names,
+    table_records,
+)
+from ensemble.run.folder import Run
+from ensemble.system import environment
 
 Row = dict[str, Any]
 
@@ -23,7 +26,7 @@ def file(run: Run, what: str, name: str) -> Path:
 
     What is evaluated has no hyphen in its name, so that none is mistaken for another.
     """
-    return run.evaluation / f"{what}-{names.checked(name)}.json"
+    return run.evaluation / f"{what}-{query_names.checked(name)}.json"
 
 
 def is_current(path: Path, identity: dict[str, Any]) -> bool:
@@ -33,7 +36,7 @@ def is_current(path: Path, identity: dict[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    return provenance.difference(store.read_json(path)["identity"], identity) is None
+    return table_records.difference(files.read_json(path)["identity"], identity) is None
 
 
 def require_same(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -42,7 +45,7 @@ def require_same(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> No
     Raises:
         BadInput: If a fact on record is not the one that is wanted.
     """
-    provenance.require_same(path, kept, wanted, "Delete it, or ask for the same.")
+    table_records.require_same(path, kept, wanted, "Delete it, or ask for the same.")
 
 
 def write(
@@ -56,9 +59,11 @@ def write(
         rows: One for each line of the table.
         facts: Everything else that was found.
     """
-    store.write_text(path.with_suffix(".csv"), as_csv(rows))
+    files.write_text(path.with_suffix(".csv"), as_csv(rows))
     content = {"identity": identity, **facts, "rows": list(rows)}
-    store.write_json(path, {**content, "made": store.now(), "commit": store.commit()})
+    files.write_json(
+        path, {**content, "made": environment.now(), "commit": environment.commit()}
+    )
 
 
 def as_csv(rows: Sequence[Row]) -> str:

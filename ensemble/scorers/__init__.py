@@ -3,32 +3,12 @@
 A scorer may not see the truth that it is judged by: nothing here imports ablation or
 influence. To add one, write a module named after author, year and method, and one line
 in the table below.
-
-Before: queries.py, plan.py. After: ensemble/scoring.py.
 """
 
-from ensemble.scorers.barshan2020relatif import RelativeInfluence
-from ensemble.scorers.charpiat2019similarity import GradientCosine, GradientDot
-from ensemble.scorers.controls import Constant, Random
-from ensemble.scorers.curvature import Curvature
-from ensemble.scorers.features import Feature
-from ensemble.scorers.feldman2020influence import EmpiricalInfluence
-from ensemble.scorers.georgiev2023journey import JourneyTrak
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.hammoudeh2022gas import Gas
-from ensemble.scorers.hammoudeh2022renormalised import RenormalisedInfluence
-from ensemble.scorers.ilyas2022datamodels import Datamodel
-from ensemble.scorers.lin2025das import Das
-from ensemble.scorers.lin2025das_vector import VectorDas
-from ensemble.scorers.mlodozeniec2025influence import InfluenceFunction
-from ensemble.scorers.park2023trak import Trak
-from ensemble.scorers.posterior import (
-    PRIORS_OF_DISPLACEMENT,
-    PRIORS_OF_ENSEMBLE,
-    Posterior,
-)
-from ensemble.scorers.pruthi2020tracin import TracIn
-from ensemble.scorers.setting import (
+from ensemble.scorers.curvature.kfac import Curvature
+from ensemble.scorers.gradients.features import Feature
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.interface import (
     READOUTS,
     Alone,
     Damped,
@@ -40,14 +20,38 @@ from ensemble.scorers.setting import (
     Work,
     by_source,
 )
-from ensemble.scorers.similarity import (
+from ensemble.scorers.methods.barshan2020relatif import RelativeInfluence
+from ensemble.scorers.methods.charpiat2019similarity import (
+    GradientCosine,
+    GradientDot,
+)
+from ensemble.scorers.methods.controls import (
+    Constant,
+    Random,
+)
+from ensemble.scorers.methods.feldman2020influence import EmpiricalInfluence
+from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
+from ensemble.scorers.methods.hammoudeh2022gas import Gas
+from ensemble.scorers.methods.hammoudeh2022renormalised import RenormalisedInfluence
+from ensemble.scorers.methods.ilyas2022datamodels import Datamodel
+from ensemble.scorers.methods.lin2025das import Das
+from ensemble.scorers.methods.lin2025das_vector import VectorDas
+from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
+from ensemble.scorers.methods.park2023trak import Trak
+from ensemble.scorers.methods.pruthi2020tracin import TracIn
+from ensemble.scorers.methods.similarity import (
     ComponentCosine,
     FeatureCosine,
     PixelCosine,
     PixelDot,
 )
-from ensemble.scorers.wang2024unlearning import Unlearning
-from ensemble.scorers.zheng2024dtrak import DTrak
+from ensemble.scorers.methods.wang2024unlearning import Unlearning
+from ensemble.scorers.methods.zheng2024dtrak import DTrak
+from ensemble.scorers.posterior.posterior import (
+    PRIORS_OF_DISPLACEMENT,
+    PRIORS_OF_ENSEMBLE,
+    Posterior,
+)
 
 __all__ = [
     "READOUTS",

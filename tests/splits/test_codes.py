@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from splits.codes import CodeBook, ablated_votes, full_votes, surviving_votes
-from splits.designs import draw
+from splits.designs.registry import draw
 from splits.errors import BadInput
 
 CODES = draw("balanced", 20, 8)

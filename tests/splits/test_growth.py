@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splits import designs
+from splits.designs import registry
 from splits.errors import BadInput
 from splits.growth import extended
 
@@ -13,7 +13,7 @@ NAMES = [f"source {number}" for number in range(70)]
 
 
 def draw_by(design, **options):
-    return lambda names, n_members: designs.draw(
+    return lambda names, n_members: registry.draw(
         design, len(names), n_members, names=names, **options
     )
 

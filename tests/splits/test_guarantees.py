@@ -8,7 +8,7 @@ import pytest
 
 from splits import guarantees
 from splits.codes import CodeBook
-from splits.designs import draw
+from splits.designs.registry import draw
 from splits.errors import BadInput
 from splits.guarantees import describe, promises
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splits.codes import CodeBook
-from splits.designs import draw
+from splits.designs.registry import draw
 from splits.errors import BadInput
 from splits.owners import intersected, owner_sets
 

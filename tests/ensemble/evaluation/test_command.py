@@ -2,11 +2,13 @@
 
 import pytest
 
-import attribute
-from ensemble import queries, scoring, store
+from ensemble.cli import attribute
 from ensemble.evaluation import EVALUATIONS
 from ensemble.evaluation import options as evaluation_options
 from ensemble.evaluation.options import Options
+from ensemble.run import files
+from ensemble.sampling import queries
+from ensemble.scorers import runner
 from splits.errors import BadInput
 from tests import tiny
 
@@ -20,7 +22,7 @@ def run(tmp_path_factory):
     )
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [0, 1])
-    scoring.score(run, pipe, plan, "demo", "pixel_dot")
+    runner.score(run, pipe, plan, "demo", "pixel_dot")
     return run
 
 
@@ -55,7 +57,7 @@ def test_without_a_number_of_subsets_all_that_are_measured_count(
     capsys.readouterr()
     assert evaluate(run, "--what", "lds", *few) == 0
     assert "To do" not in capsys.readouterr().out
-    table = store.read_json(run.evaluation / "lds-demo.json")
+    table = files.read_json(run.evaluation / "lds-demo.json")
     assert table["n_subsets"] == 9
 
 

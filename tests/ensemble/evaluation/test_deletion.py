@@ -5,12 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble import plan as plans
-from ensemble import queries, scoring, store
 from ensemble.evaluation import EVALUATIONS, deletion, held_out
 from ensemble.evaluation.deletion import Removals, agreement, at_random, named, rows_of
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
+from ensemble.provenance import plan as plans
+from ensemble.run import files
+from ensemble.run.folder import open_run
+from ensemble.sampling import queries
+from ensemble.scorers import runner
 from splits.errors import BadInput
 from tests import tiny
 
@@ -90,7 +93,7 @@ def run_with_scores(tmp_path_factory):
     )
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
-    scoring.score(run, pipe, plan, "two", "pixel_dot")
+    runner.score(run, pipe, plan, "two", "pixel_dot")
     return run, pipe, plan
 
 
@@ -103,7 +106,7 @@ def test_models_are_trained_without_what_is_named_and_again_nothing_is_done(
         run, plan, OPTIONS
     )
     path = DELETION.evaluate(run, pipe, plan, OPTIONS)
-    table = store.read_json(path)
+    table = files.read_json(path)
     assert [(row["method"], row["top"]) for row in table["rows"]] == [
         ("control_random", 1),
         ("control_random", 2),
@@ -113,9 +116,9 @@ def test_models_are_trained_without_what_is_named_and_again_nothing_is_done(
     assert table["rows"][2]["pixel_distance"]["value"] > 0
     assert table["votes"]["n_sets"] == 6
     (folder,) = (run.path / "evaluation" / "deletion").glob("pixel_dot-*")
-    models = store.open_run(folder / "seed-2")
+    models = open_run(folder / "seed-2")
     assert models.config.training.seed == 2
-    score = scoring.load(run, "two", "pixel_dot")[0]
+    score = runner.load(run, "two", "pixel_dot")[0]
     missing = [np.flatnonzero(~row).tolist() for row in plans.load(models).codes.bits.T]
     order = np.argsort(-score)
     assert missing == [[order[0]], sorted(order[:2].tolist())]
@@ -137,9 +140,9 @@ def test_held_out_queries_have_a_loss_and_no_picture(run_with_scores):
     run, pipe, plan = run_with_scores
     images = queries.load(run, "two").images[::-1].copy()
     held_out.write(run, plan, "given", images)
-    scoring.score(run, pipe, plan, "given", "pixel_dot")
+    runner.score(run, pipe, plan, "given", "pixel_dot")
     options = dataclasses.replace(OPTIONS, name="given")
-    table = store.read_json(DELETION.evaluate(run, pipe, plan, options))
+    table = files.read_json(DELETION.evaluate(run, pipe, plan, options))
     for row in table["rows"]:
         assert row["loss_rise"]["value"] is not None
         assert (

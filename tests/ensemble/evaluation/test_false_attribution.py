@@ -5,7 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from ensemble import influence, queries, scoring, store, units
+from ensemble.ablation import (
+    influence,
+    removal_sets,
+)
+from ensemble.ablation.influence import Asked
+from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.evaluation import EVALUATIONS
 from ensemble.evaluation.false_attribution import (
     expected_largest,
@@ -14,8 +19,9 @@ from ensemble.evaluation.false_attribution import (
     rates,
 )
 from ensemble.evaluation.options import Options
-from ensemble.influence import Asked
-from ensemble.measurement import MEASUREMENTS
+from ensemble.run import files
+from ensemble.sampling import queries
+from ensemble.scorers import runner
 from splits.errors import BadInput
 from tests import tiny
 
@@ -75,9 +81,9 @@ def ablated(tmp_path_factory):
     )
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "three", [0, 1, 2])
-    scoring.score(run, pipe, plan, "three", "random")
-    scoring.score(run, pipe, plan, "three", "pixel_dot")
-    each = units.each_source(plan)
+    runner.score(run, pipe, plan, "three", "random")
+    runner.score(run, pipe, plan, "three", "pixel_dot")
+    each = removal_sets.each_source(plan)
     influence.measure_exactly(Asked(run, pipe, plan, "three", each, MEASUREMENTS), 3)
     return run, pipe, plan
 
@@ -85,7 +91,7 @@ def ablated(tmp_path_factory):
 def test_every_rule_is_judged_and_again_nothing_is_done(ablated):
     run, pipe, plan = ablated
     path = FAR.evaluate(run, pipe, plan, OPTIONS)
-    table = store.read_json(path)
+    table = files.read_json(path)
     rows = {row["rule"]: row for row in table["rows"]}
     assert set(rows) == {"nearest_pixels", "nearest_features", "random", "pixel_dot"}
     # Random scores do not look at the picture, so they never change their mind.

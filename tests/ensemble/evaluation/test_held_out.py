@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 
-from ensemble import influence, queries, scoring, store, units
+from ensemble.ablation import (
+    influence,
+    removal_sets,
+)
+from ensemble.ablation.measurements import (
+    MEASUREMENTS,
+    denoising_loss_form,
+)
 from ensemble.evaluation import held_out, predictors
-from ensemble.measurement import MEASUREMENTS, denoising_loss_form
-from ensemble.model import noise_schedule
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.run import files
+from ensemble.sampling import queries
+from ensemble.scorers import runner
 from splits.errors import BadInput
 from tests import tiny
 
@@ -36,7 +45,7 @@ def test_held_out_images_are_scored_like_queries(trained):
         held_out.write(run, plan, "new", images()).seeds.tolist()
         == asked.seeds.tolist()
     )
-    path = scoring.score(run, pipe, plan, "new", "pixel_dot")
+    path = runner.score(run, pipe, plan, "new", "pixel_dot")
     expected = images().reshape(3, -1) @ plan.data.images.reshape(6, -1).T
     np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-4)
 
@@ -54,7 +63,9 @@ def test_no_method_ablates_pictures_that_no_noise_leads_to(trained, method, meas
     name = f"given_{method}"
     held_out.write(run, plan, name, images())
     chosen = {"brightness": MEASUREMENTS["brightness"]}
-    asked = influence.Asked(run, pipe, plan, name, units.each_source(plan), chosen)
+    asked = influence.Asked(
+        run, pipe, plan, name, removal_sets.each_source(plan), chosen
+    )
     with pytest.raises(BadInput, match="no noise leads to them"):
         measure(asked)
     assert not [*run.path.glob(f"influence/{name}*")]
@@ -68,7 +79,7 @@ def test_a_scorer_that_follows_the_sampler_refuses_them(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "new", images())
     with pytest.raises(BadInput, match="no noise leads to them"):
-        scoring.journey_of(pipe, queries.load(run, "new"))
+        runner.journey_of(pipe, queries.load(run, "new"))
 
 
 def test_ablating_a_source_changes_their_loss_exactly(trained):
@@ -90,7 +101,7 @@ def test_ablating_a_source_changes_their_loss_exactly(trained):
     before = (folder / "info.json").stat().st_mtime_ns
     held_out.ablate(run, pipe, plan, "new", n_draws=4)
     assert (folder / "info.json").stat().st_mtime_ns == before
-    assert store.read_json(folder / "info.json")["n_members"] == pipe.members.n_members
+    assert files.read_json(folder / "info.json")["n_members"] == pipe.members.n_members
 
 
 def test_a_smaller_ensemble_is_the_first_members_alone(trained):

@@ -6,28 +6,34 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble import influence, queries, scoring, store, units
+from ensemble.ablation import (
+    influence,
+    removal_sets,
+)
+from ensemble.ablation.influence import Asked
+from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.evaluation import (
     EVALUATIONS,
-    correlation,
+    ground_truth,
     held_out,
     lds,
     losses,
     predictors,
-    truth,
 )
+from ensemble.evaluation.ground_truth import Truth
 from ensemble.evaluation.lds import bootstrap, chosen_dampings, controls, rows_of
+from ensemble.evaluation.metrics import rank_correlation
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
-from ensemble.evaluation.truth import Truth
-from ensemble.influence import Asked
-from ensemble.measurement import MEASUREMENTS
-from ensemble.model import noise_schedule
-from ensemble.pipeline import EnsemblePipeline
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.posterior import Posterior
-from ensemble.store import Run
-from splits import designs
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.run import files
+from ensemble.run.folder import Run, open_run
+from ensemble.sampling import queries
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.scorers import runner
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.posterior.posterior import Posterior
+from splits.designs import registry
 from splits.errors import BadInput
 from tests import tiny
 
@@ -39,7 +45,7 @@ def simulated(n_seeds=2, noise=0.0):
     """Losses that are minus the sum of what sources are worth, plus seed noise."""
     rng = np.random.default_rng(0)
     worth = rng.standard_normal((N_QUERIES, N_SOURCES))
-    subsets = designs.draw("random_subsets", N_SOURCES, N_SUBSETS).bits
+    subsets = registry.draw("random_subsets", N_SOURCES, N_SUBSETS).bits
     losses = -worth @ subsets
     luck = noise * rng.standard_normal((n_seeds, *losses.shape))
     return worth, Truth(subsets, losses + luck, {})
@@ -82,8 +88,8 @@ def test_controls_that_know_nothing_get_nothing():
     random, constant, again = controls(found, bootstrap(found, 100))
     assert constant["lds"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert random["lds"]["low"] < 0 < random["lds"]["high"]
-    once = correlation.as_they_are(N_SUBSETS, N_QUERIES)
-    rho = correlation.reliability(found.losses, once)[0]
+    once = rank_correlation.as_they_are(N_SUBSETS, N_QUERIES)
+    rho = rank_correlation.reliability(found.losses, once)[0]
     # With two seeds, one predicts the other: that is what reliability is.
     assert again["lds"]["value"] == pytest.approx(rho)
 
@@ -196,8 +202,8 @@ def run_with_scores(tmp_path_factory):
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "two", [0, 1])
     for method in ("pixel_dot", "random"):
-        scoring.score(run, pipe, plan, "two", method)
-    each = units.each_source(plan)
+        runner.score(run, pipe, plan, "two", method)
+    each = removal_sets.each_source(plan)
     asked = Asked(run, pipe, plan, "two", each, MEASUREMENTS)
     influence.measure_exactly(asked, n_placebos=2)
     return run, pipe, plan
@@ -212,7 +218,7 @@ def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores)
     assert "16 models of subsets x 3 steps = 48 steps" in work
     path = LDS.evaluate(*run_with_scores, OPTIONS)
     assert path == run.path / "evaluation" / "lds-two.json"
-    table = store.read_json(path)
+    table = files.read_json(path)
     methods = {row["method"] for row in table["rows"]}
     assert methods == {
         "pixel_dot",
@@ -236,10 +242,10 @@ def test_every_method_is_in_the_table_and_again_nothing_is_done(run_with_scores)
 
 def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
     run, pipe, plan = run_with_scores
-    found = truth.find(run, pipe, plan, OPTIONS)
+    found = ground_truth.find(run, pipe, plan, OPTIONS)
     assert (found.subsets.sum(axis=0) == 3).all()
     assert found.losses.shape == (2, 2, 8)
-    models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2")
+    models = open_run(run.path / "evaluation" / "subsets" / "seed-2")
     assert models.config.training.seed == 2
     assert models.config.splits.design == "random_subsets"
     assert models.config.training.steps == 3
@@ -260,7 +266,7 @@ def run_of_my_own(run_with_scores, tmp_path):
     run, pipe, plan = run_with_scores
     ignored = shutil.ignore_patterns("evaluation")
     path = shutil.copytree(run.path, tmp_path / "run", ignore=ignored)
-    return store.open_run(path), pipe, plan
+    return open_run(path), pipe, plan
 
 
 def trained_subsets(models: Run) -> list[int]:
@@ -274,47 +280,52 @@ def test_more_subsets_keep_what_was_measured(run_of_my_own, processes):
     run, pipe, plan = run_of_my_own
     training = dataclasses.replace(run.config.training, processes=processes)
     run = Run(run.path, dataclasses.replace(run.config, training=training))
-    few = truth.find(run, pipe, plan, OPTIONS)
+    few = ground_truth.find(run, pipe, plan, OPTIONS)
     folder = run.evaluation / "truth" / "two"
     before = {file: file.read_bytes() for file in folder.iterdir()}
     more = dataclasses.replace(OPTIONS, n_subsets=10)
-    assert truth.work(run, more).startswith("4 models of subsets x 3 steps = 12 steps")
+    assert ground_truth.work(run, more).startswith(
+        "4 models of subsets x 3 steps = 12 steps"
+    )
     with pytest.raises(BadInput, match="lacks 4 models of subsets x 3 steps"):
-        truth.read(run, plan, more)
-    found = truth.find(run, pipe, plan, more)
+        ground_truth.read(run, plan, more)
+    found = ground_truth.find(run, pipe, plan, more)
     assert found.losses.shape == (2, 2, 10)
     assert np.array_equal(found.losses[:, :, :8], few.losses)
     assert {file: file.read_bytes() for file in before} == before
-    added = store.open_run(run.path / "evaluation" / "subsets" / "seed-1-from-8")
+    added = open_run(run.path / "evaluation" / "subsets" / "seed-1-from-8")
     assert trained_subsets(added) == [8, 9]
     # The same models as if all had been asked for at once.
     shutil.rmtree(run.evaluation)
-    at_once = truth.find(run, pipe, plan, more)
+    at_once = ground_truth.find(run, pipe, plan, more)
     np.testing.assert_allclose(at_once.losses, found.losses, rtol=1e-6)
     assert np.array_equal(at_once.subsets, found.subsets)
-    assert truth.work(run, OPTIONS) == ""
-    assert truth.no_fewer(run, OPTIONS) == more
-    assert truth.no_fewer(run, dataclasses.replace(more, n_subsets=12)).n_subsets == 12
+    assert ground_truth.work(run, OPTIONS) == ""
+    assert ground_truth.no_fewer(run, OPTIONS) == more
+    assert (
+        ground_truth.no_fewer(run, dataclasses.replace(more, n_subsets=12)).n_subsets
+        == 12
+    )
     assert np.array_equal(
-        truth.read(run, plan, OPTIONS).losses, at_once.losses[:, :, :8]
+        ground_truth.read(run, plan, OPTIONS).losses, at_once.losses[:, :, :8]
     )
 
 
 def test_another_measure_goes_along_with_the_models_that_are_there(run_of_my_own):
     run, pipe, plan = run_of_my_own
-    truth.find(run, pipe, plan, OPTIONS)
+    ground_truth.find(run, pipe, plan, OPTIONS)
     more = dataclasses.replace(OPTIONS, measure="displacement", n_subsets=9)
-    assert truth.find(run, pipe, plan, more).losses.shape == (2, 2, 9)
-    models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2-from-8")
+    assert ground_truth.find(run, pipe, plan, more).losses.shape == (2, 2, 9)
+    models = open_run(run.path / "evaluation" / "subsets" / "seed-2-from-8")
     assert trained_subsets(models) == [8]
 
 
 def test_what_was_measured_with_other_draws_is_not_extended(run_of_my_own):
     run, pipe, plan = run_of_my_own
-    truth.find(run, pipe, plan, OPTIONS)
+    ground_truth.find(run, pipe, plan, OPTIONS)
     other = dataclasses.replace(OPTIONS, n_draws=5, n_subsets=9)
     with pytest.raises(BadInput, match="another n_draws: 4, asked for 5"):
-        truth.find(run, pipe, plan, other)
+        ground_truth.find(run, pipe, plan, other)
 
 
 def test_displacement_is_how_far_subset_models_draw_from_the_query(run_with_scores):
@@ -322,9 +333,9 @@ def test_displacement_is_how_far_subset_models_draw_from_the_query(run_with_scor
     moved = dataclasses.replace(OPTIONS, measure="displacement")
     path = LDS.evaluate(*run_with_scores, moved)
     assert path == run.path / "evaluation" / "lds_displacement-two.json"
-    found = truth.read(run, plan, moved)
+    found = ground_truth.read(run, plan, moved)
     asked = queries.load(run, "two")
-    models = store.open_run(run.path / "evaluation" / "subsets" / "seed-2")
+    models = open_run(run.path / "evaluation" / "subsets" / "seed-2")
     for subset in (0, 7):
         alone = EnsemblePipeline.from_pretrained(models.path, members=[subset])
         alone.set_progress_bar_config(disable=True)
@@ -332,7 +343,7 @@ def test_displacement_is_how_far_subset_models_draw_from_the_query(run_with_scor
         apart = (pictures - asked.images).reshape(2, -1)
         length = np.linalg.norm(apart, axis=1) / np.sqrt(apart.shape[1])
         np.testing.assert_allclose(found.losses[1, :, subset], length, rtol=1e-4)
-    assert (found.losses != truth.read(run, plan, OPTIONS).losses).any()
+    assert (found.losses != ground_truth.read(run, plan, OPTIONS).losses).any()
     assert LDS.work(run, plan, moved) == ""
     assert found.identity["sampling"]["n_steps"] == run.config.sampling.n_steps
 
@@ -341,20 +352,20 @@ def test_displacement_of_what_was_not_generated_is_refused(run_with_scores):
     run, pipe, plan = run_with_scores
     images = np.random.default_rng(0).uniform(-1, 1, (2, 1, 8, 8)).astype(np.float32)
     held_out.write(run, plan, "given", images)
-    scoring.score(run, pipe, plan, "given", "pixel_dot")
+    runner.score(run, pipe, plan, "given", "pixel_dot")
     moved = dataclasses.replace(OPTIONS, name="given", measure="displacement")
     with pytest.raises(BadInput, match="Held-out queries are given images: no noise"):
         LDS.evaluate(*run_with_scores, moved)
     scorer = Posterior(measured="displacement", priors=())
     with pytest.raises(BadInput, match="Held-out queries are given images: no noise"):
-        scoring.score(run, pipe, plan, "given", "both", scorer=scorer)
+        runner.score(run, pipe, plan, "given", "both", scorer=scorer)
 
 
 def test_a_new_score_is_a_new_table(run_with_scores):
     run, pipe, plan = run_with_scores
     LDS.evaluate(*run_with_scores, OPTIONS)
-    scoring.score(run, pipe, plan, "two", "constant")
-    table = store.read_json(LDS.evaluate(*run_with_scores, OPTIONS))
+    runner.score(run, pipe, plan, "two", "constant")
+    table = files.read_json(LDS.evaluate(*run_with_scores, OPTIONS))
     rows = [row for row in table["rows"] if row["method"] == "constant"]
     assert len(rows) == 3
     assert rows[0]["lds"]["value"] == 0
@@ -369,11 +380,11 @@ def test_ablation_and_scores_have_one_sign(run_with_scores):
 
 def test_other_dampings_are_scored_and_compared(run_with_scores):
     run, pipe, plan = run_with_scores
-    scoring.score(run, pipe, plan, "two", "trak", 0)
+    runner.score(run, pipe, plan, "two", "trak", 0)
     chosen = Options(
         **{**vars(OPTIONS), "methods": ("trak-member-0",), "dampings": (0.1, 10.0)}
     )
-    table = store.read_json(LDS.evaluate(run, pipe, plan, chosen))
+    table = files.read_json(LDS.evaluate(run, pipe, plan, chosen))
     assert {row["method"] for row in table["rows"] if row["kind"] == "score"} == {
         "trak-member-0"
     }
@@ -385,10 +396,10 @@ def test_other_dampings_are_scored_and_compared(run_with_scores):
 def test_a_posterior_is_evaluated_like_every_other_method(run_with_scores):
     run, pipe, plan = run_with_scores
     scorer = Posterior(priors=("pixel_dot",), prior_model=0, draws=Draws(2))
-    scoring.score(run, pipe, plan, "two", "posterior", scorer=scorer)
+    runner.score(run, pipe, plan, "two", "posterior", scorer=scorer)
     changes = {"methods": ("posterior", "random"), "dampings": (0.1,)}
     chosen = Options(**{**vars(OPTIONS), **changes})
-    table = store.read_json(LDS.evaluate(run, pipe, plan, chosen))
+    table = files.read_json(LDS.evaluate(run, pipe, plan, chosen))
     rows = [row for row in table["rows"] if row["method"] == "posterior"]
     assert [row["readout"] for row in rows] == ["raw", "squared", "signed_squared"]
     (compared,) = table["against_best"]

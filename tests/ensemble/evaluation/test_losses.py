@@ -5,9 +5,13 @@ import pytest
 import torch
 
 from ensemble.evaluation import losses
-from ensemble.model import load_member, noise_schedule, predict
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.setting import Examples
+from ensemble.models.ensemble_model import (
+    load_member,
+    noise_schedule,
+    predict,
+)
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.interface import Examples
 from tests import tiny
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ensemble import store
 from ensemble.evaluation import EVALUATIONS, lds, options, plots, tables
+from ensemble.run import folder
+from ensemble.run.files import read_json
 from tests import tiny
 
 INTERVAL = {"value": 0.4, "low": 0.3, "high": 0.6}
@@ -41,14 +42,14 @@ TABLES = {
 
 
 def written(tmp_path, what):
-    run = store.create(tiny.config(tmp_path / "run"))
+    run = folder.create(tiny.config(tmp_path / "run"))
     path = tables.file(run, what, "demo")
     tables.write(path, {}, *TABLES[what])
     return path
 
 
 def test_of_a_single_seed_no_reliability_is_drawn(tmp_path):
-    run = store.create(tiny.config(tmp_path / "run"))
+    run = folder.create(tiny.config(tmp_path / "run"))
     path = tables.file(run, "lds", "demo")
     rows, facts = TABLES["lds"]
     lone = {name: fact for name, fact in facts.items() if name != "reliability"}
@@ -59,7 +60,7 @@ def test_of_a_single_seed_no_reliability_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("measure", options.MEASURES)
 def test_the_table_of_every_measure_is_drawn(tmp_path, measure):
-    run = store.create(tiny.config(tmp_path / "run"))
+    run = folder.create(tiny.config(tmp_path / "run"))
     asked = options.Options(name="first_day-two", measure=measure)
     path = lds.file_of(run, asked)
     tables.write(path, {}, *TABLES["lds"])
@@ -81,7 +82,7 @@ def test_every_evaluation_has_plots_for_papers(tmp_path, what):
 def test_names_are_in_the_picture_and_values_where_they_belong(tmp_path):
     figure = plots.Figure()
     axes = figure.add_subplot()
-    plots.lds(axes, store.read_json(written(tmp_path, "lds")))
+    plots.lds(axes, read_json(written(tmp_path, "lds")))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["control", "trak"]
     values, *_ = axes.containers[0]
     assert values.get_xdata().tolist() == [0.2, 0.4]

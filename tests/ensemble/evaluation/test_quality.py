@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble import plan as plans
-from ensemble import store
 from ensemble.evaluation import EVALUATIONS, quality
 from ensemble.evaluation.options import Options
-from ensemble.pipeline import EnsemblePipeline
+from ensemble.provenance import plan as plans
+from ensemble.run import files
+from ensemble.run.folder import open_run
+from ensemble.sampling.pipeline import EnsemblePipeline
 from tests import tiny
 
 OPTIONS = Options(n_images=24, n_seeds=2, n_draws=3, steps=2)
@@ -28,7 +29,7 @@ def evaluated(tmp_path_factory):
 
 def test_every_model_is_measured_with_intervals(evaluated):
     run, *_, path = evaluated
-    table = store.read_json(path)
+    table = files.read_json(path)
     rows = {row["model"]: row for row in table["rows"]}
     assert list(rows) == [
         "ensemble",
@@ -66,7 +67,7 @@ def test_single_models_saw_everything_with_seeds_of_their_own(evaluated):
         "steps-36-seed-1",
         "steps-36-seed-2",
     ]
-    single = store.open_run(folders[0])
+    single = open_run(folders[0])
     assert plans.load(single).codes.bits.all()
     exposure = np.load(single.member(0) / "exposure.npy")
     assert exposure.sum() == 2 * run.config.training.batch_size

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ensemble import store
 from ensemble.evaluation import tables
+from ensemble.run import folder
 from splits.errors import BadInput
 from tests import tiny
 
@@ -31,7 +31,7 @@ def test_an_interval_is_one_cell_for_people():
 
 
 def test_a_table_is_current_as_long_as_it_is_of_the_same_things(tmp_path):
-    run = store.create(tiny.config(tmp_path / "run"))
+    run = folder.create(tiny.config(tmp_path / "run"))
     path = tables.file(run, "lds", "demo")
     assert not tables.is_current(path, {"seeds": [1]})
     tables.write(path, {"seeds": [1]}, ROWS, {"n_subsets": 64})

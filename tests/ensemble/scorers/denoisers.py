@@ -5,8 +5,11 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ensemble.scorers.curvature import Fitted, Sample
-from ensemble.scorers.layers import Layers
+from ensemble.scorers.curvature.kfac import (
+    Fitted,
+    Sample,
+)
+from ensemble.scorers.curvature.layers import Layers
 
 
 class Denoiser(nn.Module):

@@ -3,9 +3,15 @@
 import numpy as np
 import torch
 
-from ensemble.scorers import gradients
-from ensemble.scorers.gradients import Draws, States
-from ensemble.scorers.setting import Examples, Setting
+from ensemble.scorers.gradients import per_example
+from ensemble.scorers.gradients.per_example import (
+    Draws,
+    States,
+)
+from ensemble.scorers.interface import (
+    Examples,
+    Setting,
+)
 
 
 def gradient_of(network, states: States, image: int, draw: int, output: str):
@@ -18,7 +24,7 @@ def gradient_of(network, states: States, image: int, draw: int, output: str):
         weights=states.weights[draw : draw + 1],
         condition=None if condition is None else condition[image : image + 1],
     )
-    value = gradients.values(network, alone, output).sum()
+    value = per_example.values(network, alone, output).sum()
     parts = torch.autograd.grad(value, list(network.parameters()))
     return torch.cat([part.flatten() for part in parts])
 
@@ -32,7 +38,7 @@ def features(
     unit: bool = False,
 ) -> np.ndarray:
     """Whole gradients, averaged over draws."""
-    states = gradients.drawn_states(setting.schedule, examples, draws)
+    states = per_example.drawn_states(setting.schedule, examples, draws)
     rows = []
     for image in range(len(examples)):
         drawn = [

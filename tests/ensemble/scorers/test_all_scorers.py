@@ -8,9 +8,16 @@ import pytest
 import scipy.linalg
 import torch
 
-from ensemble.scorers import READOUTS, SCORERS, Alone, Damped, by_source, memory
-from ensemble.scorers.features import Feature
-from ensemble.scorers.gradients import Draws
+from ensemble.scorers import (
+    READOUTS,
+    SCORERS,
+    Alone,
+    Damped,
+    by_source,
+)
+from ensemble.scorers.gradients import batch_size
+from ensemble.scorers.gradients.features import Feature
+from ensemble.scorers.gradients.per_example import Draws
 from tests.ensemble.scorers import tiny_setting
 
 METHODS = sorted(SCORERS)
@@ -78,7 +85,7 @@ def test_scores_are_finite_numbers_of_every_image_for_every_query(method, scored
 def test_order_and_batches_change_nothing(method, scored, turned, monkeypatch):
     another, images, queries = turned
     expected = scored(method)[queries][:, images]
-    monkeypatch.setattr(memory, "ENOUGH", 9)
+    monkeypatch.setattr(batch_size, "ENOUGH", 9)
     found = quick(method).score(another)
     tolerance = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=tolerance)

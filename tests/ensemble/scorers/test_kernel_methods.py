@@ -9,17 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.scorers import gradients
-from ensemble.scorers.barshan2020relatif import RelativeInfluence
-from ensemble.scorers.charpiat2019similarity import GradientCosine, GradientDot
-from ensemble.scorers.georgiev2023journey import JourneyTrak
-from ensemble.scorers.gradients import OUTPUTS, Draws
-from ensemble.scorers.hammoudeh2022gas import Gas
-from ensemble.scorers.hammoudeh2022renormalised import RenormalisedInfluence
-from ensemble.scorers.lin2025das import MOST_LEVERAGE, Das
-from ensemble.scorers.park2023trak import Trak
-from ensemble.scorers.pruthi2020tracin import TracIn
-from ensemble.scorers.zheng2024dtrak import DTrak
+from ensemble.scorers.gradients import per_example
+from ensemble.scorers.gradients.per_example import (
+    OUTPUTS,
+    Draws,
+)
+from ensemble.scorers.methods.barshan2020relatif import RelativeInfluence
+from ensemble.scorers.methods.charpiat2019similarity import (
+    GradientCosine,
+    GradientDot,
+)
+from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
+from ensemble.scorers.methods.hammoudeh2022gas import Gas
+from ensemble.scorers.methods.hammoudeh2022renormalised import RenormalisedInfluence
+from ensemble.scorers.methods.lin2025das import (
+    MOST_LEVERAGE,
+    Das,
+)
+from ensemble.scorers.methods.park2023trak import Trak
+from ensemble.scorers.methods.pruthi2020tracin import TracIn
+from ensemble.scorers.methods.zheng2024dtrak import DTrak
 from splits.errors import BadInput
 from tests.ensemble.scorers import references, tiny_setting
 from tests.ensemble.scorers.tiny_setting import DRAWS, WHOLE
@@ -107,8 +116,8 @@ def test_renormalised_influence_is_divided_by_the_gradients_length(tmp_path):
 
 def shares(setting):
     """The released residual, from every error at every draw."""
-    states = gradients.drawn_states(setting.schedule, setting.train, DRAWS)
-    errors = gradients.values(setting.networks[0], states, "loss").detach().sqrt()
+    states = per_example.drawn_states(setting.schedule, setting.train, DRAWS)
+    errors = per_example.values(setting.networks[0], states, "loss").detach().sqrt()
     return (errors.mean(dim=1) / errors.norm(dim=1)).numpy()
 
 
@@ -179,7 +188,7 @@ def test_journey_trak_asks_for_the_loss_at_what_the_sampler_saw(tmp_path):
         drawn = []
         for draw in range(4):
             clean = journey.clean[query, draw // 2].clamp(-1, 1)[None, None]
-            states = gradients.noised(
+            states = per_example.noised(
                 setting.schedule,
                 clean,
                 noise[query, draw][None, None],

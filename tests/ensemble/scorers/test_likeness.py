@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from ensemble import encoders
-from ensemble.scorers import similarity
-from ensemble.scorers.controls import Constant, Random
-from ensemble.scorers.similarity import (
+from ensemble.data import encoders
+from ensemble.scorers.methods import similarity
+from ensemble.scorers.methods.controls import (
+    Constant,
+    Random,
+)
+from ensemble.scorers.methods.similarity import (
     ComponentCosine,
     FeatureCosine,
     PixelCosine,

@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ensemble import config as configs
-from ensemble.model import noise_schedule
-from ensemble.scorers.features import Feature
-from ensemble.scorers.gradients import Draws
-from ensemble.scorers.projection import Projection
-from ensemble.scorers.setting import Alone, Examples, Journey, Setting
+from ensemble.models.ensemble_model import noise_schedule
+from ensemble.run import config as configs
+from ensemble.scorers.gradients.features import Feature
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.gradients.projection import Projection
+from ensemble.scorers.interface import (
+    Alone,
+    Examples,
+    Journey,
+    Setting,
+)
 from tests import tiny
 from tests.ensemble.scorers.denoisers import Denoiser
 

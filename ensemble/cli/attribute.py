@@ -1,0 +1,523 @@
+"""Ask whose data made a picture: python attribute.py RUN [COMMAND ...].
+
+Without a command, everything with its defaults: generate queries, verify the
+certificate, ablate every source (exactly, up to 200 of them), write report.html. What
+is done already is left alone. If the certificate does not hold, the report is written
+all the same and says so, and the exit code is 2.
+
+Exit codes: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ensemble.provenance import plan
+from ensemble.report import outdated
+from ensemble.run import (
+    files,
+    query_names,
+    removal_log,
+)
+from ensemble.run.folder import Run, open_run
+from ensemble.system import (
+    launching,
+)
+from ensemble.system.text import visible
+from splits.errors import BadInput
+
+if TYPE_CHECKING:
+    from ensemble.cluster.ray_engine import Cluster
+    from ensemble.sampling.pipeline import EnsemblePipeline
+
+DEFAULT_QUERIES = 8
+# Exact ablation of more sources than this, each with its placebos, takes hours.
+MANY_SOURCES = 200
+METHODS = ["exact", "differential", "adjoint"]
+EVALUATIONS = ["lds", "deletion", "far", "quality"]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="attribute.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", help="a run folder that train.py made")
+    parser.set_defaults(command="everything")
+    commands = parser.add_subparsers(dest="command")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default="demo", help="name of the queries")
+    engine = argparse.ArgumentParser(add_help=False)
+    launching.add_engine(engine)
+
+    command = commands.add_parser(
+        "generate", parents=[named], help="generate queries with the full ensemble"
+    )
+    command.add_argument("--n", type=int, default=DEFAULT_QUERIES, help="how many")
+    command.add_argument("--seed", type=int, default=0, help="seed of the first")
+    command.add_argument("--labels", help="labels for conditional members, like 3,5")
+
+    command = commands.add_parser(
+        "ablate",
+        parents=[named, engine],
+        help="what each source's removal does to them",
+    )
+    command.add_argument("--method", default="exact", choices=METHODS)
+    which = command.add_mutually_exclusive_group()
+    add_sources(which, "remove just these, together")
+    which.add_argument("--groups", metavar="COLUMN", help="remove by metadata column")
+    command.add_argument(
+        "--measurement",
+        action="append",
+        metavar="NAME",
+        help="read only this off the pictures (may be repeated; default: all that need "
+        "no argument): brightness, contrast, ssim, denoising_loss, similarity:SOURCE, "
+        "similarity:FILE, logit:LABEL, features:MODULE:FUNCTION, MODULE:FUNCTION",
+    )
+    command.add_argument(
+        "--accuracy",
+        type=float,
+        metavar="R",
+        help="differential: rank correlation with exact that the road must reach "
+        "(default: 0.96)",
+    )
+    command.add_argument(
+        "--placebos", type=int, help="placebo codes (default: enough for p = 0.05)"
+    )
+    command.add_argument(
+        "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
+    )
+
+    command = commands.add_parser(
+        "score", parents=[named, engine], help="what gradient methods predict for them"
+    )
+    command.add_argument("--method", metavar="trak,das", help="one or several")
+    command.add_argument("--list", action="store_true", help="show all methods")
+    command.add_argument(
+        "--model",
+        default="ensemble",
+        help="`ensemble` (default), `first-16` for so many of its members, a member's "
+        "number, or `reference`, which `train.py --reference` trains on everything",
+    )
+    command.add_argument(
+        "--dampings",
+        metavar="0.1,1,10",
+        help="score at each of these too, so that one can be chosen on held-out truth",
+    )
+    command.add_argument(
+        "--per-image",
+        action="store_true",
+        help="keep the scores of single images too, METHOD.images.npy",
+    )
+    command.add_argument(
+        "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
+    )
+
+    _add_evaluate(commands, named)
+
+    command = commands.add_parser(
+        "verify", help="is the exactness certificate true of this run?"
+    )
+    add_sources(command, "only what concerns removing these, together")
+
+    command = commands.add_parser(
+        "remove",
+        help="remove sources for good: silence the members that saw them",
+        description="The request is recorded, with time and reason, and cannot be taken "
+        "back. From then on no member votes that saw one of the sources; `train.py "
+        "RUN/config.yaml --repair` trains those members again without.",
+    )
+    add_sources(command, "which", required=True)
+    command.add_argument("--reason", required=True, help="why, for the record")
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="also if nobody is left to vote until members are repaired",
+    )
+
+    commands.add_parser("report", parents=[named], help="write report.html")
+    options = parser.parse_args(arguments)
+    options.command = options.command or "everything"
+    return options
+
+
+def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        parents=[named],
+        help="how far scores and ablation can be believed, by training again",
+        description="Cost, in steps of training: lds SUBSETS x SEEDS x STEPS (57,600 "
+        "for configs/digits.yaml, about as many as its own 32 members six times), "
+        "deletion (1 + RANDOM x TOPS + methods x QUERIES x TOPS) x SEEDS x STEPS, quality "
+        "SEEDS x (1 + members) x STEPS, far nothing. It is printed before the work "
+        "starts. What is trained is kept and never trained again.",
+    )
+    command.add_argument("--what", required=True, choices=EVALUATIONS)
+    command.add_argument("--method", metavar="trak,das", help="only these methods")
+    command.add_argument(
+        "--measure",
+        metavar="loss|displacement",
+        help="lds: of models of subsets, at the query; or from it to their picture of "
+        "the same noise (default loss)",
+    )
+    for flag, meaning in {
+        "subsets": "lds: random halves of the sources (default: as many as are measured, "
+        "at least 64)",
+        "seeds": "training seeds of all that is trained (default 3)",
+        "steps": "optimiser steps of what is trained (default: the members')",
+        "draws": "noise draws at which a loss is measured (default 128)",
+        "queries": "deletion: the first so many (default 4)",
+        "random": "deletion, far: random removals beside each (default 5)",
+        "images": "quality: pictures of each model (default 512)",
+    }.items():
+        command.add_argument(f"--{flag}", type=int, metavar="N", help=meaning)
+    command.add_argument(
+        "--top", metavar="1,4", help="deletion: sources removed together (default 1,4)"
+    )
+    command.add_argument(
+        "--damping",
+        metavar="0.1,1,10",
+        help="lds: score again with these, and choose on half of the subsets",
+    )
+
+
+def add_sources(parser: Any, purpose: str, required: bool = False) -> None:
+    """The option that names sources; what it takes is the same everywhere."""
+    parser.add_argument(
+        "--sources",
+        metavar="3,17",
+        action="append",
+        required=required,
+        help=f"{purpose}: numbers or names with commas between them; number:7 is the number, "
+        "name:7 the name; a name with a comma stands in double quotes; may be repeated",
+    )
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        BadInput: If it is anything else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(
+            f"{option} is {text!r}: whole numbers with commas between them are wanted, "
+            "such as 3,17."
+        ) from None
+
+
+def positive(option: str, text: str) -> list[float]:
+    """Numbers above zero with commas between them.
+
+    Raises:
+        BadInput: If it is anything else.
+    """
+    wanted = f"{option} is {text!r}: numbers above 0 are wanted, such as 0.1,1,10."
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(wanted) from None
+    if not all(0 < number < float("inf") for number in found):
+        raise BadInput(wanted)
+    return found
+
+
+def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
+    """The run's pipeline; on a CPU as many members side by side as there are cores.
+
+    Args:
+        run: The run folder.
+        ready: The plan that it is used with.
+
+    Raises:
+        BadInput: If the run has not been trained to its end, or members that vote are
+            others by now than when the plan was read.
+    """
+    retired = removal_log.retired(run.path)
+    n_members = files.read_json(run.manifest)["n_members"]
+    wanted = [member for member in range(n_members) if member not in retired]
+    n_trained = sum(run.member(member).exists() for member in wanted)
+    if n_trained < len(wanted):
+        raise BadInput(
+            f"{run.path} is not trained yet: {n_trained} of {len(wanted)} members are "
+            f"there. Wait for train.py, or go on with `python train.py "
+            f"{run.path / 'config.yaml'}`."
+        )
+    import torch
+
+    from ensemble.sampling import pipeline
+    from ensemble.sampling.pipeline import EnsemblePipeline
+
+    if "train" not in files.read_json(run.manifest)["stages"]:
+        # Whoever finished the run was killed before that was on record.
+        pipeline.complete(run)
+    pipe = EnsemblePipeline.from_pretrained(run.path)
+    if ready is not None and pipe.membership is not None:
+        plan.require_codes_of(run, ready, pipe.membership)
+    if torch.accelerator.is_available():
+        return pipe.to(torch.accelerator.current_accelerator())
+    torch.set_num_threads(1)
+    pipe.members.side_by_side = os.cpu_count() or 1
+    return pipe
+
+
+def on_cluster(options: argparse.Namespace) -> "Cluster":
+    """The Ray cluster that was asked for."""
+    from ensemble.cluster.ray_engine import Cluster
+
+    return Cluster(options.address, options.gpus_per_task)
+
+
+def generate(run: Run, options: argparse.Namespace) -> None:
+    """Generate queries."""
+    from ensemble.sampling import queries
+
+    if options.n < 1:
+        raise BadInput(f"--n is {options.n}: at least one query is needed.")
+    if options.seed < 0:
+        raise BadInput(f"--seed is {options.seed}: a seed from 0 up is wanted.")
+    query_names.checked(options.name)
+    labels = numbers("--labels", options.labels) if options.labels else None
+    seeds = range(options.seed, options.seed + options.n)
+    queries.generate(run, ensemble_of(run), options.name, seeds, labels)
+    print(f"{options.n} queries in {run.queries(options.name)}")
+
+
+def ablate(run: Run, options: argparse.Namespace) -> None:
+    """Ablate every source, a set of sources, or groups of them.
+
+    Raises:
+        BadInput: If an option has no effect.
+    """
+    from ensemble.ablation import (
+        influence,
+        removal_sets,
+    )
+    from ensemble.ablation.measurements import chosen_measurements
+
+    if options.accuracy is not None and options.method != "differential":
+        raise BadInput(
+            f"--accuracy has no effect with --method {options.method}: it chooses the "
+            "road of --method differential. Leave it out."
+        )
+    if options.engine == "ray" and options.method != "exact":
+        raise BadInput(
+            f"--engine ray deals out pictures, and --method {options.method} follows the "
+            "sampler instead: say --method exact, or leave --engine out."
+        )
+    ready = plan.load(run)
+    if options.sources is not None:
+        chosen = ready.called.of_text(options.sources, "--sources")
+        removed = removal_sets.one_set(ready, chosen)
+    elif options.groups is not None:
+        removed = removal_sets.by_column(ready, options.groups)
+    else:
+        removed = removal_sets.each_source(ready)
+    for line in removal_sets.survivors(removed):
+        print(visible(line))
+    asked = influence.Asked(
+        run,
+        ensemble_of(run, ready),
+        ready,
+        options.name,
+        removed,
+        chosen_measurements(options.measurement, ready),
+    )
+    if options.engine == "ray":
+        from ensemble.cluster import ray_engine
+
+        folder = ray_engine.ablate(
+            asked, on_cluster(options), options.placebos, options.max_memory
+        )
+    elif options.method == "exact":
+        folder = influence.measure_exactly(asked, options.placebos, options.max_memory)
+    elif options.method == "differential":
+        folder = influence.measure_differentially(
+            asked, options.accuracy, options.placebos
+        )
+    else:
+        folder = influence.measure_adjointly(asked)
+    print(influence.summary(folder))
+
+
+def score(run: Run, options: argparse.Namespace) -> None:
+    """Score all sources by gradient methods, or show the methods.
+
+    Raises:
+        BadInput: If no method is named, or there is none of that name.
+    """
+    from ensemble.scorers import runner
+
+    if options.list:
+        print(runner.listing())
+        return
+    if not options.method:
+        raise BadInput("Name a method with --method, or several: --method trak,das.")
+    model = int(options.model) if options.model.isdecimal() else options.model
+    dampings = positive("--dampings", options.dampings) if options.dampings else []
+    asked: dict[str, Any] = {
+        "which": model,
+        "max_memory_mb": options.max_memory,
+        "dampings": dampings,
+        "per_image": options.per_image,
+    }
+    methods = options.method.split(",")
+    if options.engine == "ray":
+        from ensemble.cluster import ray_engine
+
+        paths = ray_engine.score(
+            run, options.name, methods, on_cluster(options), **asked
+        )
+    else:
+        ready = plan.load(run)
+        pipe = ensemble_of(run, ready)
+        paths = (
+            runner.score(run, pipe, ready, options.name, method, **asked)
+            for method in methods
+        )
+    for method, path in zip(methods, paths, strict=True):
+        print(f"{method}: {path}")
+
+
+def evaluate(run: Run, options: argparse.Namespace) -> None:
+    """Evaluate scores, ablation or the ensemble, and show the table."""
+    from ensemble.evaluation import (
+        EVALUATIONS,
+        ground_truth,
+        plots,
+        tables,
+    )
+    from ensemble.evaluation.options import from_flags
+
+    chosen, ready = from_flags(vars(options)), plan.load(run)
+    if options.what == "lds" and options.subsets is None:
+        chosen = ground_truth.no_fewer(run, chosen)
+    evaluation = EVALUATIONS[options.what]
+    work = evaluation.work(run, ready, chosen)
+    if work:
+        print(f"To do: {work}.", flush=True)
+    path = evaluation.on_record(run, ready, chosen)
+    if path is None:
+        path = evaluation.evaluate(run, ensemble_of(run, ready), ready, chosen)
+    rows = files.read_json(path)["rows"]
+    # Like the plots, it carries no digest: it is made again from what does.
+    files.write_text(path.with_suffix(".csv"), tables.as_csv(rows))
+    print(tables.as_text(rows))
+    drawn = ", ".join(file.name for file in plots.draw(path))
+    print(f"Table: {path}; beside it a CSV, and {drawn}")
+
+
+def verify(run: Run, options: argparse.Namespace) -> None:
+    """Check the exactness certificate.
+
+    Raises:
+        BadInput: If it is violated; every violation is named.
+    """
+    from ensemble.certificate import certificate
+    from ensemble.report import verification
+
+    sources, whose = [], ""
+    if options.sources is not None:
+        called = plan.source_names(run)
+        sources = called.of_text(options.sources, "--sources")
+        whose = f" for {called.these(sources)}"
+    about = verification.digest(run)
+    found = certificate.check(run, sources)
+    if not sources:
+        # What is found of some sources is no state of the run.
+        verification.record(run, about, found.findings)
+    if sources and not found.holds:
+        print(visible(found.statement()))
+    if not found.holds:
+        raise BadInput(
+            f"The certificate of {run.path} does not hold{whose}:\n  "
+            + "\n  ".join(found.violations)
+            + "\n"
+            + "\n".join(found.remedies)
+        )
+    print(visible(found.statement()))
+
+
+def remove(run: Run, options: argparse.Namespace) -> None:
+    """Record that sources must go, and say what follows."""
+    from ensemble.provenance import removal
+
+    sources = plan.source_names(run).of_text(options.sources, "--sources")
+    for line in removal.announced(run, sources):
+        print(visible(line), flush=True)
+    recorded = removal.request(run, sources, options.reason, options.force)
+    if recorded is None:
+        print("All of these had been removed before; nothing was recorded.")
+    else:
+        print(f"Request {recorded.number} recorded in {run.path / removal_log.LOG}.")
+    marked = outdated.mark(run)
+    if marked is not None:
+        print(f"{marked} was made before: it says so now, at its top.")
+    for line in removal.consequences(run):
+        print(line)
+
+
+def report(run: Run, options: argparse.Namespace) -> None:
+    """Write report.html."""
+    from ensemble.report import report as reports
+
+    page = reports.write(run, options.name, plan.load(run).data)
+    print(f"Report: {page}")
+
+
+def everything(run: Run, _: argparse.Namespace) -> None:
+    """All stages with their defaults; many sources are ablated differentially.
+
+    The certificate comes before the ablations that rest on it. If it does not hold,
+    that is said at once, and the report is written all the same and says it too.
+
+    Raises:
+        BadInput: If the certificate does not hold, once everything else is done.
+    """
+
+    def do(*stage: str) -> None:
+        options = parse([str(run.path), *stage])
+        COMMANDS[options.command](run, options)
+
+    many = files.read_json(run.manifest)["n_sources"] > MANY_SOURCES
+    violated = None
+    do("generate")
+    try:
+        do("verify")
+    except BadInput as error:
+        violated = error
+        print(visible(f"warning: {error}"), file=sys.stderr, flush=True)
+    do("ablate", "--method", "differential" if many else "exact")
+    do("report")
+    if violated is not None:
+        raise BadInput(
+            f"{run.path / outdated.REPORT} is written, and says what it does not prove. "
+            f"{violated}"
+        )
+
+
+COMMANDS = {
+    "everything": everything,
+    "generate": generate,
+    "ablate": ablate,
+    "score": score,
+    "evaluate": evaluate,
+    "verify": verify,
+    "remove": remove,
+    "report": report,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit code."""
+    options = parse(arguments)
+    run = open_run(options.run)
+    files.sweep_abandoned(run.path)
+    COMMANDS[options.command](run, options)
+    return 0

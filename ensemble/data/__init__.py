@@ -1,0 +1,5 @@
+"""Training images: where they come from, how they are decoded and batched."""
+
+from splits import renamed
+
+__getattr__ = renamed.attributes(__name__, "ensemble.data.datasets")

@@ -1,0 +1,1 @@
+"""Denoisers, one by one and as an ensemble, and what may be loaded from a folder."""

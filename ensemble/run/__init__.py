@@ -1,0 +1,1 @@
+"""The run folder, without torch: config, files, records, who may vote."""

@@ -1,0 +1,238 @@
+"""The run folder: every path in it, how it is made and opened, and its code book."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ensemble.run import config as configs
+from ensemble.run import files, query_names, records
+from ensemble.run.config import Config
+from ensemble.system import locks
+from splits.codes import CodeBook
+from splits.errors import BadInput
+
+REFERENCE: Literal["reference"] = "reference"
+# How far a member has come; hidden, so that it is no part of the finished member.
+CHECKPOINT = ".checkpoint.safetensors"
+# How far it had come when its training so far knew only some slices; part of it.
+SLICE = "slice_{}.safetensors"
+# A finished member's weights, as diffusers calls them.
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# Whoever is trained: a member by its number, or the reference.
+Trainable = int | Literal["reference"]
+# What makes a run folder a pipeline; the model card is written last.
+CARD = "README.md"
+PIPELINE = ("model_index.json", "scheduler/scheduler_config.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the config that it was made from.
+
+    Attributes:
+        path: The folder.
+        config: Every option of the run.
+    """
+
+    path: Path
+    config: Config
+
+    @property
+    def codes(self) -> Path:
+        """The code book, bool (sources, members)."""
+        return self.path / "codes.npy"
+
+    @property
+    def source_of(self) -> Path:
+        """The source of each training image, int64 (images,)."""
+        return self.path / "source_of.npy"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, seeds, digests and the stages done."""
+        return self.path / "manifest.json"
+
+    @property
+    def members(self) -> Path:
+        """One folder a trained member."""
+        return self.path / "members"
+
+    def member_records(self) -> list[dict[str, Any]]:
+        """What is on record of every trained member, in order.
+
+        Raises:
+            BadInput: If a record is missing or damaged.
+        """
+        trained = sorted(path for path in self.members.glob("*") if path.name.isdigit())
+        return [files.read_json(path / "member.json") for path in trained]
+
+    def member(self, member: int) -> Path:
+        """The folder of one member; it exists once the member is trained."""
+        return self.members / f"{member:03d}"
+
+    @property
+    def reference(self) -> Path:
+        """A model trained on everything, to be scored; no member, and never votes."""
+        return self.path / REFERENCE
+
+    def trained(self, which: Trainable) -> Path:
+        """The folder of a member or of the reference; it exists once that is trained."""
+        return self.reference if which == REFERENCE else self.member(which)
+
+    def queries(self, name: str) -> Path:
+        """Seeds, conditions and pictures of a set of queries."""
+        return self.path / "queries" / query_names.checked(name)
+
+    def influence(self, name: str) -> Path:
+        """What ablation measured on a set of queries."""
+        return self.path / "influence" / query_names.checked(name)
+
+    def scores(self, name: str) -> Path:
+        """What scorers predict for a set of queries."""
+        return self.path / "scores" / query_names.checked(name)
+
+    @property
+    def features(self) -> Path:
+        """What scorers keep for all queries; it may be deleted at any time."""
+        return self.path / "scores" / ".features"
+
+    @property
+    def evaluation(self) -> Path:
+        """What evaluation measured."""
+        return self.path / "evaluation"
+
+
+def create(config: Config) -> Run:
+    """The run folder of a config, made if it is not there.
+
+    Raises:
+        BadInput: If the folder belongs to another config, holds something else, or
+            cannot be written.
+    """
+    path = Path(config.run)
+    kept = path / "config.yaml"
+    if not stands(config):
+        try:
+            with locks.alone(kept):
+                # Somebody else may have been first.
+                if not kept.exists():
+                    files.write_text(kept, configs.to_yaml(config))
+        except OSError as error:
+            raise BadInput(
+                f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
+                "another folder, or make room."
+            ) from None
+        stands(config)
+    return Run(path, config)
+
+
+def withdraw(run: Run) -> None:
+    """Take back the config of a run that `create` made, if nothing came of it.
+
+    Otherwise the folder would belong to a run that cannot be, and refuse the config once
+    it is mended. Whoever else is at work on its plan keeps it.
+    """
+    with locks.alone_now(run.path / "plan") as free:
+        there = [one.name for one in run.path.iterdir() if one.name[0] != "."]
+        if free and there == ["config.yaml"]:
+            (run.path / "config.yaml").unlink()
+
+
+def stands(config: Config) -> bool:
+    """Whether the run of a config stands in its folder already; nothing is written.
+
+    Raises:
+        BadInput: If the folder belongs to another config, or holds something else.
+    """
+    path = Path(config.run)
+    if not (path / "config.yaml").exists():
+        _require_no_others(path)
+        # Somebody may just have made it.
+        if not (path / "config.yaml").exists():
+            return False
+    old = configs.to_dict(open_run(path).config)
+    new = configs.to_dict(config)
+    # How many processes share the work decides nothing about the result; where the
+    # folder stands and what is held in memory do not either.
+    for tree in (old, new):
+        tree["run"] = None
+        tree["training"]["processes"] = None
+        tree["data"]["stream"] = None
+    different = configs.differences(old, new)
+    if different:
+        raise BadInput(
+            f"{path} belongs to a run with another config:\n  "
+            + "\n  ".join(different)
+            + "\nUse another `run` folder, or delete this one."
+        )
+    return True
+
+
+def _require_no_others(path: Path) -> None:
+    """Refuse a folder of photos, or of anything else, as a run folder to be made.
+
+    Hidden files do not count: locks are such, and what systems leave in every folder.
+
+    Raises:
+        BadInput: If something else is there, and no config has come in the meantime.
+    """
+    try:
+        there = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
+    except OSError:
+        # It is not there, or whoever writes to it will say what is wrong.
+        return
+    if there and not (path / "config.yaml").exists():
+        others = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+        raise BadInput(
+            f"{path} is no run folder, and not empty: it holds {others}, and no "
+            "config.yaml. Name a new folder as `run`; if this was a run, restore its "
+            "config.yaml."
+        )
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run folder.
+
+    Raises:
+        BadInput: If there is no run, or its config was changed by hand.
+    """
+    path = Path(path)
+    kept = path / "config.yaml"
+    if not kept.exists():
+        raise BadInput(
+            f"{path} is not a run folder: {kept} is missing. Make one with `python "
+            "train.py CONFIG`, or restore the file."
+        )
+    if (path / "manifest.json").exists():
+        # Before it is read: what damage did to it may look like a wrong option.
+        records.require_recorded(path, {"config_digest": files.sha256(kept)})
+    return Run(path, configs.load(kept))
+
+
+def read_codes(path: Path) -> CodeBook:
+    """The code book in a .npy file.
+
+    Raises:
+        BadInput: If it is missing, damaged, or no code book.
+    """
+    bits = files.read_array(path)
+    if bits.dtype != bool or bits.ndim != 2:
+        raise BadInput(
+            f"{path} is an array {bits.shape} of {bits.dtype}; bits (sources, members) "
+            "are wanted. It is another file, or damaged: restore it from a copy."
+        )
+    return CodeBook(bits)
+
+
+def codes_of(folder: Path) -> CodeBook:
+    """The code book of a run folder, checked against its manifest.
+
+    Raises:
+        BadInput: If it is missing, damaged, or another.
+    """
+    path = folder / "codes.npy"
+    codes = read_codes(path)
+    expected = files.read_json(folder / "manifest.json")["code_book_digest"]
+    if codes.digest() != expected:
+        raise files.damaged(path, expected, codes.digest(), folder / "manifest.json")
+    return codes

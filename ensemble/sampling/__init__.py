@@ -1,0 +1,1 @@
+"""From seeds, conditions and votes to images: the pipeline and kept queries."""

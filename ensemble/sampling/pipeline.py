@@ -1,0 +1,709 @@
+"""EnsemblePipeline: seeds, conditions and votes in, images out.
+
+A diffusers pipeline whose denoiser is an ensemble. At every sampling step the members'
+predictions are averaged by their votes; members that no image votes for do not run.
+Silencing the members that saw a source (`ablate`) and sampling again with the same
+noise gives the picture as it would be without that source.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ensemble.models import safe_loading
+from ensemble.models.ensemble_model import (
+    Condition,
+    EnsembleModel,
+    Scheduler,
+    sampler,
+)
+from ensemble.provenance import access
+from ensemble.report import model_card
+from ensemble.run import records, removal_log
+from ensemble.run.files import (
+    folder_in_the_making,
+    read_json,
+    sha256,
+    sweep,
+    write_array,
+    write_json,
+    write_text,
+)
+from ensemble.run.folder import (
+    CARD,
+    PIPELINE,
+    Run,
+    codes_of,
+    read_codes,
+)
+from ensemble.run.manifest import is_complete, stage
+from ensemble.run.removal_log import Membership
+from ensemble.sampling import arguments
+from ensemble.sampling.arguments import (
+    Callback,
+    Generators,
+)
+from ensemble.system import locks
+from splits.codes import CodeBook, ablated_votes
+from splits.errors import BadInput
+from splits.naming import SourceNames
+
+# Options of diffusers that change nothing here, and are taken for their sake.
+_WITHOUT_EFFECT = ("local_files_only", "low_cpu_mem_usage")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes a picture.
+
+    Attributes:
+        scheduler: Any diffusers scheduler; it is copied, never changed.
+        n_steps: Denoising steps.
+        guidance_scale: Strength of classifier-free guidance; 1 is none.
+        eta: Share of fresh noise in DDIM, from 0 to 1; other schedulers ignore it.
+    """
+
+    scheduler: Scheduler
+    n_steps: int
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+
+
+def query_generators(seeds: Sequence[int] | np.ndarray) -> list[torch.Generator]:
+    """One CPU generator per image.
+
+    An image's noise then follows from its seed alone, not from the batch that it is
+    drawn in, nor from the votes.
+    """
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def initial_noise(
+    model: EnsembleModel, generator: Generators, n_images: int
+) -> Float[Tensor, "images channels height width"]:
+    """Standard normal noise, drawn from the images' generators.
+
+    Members of half precision start from that of whole ones, rounded.
+    """
+    drawn = randn_tensor(
+        (n_images, *model.image_shape),
+        generator=generator,
+        device=model.device,
+        dtype=torch.promote_types(model.dtype, torch.float32),
+    )
+    return drawn.to(model.dtype)
+
+
+def guided(
+    predicted: Callable[[Condition], Tensor],
+    condition: Condition,
+    no_label: int | None,
+    guidance_scale: float,
+) -> Float[Tensor, "images channels height width"]:
+    """A prediction for a label, pushed away from the one without a label.
+
+    Guidance is linear in the prediction, so guiding the average is averaging the
+    guided members. (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598)
+
+    Args:
+        predicted: The prediction under given labels.
+        condition: The labels; None for unconditional members.
+        no_label: The label that stands for "no label".
+        guidance_scale: Strength; 1 is none.
+    """
+    told = predicted(condition)
+    if condition is None or no_label is None or guidance_scale == 1.0:
+        return told
+    untold = predicted(torch.full_like(condition, no_label))
+    return untold + guidance_scale * (told - untold)
+
+
+def denoise(
+    model: EnsembleModel,
+    sampling: Sampling,
+    noise: Float[Tensor, "states channels height width"],
+    votes: Float[Tensor, "images members"],
+    condition: Int[Tensor, " states"] | None = None,
+    generator: Generators = None,
+    state_of: Int[Tensor, " images"] | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Walk from noise to images, one sampling step at a time.
+
+    Images that start from the same noise share the first step's member forwards; from
+    the second step on each has a state of its own.
+
+    Args:
+        model: The members.
+        sampling: How to step.
+        noise: Standard normal noise of each state.
+        votes: Votes of each image.
+        condition: Label of each state, for conditional members.
+        generator: For samplers that add noise: one per image.
+        state_of: The state that each image starts from; by default image i starts from
+            state i.
+
+    Yields:
+        Step, timestep and the images after that step, not clipped.
+
+    Raises:
+        BadInput: If the scheduler cannot take so many steps, or an image is not finite
+            after one.
+    """
+    scheduler = copy.deepcopy(sampling.scheduler)
+    set_steps(scheduler, sampling.n_steps, noise.device)
+    extra = step_arguments(scheduler, generator, sampling.eta)
+    states = noise * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(states, timestep)
+        prediction = guided(
+            functools.partial(model, scaled, timestep, votes, state_of=state_of),
+            condition,
+            model.no_label,
+            sampling.guidance_scale,
+        )
+        if state_of is not None:
+            states = states[state_of]
+            condition = None if condition is None else condition[state_of]
+            state_of = None
+        states = scheduler.step(prediction, timestep, states, **extra).prev_sample
+        n_steps = len(scheduler.timesteps)
+        arguments.require_finite(states, scheduler, step, n_steps, timestep)
+        yield step, timestep, states
+
+
+class EnsemblePipeline(DiffusionPipeline):
+    """Generates with an encoded ensemble as if it were one model.
+
+    Attributes:
+        members: The members, one `EnsembleModel`.
+        scheduler: Any diffusers scheduler.
+        codes: Who saw what; needed for `ablate` and `allowed`. None if unknown.
+        source_names: What the sources are called, in the order of their codes.
+        owners: The sources that each owner has a part in, by name, if images can have
+            several.
+        membership: Whose weights these are, as it was when they were loaded from a run
+            folder; results record this. None for members from elsewhere.
+    """
+
+    model_cpu_offload_seq = "members"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        members: EnsembleModel,
+        scheduler: Scheduler,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        codes: CodeBook | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(members=members, scheduler=scheduler)
+        self.register_to_config(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
+        self.codes = codes
+        self.source_names: list[str] = []
+        self.owners: dict[str, list[int]] = {}
+        self.membership: Membership | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int | Any = None,
+        class_labels: Sequence[int] | int | Any = None,
+        generator: Generators | Any = None,
+        num_inference_steps: int | Any = None,
+        guidance_scale: float | Any = None,
+        eta: float | Any = 0.0,
+        output_type: str | Any = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | Any = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | Any = ("latents",),
+        *,
+        seeds: Sequence[int] | int | Any = None,
+        votes: np.ndarray | Sequence | Any = None,
+        ablate: Sequence[int | str] | Any = None,
+        allowed: Sequence[int | str] | Any = None,
+        latents: Tensor | Any = None,
+    ) -> ImagePipelineOutput | tuple:
+        """Generate images.
+
+        Args:
+            batch_size: Number of images, where seeds, generators and latents do not
+                say it; None: one.
+            class_labels: One label for all images or one each; conditional members
+                need it.
+            generator: One generator, or one per image; `seeds` is simpler.
+            num_inference_steps: Denoising steps, at most as many as there are timesteps;
+                None: as the run was configured.
+            guidance_scale: Strength of classifier-free guidance, 1 is none; None: as
+                the run was configured.
+            eta: Share of fresh noise in DDIM, from 0 to 1.
+            output_type: `pil`, `np` (images, height, width, channels) in [0, 1], `pt`
+                (images, channels, height, width) in [0, 1], or `latent`: not clipped,
+                around [-1, 1].
+            return_dict: Return an `ImagePipelineOutput` rather than a tuple.
+            callback_on_step_end: Called as callback(pipe, step, timestep, tensors); may
+                return changed tensors, or nothing.
+            callback_on_step_end_tensor_inputs: What it is given; only "latents".
+            seeds: One noise seed per image, from 0 to 2**63 - 1; a single number is one
+                image. The same seed gives the same noise, however the members vote.
+            votes: How much each loaded member counts, (members,) or (images, members);
+                non-negative, rows sum to one. By default all count the same.
+            ablate: Numbers or names of sources to remove from all images, or a list of
+                one collection of them per image; splits/naming.py says how they are
+                read.
+            allowed: Numbers or names of sources, or names of owners: only members that
+                saw nothing else vote.
+            latents: Initial noise instead of drawn noise, (images, channels, height,
+                width).
+
+        Returns:
+            The images, in `.images`.
+
+        Raises:
+            BadInput: If an argument contradicts another one or is out of range, or a
+                picture is not finite after a step.
+        """
+        latents = arguments.checked_latents(latents, self.members.image_shape)
+        generator, n_images = self._noise_of(seeds, generator, latents, batch_size)
+        weights = self._votes(votes, ablate, allowed, n_images)
+        output_type = arguments.checked_output_type(output_type)
+        tensor_inputs = arguments.checked_callback(
+            callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
+        if guidance_scale is not None:
+            arguments.require_use_of_guidance(guidance_scale, self.members.no_label)
+        sampling = self.sampling(num_inference_steps, guidance_scale, eta)
+        condition = self.condition(class_labels, n_images)
+        if latents is None:
+            latents = initial_noise(self.members, generator, n_images)
+        walk = denoise(
+            self.members,
+            sampling,
+            latents.to(self._execution_device, self.members.dtype),
+            weights,
+            condition,
+            generator,
+        )
+        images = latents
+        with self.progress_bar(total=sampling.n_steps) as progress:  # type: ignore[call-arg]
+            for step, timestep, images in walk:
+                if callback_on_step_end is not None:
+                    tensors = dict.fromkeys(tensor_inputs, images)
+                    answer = callback_on_step_end(self, step, timestep, tensors)
+                    images.copy_(arguments.changed_latents(answer, images))
+                progress.update()
+        self.maybe_free_model_hooks()
+        finished = self._finish(images, output_type)
+        return ImagePipelineOutput(images=finished) if return_dict else (finished,)
+
+    def pictures(
+        self, seeds: Sequence[int] | np.ndarray, labels: Sequence[int] | None = None
+    ) -> Float[Tensor, "images channels height width"]:
+        """Pictures by the full ensemble, around [-1, 1], not clipped."""
+        output = self(seeds=seeds, class_labels=labels, output_type="latent")
+        return output.images  # type: ignore[union-attr]
+
+    def sampling(
+        self,
+        n_steps: int | Any = None,
+        guidance_scale: float | Any = None,
+        eta: float | Any = 0.0,
+    ) -> Sampling:
+        """How this pipeline samples, where a call does not say otherwise.
+
+        Raises:
+            BadInput: If the scheduler cannot be used, there are more steps than
+                timesteps, or a number is out of range.
+        """
+        arguments.checked_scheduler(self.scheduler)
+        configured: Any = self.config
+        if n_steps is None:
+            n_steps = configured["num_inference_steps"]
+        if guidance_scale is None:
+            guidance_scale = configured["guidance_scale"]
+        return Sampling(
+            self.scheduler,
+            arguments.checked_steps(n_steps, self.scheduler),
+            arguments.checked_guidance(guidance_scale),
+            arguments.checked_eta(eta, self.scheduler),
+        )
+
+    def condition(
+        self, class_labels: Sequence[int] | int | Any, n_images: int
+    ) -> Int[Tensor, " images"] | None:
+        """Labels as the members are told them.
+
+        Raises:
+            BadInput: If labels are missing, too few, unknown or without use.
+        """
+        no_label = self.members.no_label
+        labels = arguments.checked_labels(class_labels, no_label, n_images)
+        if labels is None:
+            return None
+        return torch.tensor(labels, dtype=torch.int64).to(self._execution_device)
+
+    def _noise_of(
+        self, seeds: Any, generator: Any, latents: Tensor | None, batch_size: Any
+    ) -> tuple[Generators, int]:
+        """What draws the noise of how many images."""
+        if seeds is not None and generator is not None:
+            raise BadInput("Give seeds or generator, not both: each decides the noise.")
+        generators = arguments.checked_generators(generator, self._execution_device)
+        if seeds is not None:
+            generators = query_generators(arguments.checked_seeds(seeds))
+        each = len(generators) if isinstance(generators, list) else None
+        n_images = arguments.number_of_images(
+            {
+                "generators" if seeds is None else "seeds": each,
+                "latents": None if latents is None else len(latents),
+                "batch_size": arguments.checked_batch_size(batch_size),
+            }
+        )
+        return generators, n_images
+
+    def _votes(
+        self, votes: Any, ablate: Any, allowed: Any, n_images: int
+    ) -> Float[Tensor, "images members"]:
+        if sum(one is not None for one in (votes, ablate, allowed)) > 1:
+            raise BadInput(
+                "Give only one of votes, ablate and allowed: each decides who counts."
+            )
+        if ablate is not None:
+            rows = self._ablated(ablate, n_images)
+        elif allowed is not None:
+            rows = np.tile(self._allowed(allowed), (n_images, 1))
+        elif votes is not None:
+            rows = arguments.checked_votes(votes, n_images, self.members.n_members)
+        else:
+            n_members = self.members.n_members
+            rows = np.full((n_images, n_members), 1 / n_members)
+        return torch.as_tensor(rows, dtype=self.members.dtype).to(
+            self._execution_device
+        )
+
+    @property
+    def called(self) -> SourceNames:
+        """What the sources are called, and who owns them.
+
+        Raises:
+            BadInput: If there is no code book, or not one name for each source.
+        """
+        codes = self._loaded_codes()
+        return SourceNames(codes.n_sources, self.source_names, self.owners)
+
+    def _loaded_codes(self) -> CodeBook:
+        if self.codes is None:
+            raise BadInput(
+                "This pipeline has no code book, so it cannot know who saw a source. "
+                "Load it from a run folder, or set pipe.codes."
+            )
+        unknown = set(self.members.member_ids) - set(range(self.codes.n_members))
+        if unknown:
+            raise BadInput(
+                f"pipe.codes has columns for members 0 to {self.codes.n_members - 1}, "
+                f"but member {min(unknown)} is loaded. Set it to the code book of these "
+                "members."
+            )
+        return CodeBook(self.codes.bits[:, self.members.member_ids])
+
+    def _allowed(self, allowed: Any) -> np.ndarray:
+        loaded, sources = self._loaded_codes(), self.called.allowed(allowed)
+        return access.allowed_votes(loaded, sources, self.source_names)
+
+    def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
+        loaded, called = self._loaded_codes(), self.called
+        lists = arguments.ablated_sources(ablate, called, n_images)
+        for sources in lists:
+            if loaded.bits[sources].any(axis=0).all():
+                raise BadInput(
+                    f"None of the {loaded.n_members} members is left to vote without "
+                    f"{called.these(sources)}: each has seen some of that. Ablate fewer, "
+                    "load more members, or train with codes of fewer set bits."
+                )
+        return np.stack([ablated_votes(loaded, sources) for sources in lists])
+
+    def _finish(self, images: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return images
+        shown = (images / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return shown
+        arrays = shown.cpu().permute(0, 2, 3, 1).float().numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(arrays)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the pipeline with its code book.
+
+        Args:
+            save_directory: The folder; made if it is not there.
+            safe_serialization: Only True: nothing is pickled.
+            variant: A word that becomes part of the names of the weights' files.
+            **kwargs: As diffusers takes them; `max_shard_size` is refused.
+
+        Raises:
+            BadInput: If weights were to be pickled, or cut into several files.
+        """
+        if not safe_serialization or kwargs.get("max_shard_size") is not None:
+            raise BadInput(
+                "Members are written as safetensors, one file each: neither "
+                "safe_serialization=False nor max_shard_size can be had. Leave them out."
+            )
+        variant = arguments.checked_variant(variant)
+        super().save_pretrained(str(save_directory), variant=variant, **kwargs)
+        if self.codes is not None:
+            write_array(Path(save_directory) / "codes.npy", self.codes.bits)
+            named = {"names": self.source_names, "owners": self.owners}
+            write_json(Path(save_directory) / "sources.json", named)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        members: Sequence[int] | int | Any = None,
+        membership: Membership | None = None,
+        *,
+        dtype: torch.dtype | Any = None,
+        torch_dtype: torch.dtype | Any = None,
+        variant: str | Any = None,
+        scheduler: Scheduler = None,
+        num_inference_steps: int | Any = None,
+        guidance_scale: float | Any = None,
+        use_safetensors: bool | None = None,
+        **kwargs: Any,
+    ) -> "EnsemblePipeline":
+        """Load a pipeline from a run folder, or from where it was saved.
+
+        Nothing that the folder brings is imported or run, whatever its files say:
+        safe_loading.py decides which classes may be loaded.
+
+        Args:
+            pretrained_model_name_or_path: The folder.
+            members: Which members to load, by number; None loads all that may vote.
+            membership: Who may vote, as the caller has read it from the run folder;
+                None: as it is now.
+            dtype: Type of the weights, or, as diffusers has it, a dictionary of one by
+                part; None: float32.
+            torch_dtype: The same, by its older name.
+            variant: Load the weights from `*.VARIANT.safetensors`, as `save_pretrained`
+                wrote them; the members of a run have none.
+            scheduler: Takes the place of the folder's.
+            num_inference_steps: Takes the place of the folder's.
+            guidance_scale: Takes the place of the folder's.
+            use_safetensors: Nothing else is read, so that False is refused.
+            **kwargs: `local_files_only` and `low_cpu_mem_usage` change nothing; anything
+                else is refused.
+
+        Raises:
+            BadInput: If there is no such pipeline, a file of it is damaged, it asks for
+                a class that may not be loaded, an option is unknown, or a removal or a
+                repair changed who may vote.
+        """
+        _require_options(cls, kwargs, use_safetensors)
+        kind = arguments.checked_dtype(dtype, torch_dtype)
+        variant = arguments.checked_variant(variant)
+        chosen = arguments.checked_members(members)
+        folder = Path(pretrained_model_name_or_path)
+        manifest = _manifest(folder)
+        if not (folder / safe_loading.INDEX).exists():
+            raise BadInput(
+                f"{folder} holds no pipeline: {folder / safe_loading.INDEX} is missing. "
+                "Give a run folder that train.py has finished, or one written by "
+                "save_pretrained."
+            )
+        if manifest is not None:
+            check_pipeline(folder, manifest)
+        index = safe_loading.read_index(
+            folder, {EnsemblePipeline.__name__, cls.__name__}
+        )
+        if scheduler is None:
+            scheduler = safe_loading.read_scheduler(folder, index)
+        load = functools.partial(
+            EnsembleModel.from_pretrained,
+            folder / "members",
+            dtype=kind,
+            variant=variant,
+        )
+        if manifest is None:
+            loaded, membership = load(members=chosen), None
+        else:
+            loaded, membership = _loaded(folder, chosen, membership, load)
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+        }
+        replaced = {key: value for key, value in given.items() if value is not None}
+        pipe = cls(loaded, scheduler, **{**index.settings, **replaced})
+        pipe.register_to_config(_name_or_path=str(folder))
+        pipe.membership = membership
+        pipe.codes = _codes(folder, membership)
+        if manifest is not None or (folder / "sources.json").exists():
+            named = read_json(folder / "sources.json")
+            pipe.source_names = named["names"]
+            pipe.owners = named.get("owners", {})
+        return pipe
+
+
+def _require_options(
+    pipeline: type, kwargs: dict[str, Any], use_safetensors: bool | None
+) -> None:
+    """Refuse options of `from_pretrained` that would be passed over, or are unsafe."""
+    known = inspect.signature(pipeline.from_pretrained).parameters
+    options = {*known, *_WITHOUT_EFFECT} - {"kwargs", "pretrained_model_name_or_path"}
+    safe_loading.require_known(kwargs, options)
+    if use_safetensors is False:
+        raise BadInput(
+            "use_safetensors is False, but weights are read from safetensors only: other "
+            "files can run code. Leave it out."
+        )
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder; None if a pipeline was saved there by itself."""
+    path = folder / "manifest.json"
+    in_a_run = path.exists() or (folder / "config.yaml").exists()
+    return read_json(path) if in_a_run else None
+
+
+def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
+    """Compare what says how to sample with the manifest of its run.
+
+    Raises:
+        BadInput: If a file is missing or damaged, or the manifest does not know them.
+    """
+    files = manifest["stages"].get("train", {}).get("files", {})
+    unknown = set(PIPELINE) - set(files)
+    if unknown:
+        raise BadInput(
+            f"{folder / min(unknown)} is on no record, so nobody can tell whether it is "
+            "what training wrote: the process that finished the run was killed before "
+            "it was done. Let it be written anew: python train.py "
+            f"{folder / 'config.yaml'}."
+        )
+    for name, expected in files.items():
+        records.check(folder / name, expected)
+
+
+def _loaded(
+    folder: Path,
+    members: Sequence[int] | None,
+    given: Membership | None,
+    load: Callable[..., EnsembleModel],
+) -> tuple[EnsembleModel, Membership]:
+    """Members of a run folder, and the membership that their weights belong to.
+
+    A removal or a repair may come while weights are read: then they are read again.
+
+    Args:
+        folder: The run folder.
+        members: Which to load; None: all that may vote.
+        given: The membership that the caller works by; None: as it is now.
+        load: Loads `members` of a `membership`.
+
+    Raises:
+        BadInput: If a member cannot be loaded, or the caller's membership is over.
+    """
+    while True:
+        known = given or Membership.read(folder)
+        # A member whose folder is lost must not fall silent.
+        chosen = known.members if members is None else members
+        model = None
+        try:
+            model = load(members=chosen, membership=known)
+        except BadInput:
+            # A repair may just have been at the member's files.
+            if _is_current(folder, known):
+                raise
+        if model is not None and _is_current(folder, known):
+            return model, known.only(model.member_ids)
+        if given is not None:
+            raise removal_log.changed(folder)
+
+
+def _is_current(folder: Path, known: Membership) -> bool:
+    return Membership.read(folder).digest() == known.digest()
+
+
+def _codes(folder: Path, membership: Membership | None) -> CodeBook | None:
+    """The columns of all members, also of those that are not loaded."""
+    if membership is not None:
+        bits = codes_of(folder).bits
+        return CodeBook(removal_log.kept(bits, membership.removed))
+    path = folder / "codes.npy"
+    return read_codes(path) if path.exists() else None
+
+
+def set_steps(scheduler: Scheduler, n_steps: int, device: torch.device) -> None:
+    """Tell a scheduler how many steps it has.
+
+    Raises:
+        BadInput: If it cannot take so many.
+    """
+    try:
+        scheduler.set_timesteps(n_steps, device=device)
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        raise BadInput(
+            f"{type(scheduler).__name__} cannot take {n_steps} steps: {error}. Choose "
+            "another num_inference_steps, or another scheduler."
+        ) from None
+
+
+def step_arguments(
+    scheduler: Scheduler, generator: Generators, eta: float
+) -> dict[str, Any]:
+    """What this scheduler's step takes of what every step might."""
+    known = inspect.signature(scheduler.step).parameters
+    offered = {"generator": generator, "eta": eta}
+    return {name: value for name, value in offered.items() if name in known}
+
+
+def complete(run: Run) -> None:
+    """Make a run folder a pipeline folder, with a model card, unless it is one."""
+    with locks.alone(run.path / "pipeline"):
+        if not is_complete(run):
+            _complete(run)
+
+
+def _complete(run: Run) -> None:
+    settings = run.config
+    n_members = read_json(run.manifest)["n_members"]
+    anyone = removal_log.voting(run.path, n_members)[:1]
+    for record in run.members.glob("*/member.json"):
+        sweep(record.parent)
+    with stage(run, "train") as facts:
+        facts["seconds_of_members"] = model_card.member_seconds(run)
+        pipe = EnsemblePipeline(
+            members=EnsembleModel.from_pretrained(run.members, anyone),
+            scheduler=sampler(settings.model, settings.sampling),
+            num_inference_steps=settings.sampling.n_steps,
+            guidance_scale=settings.sampling.guidance_scale,
+        )
+        with folder_in_the_making(run.path / "scheduler") as to:
+            pipe.scheduler.save_pretrained(to)
+        write_text(run.path / "model_index.json", pipe.to_json_string())
+        facts["files"] = {file: sha256(run.path / file) for file in PIPELINE}
+    write_text(run.path / CARD, model_card.model_card(run))

@@ -1,0 +1,319 @@
+"""Layers: what every convolution and linear layer was given, and what came back to it.
+
+A layer multiplies weights with what it is given at each position: a pixel of a
+convolution's output, a token of an attention projection, one position for a plain
+vector. Let a_r be what it is given at position r (for a convolution the patch under the
+kernel, for a bias one more entry, always 1), and b_r the gradient by what it gives out
+there. The gradient by its weights, written as a matrix outputs x inputs, is Σ_r b_r a_rᵀ.
+So two small tensors say everything, and the weights' gradient of single images follows
+from one batched backward pass.
+
+A pull is a direction at the prediction: pulled back through the network it is the
+gradient of <pull, prediction>. Every scalar that we differentiate has its own pull.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ensemble.models.ensemble_model import (
+    Condition,
+    Timestep,
+    predict,
+)
+from splits.errors import BadInput
+
+Layer = nn.Conv2d | nn.Linear
+Given = Float[Tensor, "draws positions inputs"]
+Returned = Float[Tensor, "draws positions outputs"]
+# One batch of images for all layers; every layer has sizes of its own.
+Gradients = dict[str, Float[Tensor, "_images _outputs _inputs"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The layers of a network that take part, and what does not.
+
+    Attributes:
+        modules: Convolutions and linear layers by name, in the network's order.
+        ignored: Every other module that has trainable weights of its own, and why it
+            takes no part. Its weights count as fixed.
+    """
+
+    modules: dict[str, Layer]
+    ignored: dict[str, str]
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that take part."""
+        return sum(
+            weight.numel()
+            for module in self.modules.values()
+            for weight in module.parameters(recurse=False)
+        )
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """(outputs, inputs) of a layer's gradient; a bias is one more input."""
+        module = self.modules[name]
+        has_bias = module.bias is not None
+        return len(module.weight), module.weight[0].numel() + int(has_bias)
+
+
+def find(network: nn.Module, pattern: str = "") -> Layers:
+    """The convolutions and linear layers whose names match a pattern.
+
+    Attention projections are linear layers. Normalisations, embeddings, grouped
+    convolutions and convolutions padded with anything but zeros are ignored by name.
+
+    Args:
+        network: Where to look.
+        pattern: A regular expression, searched for in the names; "" finds all.
+
+    Raises:
+        BadInput: If no layer is left.
+    """
+    modules: dict[str, Layer] = {}
+    ignored: dict[str, str] = {}
+    for name, module in network.named_modules():
+        if not any(weight.requires_grad for weight in module.parameters(recurse=False)):
+            continue
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            ignored[name] = f"is a {type(module).__name__}"
+        elif isinstance(module, nn.Conv2d) and module.groups != 1:
+            ignored[name] = "is a grouped convolution"
+        elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            ignored[name] = f"is padded by {module.padding_mode}"
+        elif not re.search(pattern, name):
+            ignored[name] = f"does not match {pattern!r}"
+        else:
+            modules[name] = module
+    if not modules:
+        raise BadInput(
+            f"No convolution or linear layer matches {pattern!r}. There are: "
+            f"{', '.join(ignored)}. Choose a pattern that finds some of them."
+        )
+    return Layers(modules, ignored)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One use of a layer in a forward pass."""
+
+    name: str
+    module: Layer
+    given: Tensor
+    given_out: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """A forward pass from which any number of backward passes may start.
+
+    Attributes:
+        prediction: What the network predicted at each draw.
+        calls: Every use of a layer, in order.
+    """
+
+    prediction: Float[Tensor, "draws channels height width"]
+    calls: list[Call]
+
+    @property
+    def room(self) -> int:
+        """Numbers that what a layer was given takes at most, patch by patch."""
+        return max(_n_patches(call) for call in self.calls)
+
+    def back(
+        self, pull: Float[Tensor, "draws channels height width"]
+    ) -> Iterator[tuple[str, Given, Returned]]:
+        """Pull back to every layer: its name, what it was given, what came back.
+
+        No gradient by weights is formed. A layer that was used twice comes twice. What a
+        layer was given is overwritten once the next is asked for.
+        """
+        came_back = torch.autograd.grad(
+            self.prediction,
+            [call.given_out for call in self.calls],
+            grad_outputs=pull,
+            retain_graph=True,
+        )
+        # One room for all: fresh memory for every layer would take longer than the rest.
+        room = pull.new_empty(self.room)
+        for call, gradient in zip(self.calls, came_back, strict=True):
+            yield call.name, patches(call, room), rows(call, gradient)
+
+
+def forward(
+    network: nn.Module,
+    layers: Layers,
+    noisy: Float[Tensor, "draws channels height width"],
+    timestep: Timestep,
+    condition: Condition = None,
+) -> Passage:
+    """Run the network and keep what its layers were given."""
+    calls: list[Call] = []
+    names: dict[nn.Module, str] = {
+        module: name for name, module in layers.modules.items()
+    }
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...], given_out: Tensor) -> None:
+        name = names[module]
+        calls.append(Call(name, layers.modules[name], given[0].detach(), given_out))
+
+    hooks = [module.register_forward_hook(keep) for module in names]
+    try:
+        with torch.enable_grad():
+            prediction = predict(network, noisy, timestep, condition)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Passage(prediction, calls)
+
+
+def patches(call: Call, room: Float[Tensor, " numbers"]) -> Given:
+    """What a layer multiplied its weights with, at each position.
+
+    Args:
+        call: The layer's use. A convolution's patch is in order of row, column, channel.
+        room: Where they are written to.
+    """
+    module, given = call.module, call.given
+    n_draws, n_positions, n_inputs = _patch_shape(call)
+    found = room[: n_draws * n_positions * n_inputs].view(
+        n_draws, n_positions, n_inputs
+    )
+    n_weighed = module.weight[0].numel()
+    found[..., n_weighed:] = 1
+    weighed = found[..., :n_weighed]
+    if isinstance(module, nn.Conv2d):
+        windows = _windows(module, given)
+        weighed.unflatten(2, windows.shape[3:]).unflatten(1, windows.shape[1:3]).copy_(
+            windows
+        )
+    else:
+        weighed.copy_(given.reshape(n_draws, n_positions, n_weighed))
+    return found
+
+
+def _patch_shape(call: Call) -> tuple[int, int, int]:
+    """(draws, positions, inputs) of what a layer was given."""
+    n_draws, n_outputs = len(call.given_out), len(call.module.weight)
+    n_inputs = call.module.weight[0].numel() + int(call.module.bias is not None)
+    return n_draws, call.given_out[0].numel() // n_outputs, n_inputs
+
+
+def _n_patches(call: Call) -> int:
+    return math.prod(_patch_shape(call))
+
+
+def _windows(
+    module: nn.Conv2d, given: Float[Tensor, "draws channels height width"]
+) -> Float[Tensor, "draws rows columns high wide channels"]:
+    """What stands under the kernel, as a view: `unfold` copies five times as slowly."""
+    channels_last = given.permute(0, 2, 3, 1)
+    padded = nn.functional.pad(channels_last, (0, 0, *_padding(module))).contiguous()
+    n_draws, height, width, n_channels = padded.shape
+    of_draw, down, right, _ = padded.stride()
+    high, wide = module.kernel_size
+    n_rows = (height - module.dilation[0] * (high - 1) - 1) // module.stride[0] + 1
+    n_columns = (width - module.dilation[1] * (wide - 1) - 1) // module.stride[1] + 1
+    return padded.as_strided(
+        (n_draws, n_rows, n_columns, high, wide, n_channels),
+        (
+            of_draw,
+            down * module.stride[0],
+            right * module.stride[1],
+            down * module.dilation[0],
+            right * module.dilation[1],
+            1,
+        ),
+    )
+
+
+def rows(call: Call, gradient: Tensor) -> Returned:
+    """The gradient by what a layer gave out, at each position."""
+    if isinstance(call.module, nn.Conv2d):
+        return gradient.flatten(2).transpose(1, 2)
+    return gradient.reshape(len(gradient), -1, gradient.shape[-1])
+
+
+def per_image(
+    passage: Passage,
+    pull: Float[Tensor, "draws channels height width"],
+    n_images: int,
+) -> Gradients:
+    """Gradients of single images, summed over the draws of each.
+
+    Args:
+        passage: Its draws are in order of their images, equally many for each.
+        pull: The direction at the prediction.
+        n_images: How many images the draws belong to.
+    """
+    gradients: Gradients = {}
+    for name, given, returned in passage.back(pull):
+        of_call = torch.bmm(
+            returned.reshape(n_images, -1, returned.shape[-1]).transpose(1, 2),
+            given.reshape(n_images, -1, given.shape[-1]),
+        )
+        gradients[name] = gradients[name] + of_call if name in gradients else of_call
+    return gradients
+
+
+def require_finite(gradients: Gradients, what: str, keys: Sequence[int]) -> None:
+    """Refuse gradients that are not finite.
+
+    Args:
+        gradients: To be checked.
+        what: What the images are, such as "training image".
+        keys: Number of each image.
+
+    Raises:
+        BadInput: If one is infinite or not a number; names layer and image.
+    """
+    for name, gradient in gradients.items():
+        finite = gradient.flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            image = keys[int(torch.nonzero(~finite)[0])]
+            raise BadInput(
+                f"The gradient of layer {name} at {what} {image} is not finite. Look "
+                "at that image and at the network's weights, or score in float64."
+            )
+
+
+def products(
+    directions: Gradients, gradients: Gradients
+) -> Float[Tensor, "directions images"]:
+    """Inner products of all directions with all gradients, summed over layers."""
+    of_layers = [
+        directions[name].flatten(1) @ gradient.flatten(1).T
+        for name, gradient in gradients.items()
+    ]
+    return torch.stack(of_layers).sum(dim=0)
+
+
+@torch.no_grad()
+def move(layers: Layers, step: dict[str, Float[Tensor, "_outputs _inputs"]]) -> None:
+    """Add a step to the layers' weights, in place."""
+    for name, change in step.items():
+        module = layers.modules[name]
+        n_inputs = module.weight[0].numel()
+        by_weight = change[:, :n_inputs]
+        if isinstance(module, nn.Conv2d):
+            of_patch = (*module.kernel_size, module.in_channels)
+            by_weight = by_weight.unflatten(1, of_patch).permute(0, 3, 1, 2)
+        module.weight.add_(by_weight)
+        if module.bias is not None:
+            module.bias.add_(change[:, n_inputs])
+
+
+def _padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Left, right, top, bottom, as `torch.nn.functional.pad` wants them."""
+    if isinstance(module.padding, str):
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        return left, right, top, bottom
+    high, wide = module.padding
+    return wide, wide, high, high

@@ -1,0 +1,335 @@
+"""Features: the row of numbers by which a kernel method knows an image, kept on disk.
+
+A feature is a projected gradient, averaged over noise draws. Rows are written to a
+memory map block by block, and a second one tells which are there, so an interrupted
+scorer goes on where it was, and methods that look at the same gradients share them. A
+file's name is the digest of everything that decides its content.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from ensemble.run import files
+from ensemble.scorers.gradients import (
+    batch_size,
+    cache,
+    per_example,
+)
+from ensemble.scorers.gradients.batch_size import Batch
+from ensemble.scorers.gradients.kernel import (
+    Kernel,
+    decompose,
+    require_positive,
+)
+from ensemble.scorers.gradients.per_example import (
+    OUTPUTS,
+    Draws,
+    States,
+)
+from ensemble.scorers.gradients.projection import Projection
+from ensemble.scorers.interface import (
+    Examples,
+    Seen,
+    Setting,
+    all_of,
+)
+from ensemble.system import locks
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Which gradient stands for an image.
+
+    Attributes:
+        output: What is differentiated: a name in `gradients.OUTPUTS`.
+        draws: Noise draws that it is averaged over.
+        projection: How many numbers are left of it.
+        unit_draws: Scale the gradient at every draw to length one before averaging.
+    """
+
+    output: str = "loss"
+    draws: Draws = Draws()
+    projection: Projection = Projection()
+    unit_draws: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise BadInput(
+                f"output is {self.output!r}; known: {', '.join(OUTPUTS)}. Choose one."
+            )
+
+    def width(self, network: nn.Module) -> int:
+        """Numbers in a row."""
+        trainable = per_example.trainable_parameters(network)
+        return self.projection.width(sum(weights.numel() for _, weights in trainable))
+
+    def batch(
+        self, setting: Setting, network: nn.Module, examples: Examples, n_draws: int
+    ) -> Batch:
+        """Images and draws at once."""
+        at_once = 1 if self.unit_draws else n_draws
+        return batch_size.batch(
+            setting, network, examples, at_once, self.width(network)
+        )
+
+    def rows(
+        self, network: nn.Module, states: States, batch: Batch, keys: list[int]
+    ) -> Float[Tensor, "images width"]:
+        """Features of images.
+
+        Args:
+            network: What is differentiated.
+            states: The images with noise added.
+            batch: Draws at once.
+            keys: By which an image is named in errors.
+        """
+        total = states.noisy.new_zeros(len(states.noisy), self.width(network))
+        for chosen in batch.draws(states.n_draws):
+            rows = per_example.gradient_sums(
+                network, states.at(chosen), self.output, self.projection, keys
+            )
+            # The projected gradient's length is the gradient's, give or take
+            # 1 / sqrt(2 n_dimensions) of it.
+            total += functional.normalize(rows) if self.unit_draws else rows
+        return total / states.n_draws
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What one network's gradients say about training images and queries.
+
+    Attributes:
+        network: The network.
+        train: Features of the training images that it saw; a memory map.
+        seen: The numbers of these images, ascending.
+        queries: Features of the queries.
+        max_memory_mb: Bound on the memory of what is made of them.
+    """
+
+    network: nn.Module
+    train: Float[np.ndarray, "seen width"]
+    seen: Int64[np.ndarray, " seen"]
+    queries: Float[np.ndarray, "queries width"]
+    max_memory_mb: int
+
+    def kernel(self) -> Kernel:
+        """The kernel of the training images."""
+        return decompose(self.train, self.max_memory_mb)
+
+    def blocks(self) -> Iterator[slice]:
+        """Training images by so many as memory allows."""
+        at_once = max(1, self.max_memory_mb * 2**20 // (64 * self.train.shape[1]))
+        for first in range(0, len(self.seen), at_once):
+            yield slice(first, first + at_once)
+
+
+Block = Callable[
+    [Float[np.ndarray, "images width"], Int64[np.ndarray, " images"]],
+    Float[np.ndarray, "queries images"],
+]
+
+
+def of_networks(
+    setting: Setting,
+    feature: Feature,
+    asked: Callable[[nn.Module], np.ndarray] | None = None,
+) -> Iterator[Rows]:
+    """Features of every network, one after the other.
+
+    Args:
+        setting: What is scored.
+        feature: What stands for an image.
+        asked: Gives the queries' features for a network; None: the same feature.
+    """
+    for network, saw in zip(setting.networks, setting.saw, strict=True):
+        yield rows_of(setting, feature, network, saw, asked)
+
+
+def of_checkpoints(setting: Setting, feature: Feature) -> Iterator[Rows]:
+    """Features of every checkpoint of every network; how many there are is noted."""
+    for number, network in enumerate(setting.networks):
+        moments = setting.checkpoints(number) if setting.checkpoints else [network]
+        setting.notes.append({"checkpoints": len(moments)})
+        for moment in moments:
+            yield rows_of(setting, feature, moment, setting.saw[number])
+
+
+def rows_of(
+    setting: Setting,
+    feature: Feature,
+    network: nn.Module,
+    saw: np.ndarray,
+    asked: Callable[[nn.Module], np.ndarray] | None = None,
+) -> Rows:
+    """Features of one network."""
+    seen = np.flatnonzero(saw)
+    return Rows(
+        network=network,
+        train=kept(setting, feature, network, Seen(setting.train, seen)),
+        seen=seen,
+        queries=kept(setting, feature, network, all_of(setting.queries))
+        if asked is None
+        else asked(network),
+        max_memory_mb=setting.max_memory_mb,
+    )
+
+
+# A method, for one network, its kernel and a damping.
+AtDamping = Callable[[Rows, Kernel, float], Block]
+
+
+def averaged(
+    setting: Setting, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
+) -> Float32[np.ndarray, "queries images"]:
+    """Mean score by the networks that saw an image; 0 if none did.
+
+    Args:
+        setting: What is scored.
+        networks: Features of each network.
+        prepare: Gives, for one network, the function that scores a block of images.
+    """
+    total = table(setting)
+    n_scored = np.zeros(len(setting.train), dtype=np.int64)
+    for rows in networks:
+        n_scored[rows.seen] += 1
+        _add(total, rows, prepare(rows))
+    total /= n_scored.clip(min=1)
+    return total
+
+
+def path(
+    setting: Setting,
+    networks: Iterable[Rows],
+    dampings: Sequence[float],
+    prepare: AtDamping,
+) -> Float32[np.ndarray, "dampings queries images"]:
+    """The same at every damping; each kernel is taken apart once.
+
+    Args:
+        setting: What is scored; each kernel's facts are added to its notes.
+        networks: Features of each network.
+        dampings: Relative to the mean squared length of a feature.
+        prepare: Gives, for one network, its kernel and a damping, the function that
+            scores a block of images.
+
+    Raises:
+        BadInput: If a damping is not greater than zero.
+    """
+    for damping in dampings:
+        require_positive(damping)
+    total = table(setting, len(dampings))
+    n_scored = np.zeros(len(setting.train), dtype=np.int64)
+    for rows in networks:
+        n_scored[rows.seen] += 1
+        kernel = rows.kernel()
+        setting.notes.append(kernel.facts(dampings))
+        for at_damping, damping in zip(total, dampings, strict=True):
+            _add(at_damping, rows, prepare(rows, kernel, damping))
+    total /= n_scored.clip(min=1)
+    return total
+
+
+def _add(
+    total: Float32[np.ndarray, "queries images"], rows: Rows, score: Block
+) -> None:
+    """Add one network's scores to the images that it saw, in place."""
+    for block in rows.blocks():
+        images = rows.seen[block]
+        total[:, images] += score(rows.train[block], images)
+
+
+def table(
+    setting: Setting, *leading: int
+) -> Float32[np.ndarray, "*leading queries images"]:
+    """Zeros for every score, on disk; they vanish when nobody holds them."""
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=setting.folder) as file:
+        shape = (*leading, len(setting.queries), len(setting.train))
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def unit(
+    rows: Float[np.ndarray, "images width"],
+) -> Float[np.ndarray, "images width"]:
+    """Rows at length one; a row of zeros stays one."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
+
+
+def kept(
+    setting: Setting, feature: Feature, network: nn.Module, examples: Seen
+) -> Float[np.ndarray, "examples width"]:
+    """Features of examples, from the disk as far as they are there.
+
+    Raises:
+        BadInput: If there is no room for them, or a gradient cannot be taken.
+    """
+    shape = (len(examples), feature.width(network))
+    name = cache.digest_of(
+        {
+            "feature": dataclasses.asdict(feature),
+            "network": cache.of_network(setting, network),
+            "examples": cache.of_examples(examples.examples),
+            "numbers": files.array_digest(examples.numbers),
+        }
+    )
+    path = setting.folder / f"{name}.npy"
+    dtype = examples.examples.images[:0].cpu().numpy().dtype
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    with locks.alone(path):
+        advice = "project to fewer dimensions"
+        rows = cache.opened(path, shape, dtype, what="Features", advice=advice)
+        # What each row took; zero: it is not there yet, or not what was written.
+        seconds = cache.opened(path.with_suffix(".seconds.npy"), shape[:1], np.float64)
+        sums = cache.opened(path.with_suffix(".sums.npy"), shape[:1], np.uint32)
+        seconds[sums != cache.sums(rows)] = 0
+        setting.work.seconds_before += float(seconds.sum())
+        _fill(setting, feature, network, examples, rows, seconds, sums)
+    setting.work.gradients += len(examples) * len(feature.draws)
+    return rows
+
+
+def _fill(
+    setting: Setting,
+    feature: Feature,
+    network: nn.Module,
+    examples: Seen,
+    rows: np.memmap,
+    seconds: np.memmap,
+    sums: np.memmap,
+) -> None:
+    """Take the rows that are missing."""
+    missing = np.flatnonzero(seconds == 0)
+    if not missing.size:
+        return
+    batch = feature.batch(setting, network, examples.examples, len(feature.draws))
+    with tqdm(
+        total=len(rows),
+        initial=len(rows) - len(missing),
+        desc=f"gradients, {rows.nbytes / 2**20:.0f} MB",
+        unit=" images",
+        disable=None,
+    ) as bar:
+        for part in batch.parts(len(missing)):
+            began = time.perf_counter()
+            numbers = missing[part]
+            chosen = examples[numbers]
+            states = per_example.drawn_states(setting.schedule, chosen, feature.draws)
+            found = feature.rows(network, states, batch, chosen.keys.tolist())
+            rows[numbers] = found.cpu().numpy()
+            rows.flush()
+            sums[numbers] = cache.sums(rows[numbers])
+            sums.flush()
+            seconds[numbers] = (time.perf_counter() - began) / len(numbers)
+            seconds.flush()
+            bar.update(len(numbers))

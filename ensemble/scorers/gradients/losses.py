@@ -1,0 +1,64 @@
+"""Losses of single images at single noise draws."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import nn
+
+from ensemble.scorers.gradients import (
+    batch_size,
+    cache,
+    per_example,
+)
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.interface import (
+    Examples,
+    Setting,
+)
+
+
+@torch.no_grad()
+def losses(
+    setting: Setting, network: nn.Module, examples: Examples, draws: Draws
+) -> Float[np.ndarray, "examples draws"]:
+    """Mean squared error of the network's prediction at every image and draw."""
+    setting.work.forwards += len(examples) * len(draws)
+    batch = batch_size.batch(setting, network, examples, len(draws), width=0)
+    found = []
+    for part in batch.parts(len(examples)):
+        states = per_example.drawn_states(setting.schedule, examples[part], draws)
+        at_draws = [
+            per_example.values(network, states.at(chosen), "loss")
+            for chosen in batch.draws(len(draws))
+        ]
+        found.append(torch.cat(at_draws, dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def query_losses(
+    setting: Setting, draws: Draws
+) -> Float64[np.ndarray, "networks queries"]:
+    """Mean loss of every network at every query.
+
+    They are kept on disk, so methods that ask for the same ones share them.
+    """
+    return np.stack([_kept(setting, network, draws) for network in setting.networks])
+
+
+def _kept(
+    setting: Setting, network: nn.Module, draws: Draws
+) -> Float64[np.ndarray, " queries"]:
+    facts = {
+        "network": cache.of_network(setting, network),
+        "queries": cache.of_examples(setting.queries),
+        "draws": dataclasses.asdict(draws),
+    }
+    path = setting.folder / f"losses-{cache.digest_of(facts)}.npy"
+
+    def measure() -> Float64[np.ndarray, " queries"]:
+        found = losses(setting, network, setting.queries, draws)
+        return found.mean(axis=1, dtype=np.float64)
+
+    return cache.made_once(setting, path, measure)

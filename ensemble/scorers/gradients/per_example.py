@@ -1,0 +1,442 @@
+"""Gradients of single images, averaged over noise draws, in one ordinary backward pass.
+
+A draw is a timestep and a noise to add; its noise is keyed by (image, timestep, draw),
+so that no gradient depends on the batch that it is taken in. An output is the scalar
+that is differentiated: the loss, or something else that a network's prediction says.
+
+Images in a batch do not see each other, so one backward pass from the sum of all their
+outputs brings every layer what belongs to each image. From that and from what the layer
+was given follows the gradient by its weights, image by image; it is added to the
+features (projection.py) at once and forgotten. No whole gradient is ever held.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from ensemble.models.ensemble_model import predict
+from ensemble.scorers.gradients.projection import Projection
+from ensemble.scorers.interface import Examples
+from ensemble.system import seeding
+from splits.errors import BadInput
+
+Predicted = Float[Tensor, "states channels height width"]
+Values = Float[Tensor, " states"]
+Named = Iterator[tuple[str, Float[Tensor, "rows weights"]]]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Timesteps and noise at which an image is looked at.
+
+    Attributes:
+        n_timesteps: Spread evenly over the noise schedule.
+        n_noises: Noise draws at each timestep.
+        shared_noise: Add the same noise to all images, as if they had one key.
+        seed: Draws the noise.
+    """
+
+    n_timesteps: int = 32
+    n_noises: int = 1
+    shared_noise: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_timesteps", "n_noises"):
+            if getattr(self, name) < 1:
+                raise BadInput(
+                    f"{name} is {getattr(self, name)}; at least 1 is needed."
+                )
+
+    def __len__(self) -> int:
+        return self.n_timesteps * self.n_noises
+
+    def timesteps(self, schedule: DDPMScheduler) -> Int64[Tensor, " draws"]:
+        """Timestep of each draw.
+
+        Raises:
+            BadInput: If the noise schedule has fewer.
+        """
+        n_known = schedule.config["num_train_timesteps"]
+        if self.n_timesteps > n_known:
+            raise BadInput(
+                f"A scorer looks at {self.n_timesteps} noise levels, but this model has "
+                f"only {n_known}. Train with model.n_timesteps of at least "
+                f"{self.n_timesteps}; in Python, give the scorer Draws(n_timesteps="
+                f"{n_known}) and a larger n_noises."
+            )
+        levels = (torch.arange(self.n_timesteps) + 0.5) * n_known / self.n_timesteps
+        return levels.long().repeat_interleave(self.n_noises)
+
+    def noise(
+        self, examples: Examples, timesteps: Int64[Tensor, " draws"]
+    ) -> Float[Tensor, "images draws channels height width"]:
+        """Standard normal noise of each image at each draw."""
+        keys = [0] if self.shared_noise else examples.keys.tolist()
+        drawn = [
+            [
+                torch.randn(
+                    examples.images.shape[1:],
+                    generator=seeding.generator(
+                        self.seed, "scorer noise", key, timestep, draw % self.n_noises
+                    ),
+                )
+                for draw, timestep in enumerate(timesteps.tolist())
+            ]
+            for key in keys
+        ]
+        noise = torch.stack([torch.stack(of_image) for of_image in drawn])
+        return noise.expand(len(examples), *noise.shape[1:]).to(examples.images)
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Images with noise added, and what a network should make of them.
+
+    Attributes:
+        noisy: Each image at each draw.
+        wanted: What a network should predict: the noise, or the velocity.
+        timesteps: Of each draw.
+        weights: What the variational bound weighs the loss at each draw with.
+        condition: Label of each image.
+    """
+
+    noisy: Float[Tensor, "images draws channels height width"]
+    wanted: Float[Tensor, "images draws channels height width"]
+    timesteps: Int64[Tensor, " draws"]
+    weights: Float[Tensor, " draws"]
+    condition: Int64[Tensor, " images"] | None
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of each image."""
+        return len(self.timesteps)
+
+    def at(self, draws: slice) -> "States":
+        """The same images at some of their draws."""
+        return States(
+            self.noisy[:, draws],
+            self.wanted[:, draws],
+            self.timesteps[draws],
+            self.weights[draws],
+            self.condition,
+        )
+
+
+def noised(
+    schedule: DDPMScheduler,
+    clean: Float[Tensor, "images draws channels height width"],
+    noise: Float[Tensor, "images draws channels height width"],
+    timesteps: Int64[Tensor, " draws"],
+    condition: Int64[Tensor, " images"] | None,
+) -> States:
+    """Add noise to images; every draw may start from an image of its own.
+
+    With α_t = 1 - β_t and ᾱ_t their product, the variational bound weighs the squared
+    error of predicted noise with β_t / (2 α_t (1 - ᾱ_t)) (Ho et al. 2020, eq. 12). The
+    squared error of a predicted velocity is that of the noise divided by ᾱ_t.
+    """
+    each = timesteps.repeat(len(clean)).to(clean.device)
+    flat, drawn = clean.flatten(0, 1), noise.flatten(0, 1)
+    noisy = schedule.add_noise(flat, drawn, each)  # type: ignore[arg-type]
+    wanted = drawn
+    # Adding noise has moved one of the two to the images' device.
+    beta = schedule.betas.to(clean.device)[each[: len(timesteps)]]
+    kept = schedule.alphas_cumprod.to(clean.device)[each[: len(timesteps)]]
+    weights = beta / (2 * (1 - beta) * (1 - kept))
+    if schedule.config["prediction_type"] == "v_prediction":
+        wanted = schedule.get_velocity(flat, drawn, each)  # type: ignore[arg-type]
+        weights = weights * kept
+    return States(
+        noisy=noisy.reshape(clean.shape),
+        wanted=wanted.reshape(clean.shape),
+        timesteps=timesteps,
+        weights=weights.to(clean),
+        condition=condition,
+    )
+
+
+def drawn_states(schedule: DDPMScheduler, examples: Examples, draws: Draws) -> States:
+    """Every image at every draw."""
+    timesteps = draws.timesteps(schedule)
+    noise = draws.noise(examples, timesteps)
+    clean = examples.images[:, None].expand_as(noise)
+    return noised(schedule, clean, noise, timesteps, examples.condition)
+
+
+def loss(prediction: Predicted, wanted: Predicted, _: Values) -> Values:
+    """Mean squared error, as in training."""
+    return (prediction - wanted).square().mean(dim=(1, 2, 3))
+
+
+def weighted_loss(prediction: Predicted, wanted: Predicted, weights: Values) -> Values:
+    """Mean squared error, weighed as in the variational bound."""
+    return weights * loss(prediction, wanted, weights)
+
+
+def squared_norm(prediction: Predicted, _: Predicted, __: Values) -> Values:
+    """Mean square of the prediction, wherever it should have been."""
+    return prediction.square().mean(dim=(1, 2, 3))
+
+
+def mean(prediction: Predicted, _: Predicted, __: Values) -> Values:
+    """Mean of the prediction."""
+    return prediction.mean(dim=(1, 2, 3))
+
+
+def l1_norm(prediction: Predicted, _: Predicted, __: Values) -> Values:
+    """Mean magnitude of the prediction."""
+    return prediction.abs().mean(dim=(1, 2, 3))
+
+
+def l2_norm(prediction: Predicted, _: Predicted, __: Values) -> Values:
+    """Root mean square of the prediction."""
+    return squared_norm(prediction, _, __).sqrt()
+
+
+def linf_norm(prediction: Predicted, _: Predicted, __: Values) -> Values:
+    """Largest magnitude in the prediction."""
+    return prediction.abs().amax(dim=(1, 2, 3))
+
+
+def values(
+    network: nn.Module, states: States, output: str
+) -> Float[Tensor, "images draws"]:
+    """The output at each image and draw; can be differentiated."""
+    n_images = len(states.noisy)
+    condition = states.condition
+    if condition is not None:
+        condition = condition.repeat_interleave(states.n_draws)
+    noisy = states.noisy.flatten(0, 1)
+    timesteps = states.timesteps.repeat(n_images).to(noisy.device)
+    found = OUTPUTS[output](
+        predict(network, noisy, timesteps, condition),
+        states.wanted.flatten(0, 1),
+        states.weights.repeat(n_images),
+    )
+    return found.reshape(n_images, states.n_draws)
+
+
+def gradient_sums(
+    network: nn.Module,
+    states: States,
+    output: str,
+    projection: Projection,
+    keys: list[int],
+) -> Float[Tensor, "images width"]:
+    """Gradient of each image's output by all trainable weights, summed over draws.
+
+    Args:
+        network: In evaluation mode.
+        states: The images with noise added.
+        output: A name in `OUTPUTS`.
+        projection: What stands for a gradient.
+        keys: By which an image is named in errors.
+
+    Raises:
+        BadInput: If a gradient is not finite, or a layer cannot be differentiated image
+            by image.
+    """
+    layers = trainable_layers(network)
+    collected = _Collected(network, projection, states, keys)
+    hooks = [
+        module.register_forward_hook(collected.watch(name))
+        for name, module in layers.items()
+    ]
+    try:
+        with frozen(network), torch.enable_grad():
+            values(network, states, output).sum().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    silent = set(layers) - collected.seen
+    if silent:
+        raise BadInput(
+            f"No gradient came back to {', '.join(sorted(silent))}: the network uses "
+            "their weights without calling them. Freeze these weights, or use other "
+            "blocks."
+        )
+    return collected.rows
+
+
+class _Collected:
+    """Gradients on their way back, added to rows layer by layer."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        projection: Projection,
+        states: States,
+        keys: list[int],
+    ) -> None:
+        self.projection, self.keys = projection, keys
+        self.first: dict[str, int] = {}
+        n_weights = 0
+        for name, weights in trainable_parameters(network):
+            self.first[name] = n_weights
+            n_weights += weights.numel()
+        self.rows = states.noisy.new_zeros(
+            len(states.noisy), projection.width(n_weights)
+        )
+        self.seen: set[str] = set()
+
+    def watch(self, layer: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+        """A hook that catches what the layer is given, and what comes back to it."""
+
+        def forward(module: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
+            entered = given[0].detach()
+            self.seen.add(layer)
+            # With all weights frozen, derivatives start at the first layers' results.
+            if not result.requires_grad:
+                result.requires_grad_()
+            result.register_hook(
+                lambda returned: self._add(layer, module, entered, returned)
+            )
+
+        return forward
+
+    def _add(
+        self, layer: str, module: nn.Module, given: Tensor, returned: Tensor
+    ) -> None:
+        of_layer = LAYERS[type(module)]
+        n_images = len(self.rows)
+        for parameter, gradient in of_layer(module, given, returned, n_images):
+            name = f"{layer}.{parameter}"
+            if name not in self.first:
+                continue
+            finite = gradient.isfinite().all(dim=1)
+            if not finite.all():
+                image = self.keys[int(torch.nonzero(~finite)[0])]
+                raise BadInput(
+                    f"The gradient by {name} at image {image} is not finite. Look at "
+                    "that image and at the network's weights."
+                )
+            self.projection.add(self.rows, gradient, name, self.first[name])
+
+
+def trainable_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What gradients are taken by, in order."""
+    return [
+        (name, weights)
+        for name, weights in network.named_parameters()
+        if weights.requires_grad
+    ]
+
+
+def trainable_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Modules with trainable weights of their own, by name.
+
+    Raises:
+        BadInput: If there are none, or one cannot be differentiated image by image.
+    """
+    layers, unsupported = {}, []
+    for name, module in network.named_modules():
+        own = list(module.parameters(recurse=False))
+        if not any(weights.requires_grad for weights in own):
+            continue
+        layers[name] = module
+        padding = getattr(module, "padding_mode", "zeros")
+        if type(module) not in LAYERS or padding != "zeros":
+            unsupported.append(f"{name} ({type(module).__name__}, padding {padding})")
+    if unsupported:
+        raise BadInput(
+            "These layers cannot be differentiated image by image: "
+            f"{'; '.join(unsupported)}. Known: "
+            f"{', '.join(kind.__name__ for kind in LAYERS)}, padded with zeros. Freeze "
+            "their weights, or use other blocks."
+        )
+    if not layers:
+        raise BadInput(
+            "The network has no trainable weights to take gradients by. Score another "
+            "model, or let some of its weights require gradients."
+        )
+    return layers
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Without gradients by weights, which nobody reads; all is put back at the end."""
+    trainable = [weights for _, weights in trainable_parameters(network)]
+    try:
+        for weights in trainable:
+            weights.requires_grad_(False)
+        yield
+    finally:
+        for weights in trainable:
+            weights.requires_grad_(True)
+
+
+def _convolution(
+    module: nn.Conv2d, given: Tensor, returned: Tensor, n_images: int
+) -> Named:
+    given = given.reshape(n_images, -1, *given.shape[1:])
+    returned = returned.reshape(n_images, -1, *returned.shape[1:])
+    gradients = [
+        conv2d_weight(
+            of_image,
+            module.weight.shape,
+            came_back,
+            module.stride,  # type: ignore[arg-type]
+            module.padding,  # type: ignore[arg-type]
+            module.dilation,  # type: ignore[arg-type]
+            module.groups,
+        )
+        for of_image, came_back in zip(given, returned, strict=True)
+    ]
+    yield "weight", torch.stack(gradients).flatten(1)
+    if module.bias is not None:
+        yield "bias", returned.sum(dim=(1, 3, 4))
+
+
+def _linear(module: nn.Linear, given: Tensor, returned: Tensor, n_images: int) -> Named:
+    given = given.reshape(n_images, -1, given.shape[-1])
+    returned = returned.reshape(n_images, -1, returned.shape[-1])
+    yield "weight", torch.bmm(returned.mT, given).flatten(1)
+    if module.bias is not None:
+        yield "bias", returned.sum(dim=1)
+
+
+def _group_norm(
+    module: nn.GroupNorm, given: Tensor, returned: Tensor, n_images: int
+) -> Named:
+    normal = nn.functional.group_norm(given, module.num_groups, eps=module.eps)
+    for name, came_back in (("weight", returned * normal), ("bias", returned)):
+        yield (
+            name,
+            came_back.reshape(
+                n_images, -1, module.num_channels, given[0, 0].numel()
+            ).sum(dim=(1, 3)),
+        )
+
+
+def _embedding(
+    module: nn.Embedding, given: Tensor, returned: Tensor, n_images: int
+) -> Named:
+    chosen = nn.functional.one_hot(given, module.num_embeddings).to(returned)
+    chosen = chosen.reshape(n_images, -1, module.num_embeddings)
+    returned = returned.reshape(n_images, -1, module.embedding_dim)
+    yield "weight", torch.bmm(chosen.mT, returned).flatten(1)
+
+
+LAYERS: dict[type[nn.Module], Callable[..., Named]] = {
+    nn.Conv2d: _convolution,
+    nn.Linear: _linear,
+    nn.GroupNorm: _group_norm,
+    nn.Embedding: _embedding,
+}
+
+OUTPUTS: dict[str, Callable[[Predicted, Predicted, Values], Values]] = {
+    "loss": loss,
+    "weighted_loss": weighted_loss,
+    "squared_norm": squared_norm,
+    "mean": mean,
+    "l1_norm": l1_norm,
+    "l2_norm": l2_norm,
+    "linf_norm": linf_norm,
+}

@@ -1,0 +1,96 @@
+"""Journey-TRAK: TRAK at what the sampler saw on its way from noise to the query.
+
+At every sampling step, noise of that step's timestep is added anew to what the sampler
+then took the finished picture for, clipped to [-1, 1]; a query's feature is the mean of
+the loss gradients there. Training features are TRAK's. The authors score single steps;
+the mean over all steps is Zheng et al.'s form of it. (Georgiev et al. 2023,
+https://arxiv.org/abs/2312.06205)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32
+from torch import nn
+
+from ensemble.scorers.gradients import (
+    features,
+    kernel,
+    per_example,
+)
+from ensemble.scorers.gradients.features import Feature
+from ensemble.scorers.interface import (
+    Journey,
+    Setting,
+)
+from ensemble.scorers.methods.park2023trak import scored
+from splits.errors import BadInput
+
+
+@dataclass(frozen=True)
+class JourneyTrak:
+    """Journey-TRAK.
+
+    Attributes:
+        feature: Which gradient stands for an image; its noises are drawn at every
+            sampling step too.
+        damping: λ, relative to the mean squared length of the training features.
+    """
+
+    paper: ClassVar[str] = "Georgiev et al. 2023, https://arxiv.org/abs/2312.06205"
+    cost: ClassVar[str] = "M·(K·N + sampling steps·Q) gradients, M·N³ for the kernel"
+    needs: ClassVar[str] = "queries that were generated"
+    scale: ClassVar[str] = "change of the loss along the journey, up to a factor"
+    feature: Feature = Feature()
+    damping: float = kernel.DAMPING
+
+    def __post_init__(self) -> None:
+        kernel.require_positive(self.damping)
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score of every training image for every query."""
+        return self.path(setting, [self.damping])[0]
+
+    def path(
+        self, setting: Setting, dampings: Sequence[float]
+    ) -> Float32[np.ndarray, "dampings queries images"]:
+        """Scores at each damping.
+
+        Raises:
+            BadInput: If it is unknown how the queries were generated.
+        """
+        if setting.journey is None:
+            raise BadInput(
+                "These queries are pictures without a journey: nobody knows what the "
+                "sampler saw. Score generated queries, or use TRAK."
+            )
+        journey = setting.journey()
+        rows = features.of_networks(
+            setting,
+            self.feature,
+            lambda network: self._on_the_way(setting, network, journey),
+        )
+        return features.path(setting, rows, dampings, scored)
+
+    def _on_the_way(
+        self, setting: Setting, network: nn.Module, journey: Journey
+    ) -> Float[np.ndarray, "queries width"]:
+        """Mean loss gradient of each query over the sampling steps."""
+        n_noises = self.feature.draws.n_noises
+        timesteps = journey.timesteps.repeat_interleave(n_noises)
+        clean = journey.clean.clamp(-1, 1).repeat_interleave(n_noises, dim=1)
+        queries = setting.queries
+        setting.work.gradients += len(queries) * len(timesteps)
+        batch = self.feature.batch(setting, network, queries, len(timesteps))
+        rows = []
+        for part in batch.parts(len(queries)):
+            asked = queries[part]
+            noise = self.feature.draws.noise(asked, timesteps)
+            states = per_example.noised(
+                setting.schedule, clean[part], noise, timesteps, asked.condition
+            )
+            of_part = self.feature.rows(network, states, batch, asked.keys.tolist())
+            rows.append(of_part.cpu().numpy())
+        return np.concatenate(rows)

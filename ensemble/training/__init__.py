@@ -1,0 +1,5 @@
+"""From a plan to trained members, resumable at any instant."""
+
+from splits import renamed
+
+__getattr__ = renamed.attributes(__name__, "ensemble.training.trainer")

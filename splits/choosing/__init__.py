@@ -1,0 +1,1 @@
+"""Which design to choose: what each would give, before any is drawn."""

@@ -1,0 +1,424 @@
+"""Comparison: what every design would give for the same wish, before one is chosen.
+
+A wish is how many sources there are, how many of them may be removed at once whichever
+they are, how many members must be left then, and how many members there may be. For
+each design this finds the members that the wish takes, draws a book and counts what it
+does. Every number says how it was found:
+
+    bound    proven for every choice of sources
+    all      counted over every choice of sources in the book
+    sample   counted over random choices, or in a book for some of the sources
+    law      computed for independent, uniformly random codes of the weight
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from splits.choosing import expectations
+from splits.choosing.candidates import (
+    CANDIDATES,
+    Candidate,
+    Options,
+    fits,
+    left_at_least,
+)
+from splits.codes import CodeBook
+from splits.designs.registry import draw
+from splits.errors import BadInput
+
+# A book is drawn for at most so many sources, and so many choices are looked at.
+MOST_DRAWN = 2048
+MOST_CHOICES = 20_000
+# Choices for which all other sources are looked at.
+_CHOICES_OF_LOSS = 200
+_LARGEST_ENSEMBLE = 512
+_SAMPLE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a design is wanted for.
+
+    Attributes:
+        n_sources: How many sources there are, at least 2.
+        remove: Sources that may be removed at once, whichever they are.
+        keep: Members that must be left then.
+        budget: Members that there may be.
+
+    Raises:
+        BadInput: If it cannot be had by any design.
+    """
+
+    n_sources: int
+    remove: int
+    keep: int
+    budget: int
+
+    def __post_init__(self) -> None:
+        if self.n_sources < 2:
+            raise BadInput(
+                f"Designs are compared for at least two sources, not {self.n_sources}. Ask "
+                "for more with --sources."
+            )
+        for name in ("remove", "keep", "budget"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name} is {getattr(self, name)}; at least 1 is.")
+        if self.remove >= self.n_sources:
+            raise BadInput(
+                f"--remove is {self.remove}: of {self.n_sources} sources at most "
+                f"{self.n_sources - 1} can be removed. Ask for less."
+            )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A number, and how it was found: `bound`, `all`, `sample` or `law`."""
+
+    value: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one design gives for a wish.
+
+    Attributes:
+        design: Its name.
+        options: What to write in the config beside the design.
+        needed: The least number of members that keeps the wish for certain; None where
+            no number up to 2,048 does.
+        n_members: The number that all else is about: the greatest that the budget
+            allows, or the needed one where that is beyond it.
+        share: Mean share of the sources that a member trains on.
+        share_min: The least.
+        split_min: Sources in the smallest split.
+        split_max: Sources in the greatest split.
+        worst: Members left in the worst case.
+        mean: Members left on average.
+        nobody: Chance that random sources leave no member.
+        also_lost: Other sources that no member is left of, on average.
+        collateral: Mean squared correlation of two sources' codes.
+        welch: The least that it could be.
+        distinct: Whether all sources have codes of their own.
+    """
+
+    design: str
+    options: Options
+    needed: int | None
+    n_members: int
+    share: float
+    share_min: float
+    split_min: Found
+    split_max: Found
+    worst: Found
+    mean: Found
+    nobody: Found
+    also_lost: Found
+    collateral: Found
+    welch: float
+    distinct: bool
+
+    @property
+    def spread(self) -> float:
+        """Members times share of the sources that they saw, times share unseen.
+
+        The squared signal of a source beside the seed noise of its members.
+        """
+        return self.n_members * self.share * (1 - self.share)
+
+
+def compare(wish: Wish, seed: int = 0) -> list[Row]:
+    """A row for every design that can serve so many sources at all."""
+    found = [_row(design, wish, seed) for design in CANDIDATES]
+    return [row for row in found if row is not None]
+
+
+def recommended(rows: list[Row], wish: Wish) -> Row | None:
+    """The design to take; None if none keeps the wish within the budget.
+
+    Among those that do, one that tells all sources apart; then orthogonal codes, which
+    no other source disturbs; then the greatest share of data for the member that has
+    least, up to a half; then the greatest spread; then the least collateral.
+    """
+    kept = [row for row in rows if keeps(row, wish)]
+    return max(
+        kept,
+        key=lambda row: (
+            row.distinct,
+            row.collateral.value < 1e-9,
+            round(min(row.share_min, 0.5), 2),
+            round(row.spread, 1),
+            -row.collateral.value,
+        ),
+        default=None,
+    )
+
+
+def keeps(row: Row, wish: Wish) -> bool:
+    """Whether a row keeps the wish for certain, within the budget."""
+    certain = row.worst.how in ("bound", "all")
+    return certain and row.worst.value >= wish.keep and row.n_members <= wish.budget
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A book that was drawn for a wish, or for some of its sources, and removals in it.
+
+    Attributes:
+        codes: The book.
+        choices: Which sources are removed, choice by choice.
+        seen: Members that saw some of them.
+        whole: Whether the book holds all sources.
+        complete: Whether these are all choices of all sources.
+    """
+
+    codes: CodeBook
+    choices: Int64[np.ndarray, "choices removed"]
+    seen: Bool[np.ndarray, "choices members"]
+    whole: bool
+    complete: bool
+
+
+def _row(design: str, wish: Wish, seed: int) -> Row | None:
+    needed = _needed(design, wish)
+    n_members = _affordable(design, wish, wish.keep) or needed
+    n_members = n_members or _affordable(design, wish, 0)
+    if n_members is None:
+        return None
+    candidate = CANDIDATES[design]
+    options = candidate.asked(n_members, wish.remove, wish.keep)
+    trial = _trial(design, wish, n_members, options, seed)
+    codes, how = trial.codes, "all" if trial.whole else "sample"
+    least = left_at_least(design, n_members, wish.remove, options)
+    loads = codes.bits.sum(axis=0)
+    split_min, split_max = _split_sizes(trial, wish, candidate)
+    return Row(
+        design=design,
+        options=options,
+        needed=needed,
+        n_members=n_members,
+        share=float(loads.mean()) / codes.n_sources,
+        share_min=float(loads.min()) / codes.n_sources,
+        split_min=split_min,
+        split_max=split_max,
+        worst=_worst(trial, least),
+        mean=Found(_mean_left(codes, wish.remove), how),
+        nobody=_nobody(trial, least, candidate, options),
+        also_lost=_also_lost(trial, wish, candidate, options),
+        collateral=Found(expectations.mean_squared_correlation(codes), how),
+        welch=expectations.welch(wish.n_sources, n_members),
+        distinct=candidate.distinct,
+    )
+
+
+def _needed(design: str, wish: Wish) -> int | None:
+    """The least number of members that keeps the wish for certain."""
+    sizes = range(1, _LARGEST_ENSEMBLE + 1)
+    return next((n for n in sizes if _serves(design, wish, n, wish.keep)), None)
+
+
+def _affordable(design: str, wish: Wish, keep: int) -> int | None:
+    """The greatest number of members in the budget that leaves `keep` for certain."""
+    sizes = range(wish.budget, 0, -1)
+    return next((n for n in sizes if _serves(design, wish, n, keep)), None)
+
+
+def _serves(design: str, wish: Wish, n_members: int, keep: int) -> bool:
+    options = CANDIDATES[design].asked(n_members, wish.remove, wish.keep)
+    return (
+        fits(design, wish.n_sources, n_members, options)
+        and left_at_least(design, n_members, wish.remove, options) >= keep
+    )
+
+
+def _trial(
+    design: str, wish: Wish, n_members: int, options: Options, seed: int
+) -> _Trial:
+    n_drawn = min(wish.n_sources, MOST_DRAWN)
+    codes = draw(
+        design,
+        n_drawn,
+        n_members,
+        options.get("weight"),
+        seed,
+        options.get("removable"),
+        options.get("survivors"),
+    )
+    choices = _choices(n_drawn, wish.remove)
+    seen = np.zeros((len(choices), n_members), dtype=bool)
+    for removed in choices.T:
+        seen |= codes.bits[removed]
+    complete = len(choices) == math.comb(wish.n_sources, wish.remove)
+    return _Trial(codes, choices, seen, n_drawn == wish.n_sources, complete)
+
+
+@functools.lru_cache(maxsize=4)
+def _choices(n_sources: int, removed: int) -> Int64[np.ndarray, "choices removed"]:
+    """Every choice of sources, or many random ones where there are more."""
+    if math.comb(n_sources, removed) <= MOST_CHOICES:
+        return np.array(list(combinations(range(n_sources), removed)))
+    rng = np.random.default_rng(_SAMPLE_SEED)
+    drawn = [
+        rng.choice(n_sources, removed, replace=False, shuffle=False)
+        for _ in range(MOST_CHOICES)
+    ]
+    return np.stack(drawn)
+
+
+def _split_sizes(
+    trial: _Trial, wish: Wish, candidate: Candidate
+) -> tuple[Found, Found]:
+    """The smallest and the greatest split; what is expected, if codes are random."""
+    loads = trial.codes.bits.sum(axis=0) * (wish.n_sources / trial.codes.n_sources)
+    if trial.whole or candidate.weight is None:
+        how = "all" if trial.whole else "sample"
+        return Found(float(loads.min()), how), Found(float(loads.max()), how)
+    return Found(float(loads.mean()), "law"), Found(float(loads.mean()), "law")
+
+
+def _worst(trial: _Trial, least: int) -> Found:
+    if trial.complete:
+        return Found(float((~trial.seen).sum(axis=1).min()), "all")
+    return Found(float(least), "bound")
+
+
+def _mean_left(codes: CodeBook, removed: int) -> float:
+    """Members left on average over every choice of sources, from the splits alone.
+
+    A member is left by those choices that miss its split: C(n - split, r) of C(n, r).
+    """
+    loads = codes.bits.sum(axis=0).tolist()
+    missed = sum(math.comb(codes.n_sources - load, removed) for load in loads)
+    return float(Fraction(missed, math.comb(codes.n_sources, removed)))
+
+
+def _nobody(trial: _Trial, least: int, candidate: Candidate, options: Options) -> Found:
+    if least:
+        return Found(0.0, "bound")
+    if candidate.weight is None or trial.complete:
+        how = "all" if trial.complete else "sample"
+        return Found(float(trial.seen.all(axis=1).mean()), how)
+    n_members, removed = trial.codes.n_members, trial.choices.shape[1]
+    weight = candidate.weight(n_members, **options)
+    return Found(expectations.nobody_left(n_members, weight, removed), "law")
+
+
+def _also_lost(
+    trial: _Trial, wish: Wish, candidate: Candidate, options: Options
+) -> Found:
+    n_members = trial.codes.n_members
+    if wish.remove == 1 and candidate.distinct:
+        # All weights are equal, so no code contains another.
+        return Found(0.0, "bound")
+    if candidate.weight is not None and not trial.whole:
+        weight = candidate.weight(n_members, **options)
+        law = expectations.expected_erased(
+            wish.n_sources, n_members, weight, wish.remove
+        )
+        return Found(law, "law")
+    step = -(-len(trial.choices) // _CHOICES_OF_LOSS)
+    unseen = (~trial.seen[::step]).astype(np.float32)
+    n_left = unseen @ trial.codes.bits.T.astype(np.float32)
+    lost = float((n_left == 0).sum(axis=1).mean()) - wish.remove
+    others = trial.codes.n_sources - wish.remove
+    how = "all" if trial.complete and step == 1 else "sample"
+    return Found(lost * (wish.n_sources - wish.remove) / others, how)
+
+
+def table(rows: list[Row], wish: Wish, images: int, weights_bytes: int) -> str:
+    """The rows as text, what the letters mean, and which design to take.
+
+    Args:
+        rows: What `compare` found.
+        wish: What it was asked.
+        images: Images that training shows to one member.
+        weights_bytes: Size of one member on disk.
+    """
+    lines = [_HEAD] + [_line(row, images, weights_bytes) for row in rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(_HEAD))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return "\n".join([_title(wish), "", *text, "", _LEGEND, "", _advice(rows, wish)])
+
+
+_HEAD = (
+    "design",
+    "needs",
+    "members",
+    "share",
+    "worst",
+    "mean",
+    "nobody",
+    "also lost",
+    "split",
+    "collateral",
+    "Welch",
+    "images",
+    "disk",
+)
+_LEGEND = """needs       members that keep the wish for certain, at least; - if no number does
+share       of the sources that a member trains on
+worst, mean members that are left; nobody: the chance that none is
+also lost   other sources that nobody is left of, on average
+split       sources that a member trains on, least to most
+collateral  mean squared correlation of two codes; Welch: the least possible
+b bound, proven   a counted, all choices   s counted, sample   l law of random codes"""
+
+
+def _title(wish: Wish) -> str:
+    return (
+        f"{wish.n_sources:,} sources, any {wish.remove} removed together, {wish.keep} "
+        f"members left, {wish.budget} members at most"
+    )
+
+
+def _line(row: Row, images: int, weights_bytes: int) -> tuple[str, ...]:
+    return (
+        row.design,
+        "-" if row.needed is None else f"{row.needed:,}",
+        f"{row.n_members:,}",
+        f"{100 * row.share:.3g} %",
+        _told(row.worst),
+        _told(row.mean),
+        _told(row.nobody),
+        _told(row.also_lost),
+        _span(row.split_min, row.split_max),
+        _told(row.collateral),
+        f"{row.welch:.3g}",
+        f"{row.n_members * images:.3g}",
+        f"{row.n_members * weights_bytes / 2**20:,.0f} MB",
+    )
+
+
+def _span(least: Found, most: Found) -> str:
+    low, high = f"{least.value:,.0f}", f"{most.value:,.0f}"
+    return f"{low if low == high else f'{low}-{high}'} {least.how[0]}"
+
+
+def _told(found: Found) -> str:
+    return f"{found.value:.3g} {found.how[0]}"
+
+
+def _advice(rows: list[Row], wish: Wish) -> str:
+    best = recommended(rows, wish)
+    if best is not None:
+        options = {"design": best.design, "n_members": best.n_members, **best.options}
+        section = ", ".join(f"{key}: {value}" for key, value in options.items())
+        return f"Recommended: splits: {{{section}}}"
+    needed = [(row.needed, row.design) for row in rows if row.needed is not None]
+    least, design = min(needed)
+    return (
+        f"No design keeps this wish with {wish.budget} members. The fewest that do are "
+        f"{least}, with {design!r}."
+    )

@@ -1,0 +1,257 @@
+"""Codes without a table: each follows from its source alone, in O(members) time.
+
+For data that grow, or that no table can hold. A code is computed when it is wanted,
+from a source's number or name and a secret, the salt, and never changes when other
+sources come or go. Nothing but the salt has to be kept.
+
+The salt keeps owners from choosing names whose codes they like. Publish its digest
+before data come in, and the salt itself afterwards: everybody can then see that no
+code was chosen by hand.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt64
+
+from splits.designs.combinadics import (
+    rank,
+    unrank,
+)
+from splits.errors import BadInput
+
+_ROUNDS = 6
+# Beyond so many codes, numbers are spread over the ranks instead of filling them: sums
+# and products in the permutation stay below 2^64.
+_MOST_SLOTS = 2**62
+_HASH_BITS = 128
+_HALF = np.uint64(32)
+
+Word = np.uint64
+Words = UInt64[np.ndarray, "..."]
+
+
+def salt_digest(salt: str) -> str:
+    """The sha256 of a salt, which commits to it without telling it."""
+    return hashlib.sha256(_bytes(salt)).hexdigest()
+
+
+def numbered_codes(
+    numbers: Int64[np.ndarray, " codes"], n_members: int, weight: int, salt: str
+) -> Bool[np.ndarray, "codes members"]:
+    """Codes of sources that are numbered in the order of their arrival.
+
+    A keyed permutation turns numbers into ranks, so different numbers have different
+    codes, and codes scatter like random ones.
+
+    Args:
+        numbers: 0 to C(n_members, weight) - 1, and less than 2^62.
+        n_members: Bits of a code.
+        weight: Set bits of a code.
+        salt: The secret.
+
+    Raises:
+        BadInput: If a number has no code.
+    """
+    capacity = math.comb(n_members, weight)
+    n_slots = min(capacity, _MOST_SLOTS)
+    slots = permuted(numbers, n_slots, salt)
+    if n_slots < capacity:
+        spread = slots.astype(object) * capacity // n_slots
+        return unrank(spread, n_members, weight)
+    return unrank(slots, n_members, weight)
+
+
+def numbers_of(
+    bits: Bool[np.ndarray, "codes members"], salt: str
+) -> Int64[np.ndarray, " codes"]:
+    """The numbers whose codes these are, the inverse of `numbered_codes`.
+
+    Args:
+        bits: Codes of one weight, fewer than 2^62 in all.
+        salt: The secret.
+
+    Raises:
+        BadInput: If the weights differ, or there are too many codes of this weight.
+    """
+    capacity = math.comb(bits.shape[1], int(bits[0].sum()))
+    return restored(rank(bits), capacity, salt)
+
+
+def named_codes(
+    names: Sequence[str], n_members: int, weight: int, salt: str
+) -> Bool[np.ndarray, "codes members"]:
+    """Codes of sources that are known by name: a keyed hash is the code's rank.
+
+    With n names, about n^2 / (2 C(n_members, weight)) pairs share a code. Ablating one
+    of such a pair is exact all the same: it ablates the other with it.
+
+    Args:
+        names: In any order; equal names have equal codes.
+        n_members: Bits of a code.
+        weight: Set bits of a code.
+        salt: The secret.
+    """
+    capacity = math.comb(n_members, weight)
+    ranks = [hashed * capacity >> _HASH_BITS for hashed in _hashes(names, salt)]
+    dtype = np.int64 if capacity < 2**63 else object
+    return unrank(np.array(ranks, dtype=dtype), n_members, weight)
+
+
+def rendezvous_codes(
+    names: Sequence[str], n_members: int, weight: int, salt: str
+) -> Bool[np.ndarray, "codes members"]:
+    """Codes of sources in an ensemble that grows: a source meets its favourite members.
+
+    Each source ranks all members, by a keyed hash of both, and trains its `weight`
+    favourites. A new member is among them for weight / n_members of the sources; those
+    change one bit for it and lose one, all others keep their codes.
+    (Thaler and Ravishankar 1998, https://doi.org/10.1109/90.663936)
+
+    Args:
+        names: In any order; equal names have equal codes.
+        n_members: Bits of a code.
+        weight: Set bits of a code.
+        salt: The secret.
+    """
+    low = [hashed % 2**64 for hashed in _hashes(names, salt)]
+    sources = np.array(low, dtype=np.uint64)[:, None]
+    members = _keys(salt, "member", n_members)
+    liking = _mixed(sources ^ members)
+    favourites = liking.argsort(axis=1, kind="stable")[:, n_members - weight :]
+    bits = np.zeros((len(names), n_members), dtype=bool)
+    np.put_along_axis(bits, favourites, True, axis=1)
+    return bits
+
+
+def permuted(
+    numbers: Int64[np.ndarray, " numbers"], n: int, salt: str
+) -> Int64[np.ndarray, " numbers"]:
+    """A permutation of 0 to n - 1 that nobody foresees without the salt.
+
+    Numbers are written with two digits, left and right, in base ceil(sqrt(n)). Each
+    round of a Feistel network adds a keyed function of the right digit to the left one
+    and swaps them, which can be undone whatever the function is. What leaves the range
+    goes through again until it is back (Black and Rogaway 2002,
+    https://doi.org/10.1007/3-540-45760-7_9).
+
+    Args:
+        numbers: 0 to n - 1.
+        n: At most 2^62.
+        salt: The secret.
+
+    Raises:
+        BadInput: If a number lies outside.
+    """
+    _require_inside(numbers, n)
+    return _walked(numbers, n, _scrambled, _keys(salt, "round", _ROUNDS))
+
+
+def restored(
+    numbers: Int64[np.ndarray, " numbers"], n: int, salt: str
+) -> Int64[np.ndarray, " numbers"]:
+    """The inverse of `permuted`.
+
+    Raises:
+        BadInput: If a number lies outside of 0 to n - 1.
+    """
+    _require_inside(numbers, n)
+    return _walked(numbers, n, _unscrambled, _keys(salt, "round", _ROUNDS))
+
+
+def _require_inside(numbers: Int64[np.ndarray, " numbers"], n: int) -> None:
+    if n > _MOST_SLOTS:
+        raise BadInput(f"{n} numbers cannot be permuted: at most 2^62 can.")
+    outside = numbers[(numbers < 0) | (numbers >= n)]
+    if outside.size:
+        raise BadInput(
+            f"Source number {outside[0]} has no code: there are codes for 0 to "
+            f"{n - 1}. Use more members, or another weight."
+        )
+
+
+def _walked(
+    numbers: Int64[np.ndarray, " numbers"],
+    n: int,
+    through: Callable[[Words, Word, Words], Words],
+    keys: Words,
+) -> Int64[np.ndarray, " numbers"]:
+    """Go through a permutation of 0 to side^2 - 1 until back in 0 to n - 1."""
+    side = np.uint64(math.isqrt(n - 1) + 1)
+    inside = np.uint64(n)
+    found = through(numbers.astype(np.uint64), side, keys)
+    outside = np.flatnonzero(found >= inside)
+    while outside.size:
+        found[outside] = through(found[outside], side, keys)
+        outside = outside[found[outside] >= inside]
+    return found.astype(np.int64)
+
+
+def _scrambled(numbers: Words, side: Word, keys: Words) -> Words:
+    left = numbers // side
+    right = numbers - left * side
+    for key in keys:
+        turned = _digit(right ^ key, side)
+        turned += left
+        # Words wrap around at 2^64, so the smaller one is the remainder by the side.
+        left, right = right, np.minimum(turned, turned - side)
+    return left * side + right
+
+
+def _unscrambled(numbers: Words, side: Word, keys: Words) -> Words:
+    left = numbers // side
+    right = numbers - left * side
+    for key in keys[::-1]:
+        turned = right - _digit(left ^ key, side)
+        left, right = np.minimum(turned, turned + side), left
+    return left * side + right
+
+
+def _digit(words: Words, side: Word) -> Words:
+    """Hash words to 0 to side - 1; works in place, which saves most of the time."""
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> _HALF
+    words *= np.uint64(0x94D049BB133111EB)
+    words >>= _HALF
+    words *= side
+    words >>= _HALF
+    return words
+
+
+def _mixed(words: Words) -> Words:
+    """Mix the bits of each word (the finaliser of SplitMix64, Steele et al. 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _keys(salt: str, use: str, n: int) -> Words:
+    """Secret words for one use of the salt; more of them begin with the same ones."""
+    stream = b"".join(
+        hashlib.blake2b(
+            f"{use} {place}".encode(), key=_key(salt), digest_size=8
+        ).digest()
+        for place in range(n)
+    )
+    return np.frombuffer(stream, dtype="<u8").astype(np.uint64)
+
+
+def _hashes(names: Sequence[str], salt: str) -> Iterator[int]:
+    """A number below 2^128 for each name, which nobody foresees without the salt."""
+    key = _key(salt)
+    for name in names:
+        digest = hashlib.blake2b(
+            _bytes(name), key=key, digest_size=_HASH_BITS // 8, person=b"source"
+        )
+        yield int.from_bytes(digest.digest(), "little")
+
+
+def _key(salt: str) -> bytes:
+    return hashlib.sha256(_bytes(salt)).digest()
+
+
+def _bytes(text: str) -> bytes:
+    """A text as bytes; names of files need not be valid Unicode."""
+    return text.encode(errors="surrogatepass")

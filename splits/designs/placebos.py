@@ -1,0 +1,198 @@
+"""Matched codes: those that overlap with another source's code as a given code does.
+
+If one source moves a picture, then whoever shares many of its members, or few of them,
+is moved along. A source is therefore compared with codes that have its weight and share
+as many members with the other source as it does. Where no other source matters, members
+that the other source's code does not tell apart are exchangeable, and then the
+displacement of the source is a random one among those of its matched codes. If there
+are too few matched codes, nothing can tell which of the two sources matters.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+Bits = Bool[np.ndarray, "sources members"]
+
+THRESHOLD = 0.05
+# Books with more sources than this are not searched for pairs.
+MOST_COMPARED = 2048
+_REDRAWS = 64
+
+
+def n_matched(code: Bool[np.ndarray, " members"], other: np.ndarray) -> int:
+    """Codes of the code's weight that overlap with the other one as the code does.
+
+    With w set bits, o of them shared with the other code, whose weight is v,
+
+        C(v, o) C(M - v, w - o)
+
+    The code itself is one of them.
+    """
+    shared = int((code & other).sum())
+    return _count(len(code), int(code.sum()), int(other.sum()), shared)
+
+
+def _count(n_members: int, weight: int, other: int, shared: int) -> int:
+    return math.comb(other, shared) * math.comb(n_members - other, weight - shared)
+
+
+def draw(
+    code: Bool[np.ndarray, " members"],
+    other: Bool[np.ndarray, " members"],
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[Bool[np.ndarray, "codes members"], bool]:
+    """Matched codes, the code itself among them.
+
+    Returns:
+        All of them, and True, if there are at most n; else n - 1 independent random ones
+        beside the code, and False. Either way the share of them that are at least as
+        extreme as the code is a p-value.
+    """
+    inside, outside = np.flatnonzero(other), np.flatnonzero(~other)
+    shared, rest = int(code[inside].sum()), int(code[outside].sum())
+    if n_matched(code, other) <= n:
+        pairs = itertools.product(
+            itertools.combinations(inside.tolist(), shared),
+            itertools.combinations(outside.tolist(), rest),
+        )
+        chosen = [[*first, *second] for first, second in pairs]
+        bits = np.zeros((len(chosen), len(code)), dtype=bool)
+        bits[np.arange(len(chosen))[:, None], np.array(chosen, dtype=np.int64)] = True
+        return bits, True
+    # Sorted by random numbers, those of the other code's members first: the first
+    # `shared` places are a random choice of the former, and so on.
+    keys = rng.random((n - 1, len(code))) + ~other
+    places = np.argsort(keys, axis=1)
+    template = np.zeros(len(code), dtype=bool)
+    template[:shared] = True
+    template[len(inside) : len(inside) + rest] = True
+    bits = np.empty((n, len(code)), dtype=bool)
+    bits[0] = code
+    bits[np.arange(1, n)[:, None], places] = template
+    return bits, False
+
+
+def smallest_p(bits: Bits) -> Float64[np.ndarray, "sources sources"]:
+    """The smallest p-value of each source (row) beside each other one (column).
+
+    It is corrected for the number of sources: how many there are, over how many codes
+    match; at most one. On the diagonal it is zero.
+    """
+    n_sources, n_members = bits.shape
+    counts = bits.astype(np.float64)
+    shared = (counts @ counts.T).astype(np.int64)
+    weights = bits.sum(axis=1)
+    base = n_members + 1
+    cases = (weights[:, None] * base + weights) * base + shared
+    kinds, kind_of = np.unique(cases, return_inverse=True)
+    found = []
+    for kind in kinds.tolist():
+        both, overlap = divmod(kind, base)
+        weight, other = divmod(both, base)
+        n_codes = _count(n_members, weight, other, overlap)
+        found.append(min(1.0, n_sources / n_codes))
+    table = np.array(found)[kind_of.reshape(-1)].reshape(shared.shape)
+    np.fill_diagonal(table, 0.0)
+    return table
+
+
+def inseparable(bits: Bits) -> list[tuple[int, int]]:
+    """Pairs of sources whose codes do not tell which one of the two matters.
+
+    At least one of the two cannot reach the threshold beside the other.
+    """
+    p = smallest_p(bits)
+    first, second = np.nonzero(np.triu(np.maximum(p, p.T) > THRESHOLD, 1))
+    return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def dependent(bits: Bits) -> bool:
+    """Whether some code follows from the others by adding and subtracting.
+
+    So do codes of even splits: they add up to the same number in every member.
+    """
+    constant = np.ones((1, bits.shape[1]))
+    both = np.concatenate([constant, bits.astype(np.float64)])
+    return int(np.linalg.matrix_rank(both)) <= len(bits)
+
+
+def n_separable(bits: Bits) -> int:
+    """Sources that can be named, whichever other source might matter instead."""
+    return int((smallest_p(bits) <= THRESHOLD).all(axis=1).sum())
+
+
+def best_apart(draw_book: Callable[[], Bits]) -> Bits:
+    """Draw a book; if it is of few sources and some pair is inseparable, draw again.
+
+    The first book stands if it separates all pairs, if it has more sources than
+    members, or if no book of these numbers could separate them. Else the best of
+    several draws: the one whose worst pair has the most matched codes.
+    """
+    best = draw_book()
+    n_sources, n_members = best.shape
+    if not 2 <= n_sources <= n_members or not _possible(best):
+        return best
+    fewest = smallest_p(best).max()
+    for _ in range(_REDRAWS):
+        if fewest <= THRESHOLD:
+            break
+        other = draw_book()
+        if smallest_p(other).max() < fewest:
+            best, fewest = other, smallest_p(other).max()
+    return best
+
+
+def _possible(bits: Bits) -> bool:
+    """Whether two codes of this weight can be told apart at all."""
+    n_sources, n_members = bits.shape
+    weight = int(bits[0].sum())
+    lightest = max(0, 2 * weight - n_members)
+    counts = [
+        _count(n_members, weight, weight, shared)
+        for shared in range(lightest, weight + 1)
+    ]
+    return n_sources <= THRESHOLD * max(counts)
+
+
+def describe(bits: Bits, n_shown: int = 5) -> list[str]:
+    """How well sources can be told apart, line by line; nothing for large books."""
+    n_sources, n_members = bits.shape
+    if not 2 <= n_sources <= MOST_COMPARED:
+        return []
+    lines = [
+        f"told apart    {n_separable(bits):,} of {n_sources:,} sources can reach p <= "
+        f"{THRESHOLD} whichever other one might matter instead; in one picture hardly "
+        f"more than {n_members} sources stand out"
+    ]
+    pairs = inseparable(bits)
+    if pairs:
+        shown = ", ".join(f"{one} and {other}" for one, other in pairs[:n_shown])
+        more = ", ..." if len(pairs) > n_shown else ""
+        lines.append(
+            f"not apart     {len(pairs):,} pairs of sources share so many members, or "
+            f"so few, that nothing tells which of the two matters: {shown}{more}. "
+            f"{_remedy(bits)}"
+        )
+    if n_sources > 2 and (n_sources - 1) ** 2 <= 2 * n_members and dependent(bits):
+        lines.append(
+            "together      the splits are even, so that each code follows from all the "
+            "others: if most sources matter in one picture, none may be named. "
+            "splits.design=hadamard has no such codes (members: a power of two)"
+        )
+    lines.append(
+        "pictures      several pictures are several tests: with n pictures, p times n "
+        "is what holds for all of them together"
+    )
+    return lines
+
+
+def _remedy(bits: Bits) -> str:
+    if len(bits) == 2:
+        heavier = bits.shape[1] * 3 // 4
+        return f"With two sources, splits.weight={heavier} tells them apart."
+    return "More members help, or another splits.seed."
