@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -20,7 +20,7 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None,
+        path: Any,
         target: types.ModuleType | None = None,
     ) -> ModuleSpec | None:
         if fullname not in self.new_names:
