@@ -35,7 +35,7 @@ from ensemble.models.ensemble_model import (
     noise_schedule,
     predict,
 )
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.scorers.curvature import layers
 from ensemble.scorers.curvature.kfac import (
     Curvature,
@@ -50,7 +50,7 @@ def network_and_samples(
     n_train: int, n_queries: int, n_draws: int
 ) -> tuple[nn.Module, Sample, Sample]:
     """A network of the digits' size, and noisy digits to fit and to ask at."""
-    settings = configs.from_dict({"run": "none"})
+    settings = config_file.from_dict({"run": "none"})
     network = build_member(settings.model, (1, 8, 8), None, SEED).eval()
     keyed = seeding.generator(SEED, "benchmark")
     # Fresh networks end in zeros, and then nothing comes back to the other layers.

@@ -30,8 +30,7 @@ from ensemble.data import datasets
 from ensemble.data.datasets import Loaded
 from ensemble.provenance import plan as plans
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
-from ensemble.run import files, folder, manifest, records
+from ensemble.run import config_file, files, folder, manifest, records
 from ensemble.run.config import (
     Config,
     DataConfig,
@@ -56,7 +55,7 @@ def drawn(config: DataConfig) -> Loaded:
 
 def config_of(path: Path, n_members: int, n_sources: int | None) -> Config:
     """The config of one of the folders."""
-    return configs.from_dict(
+    return config_file.from_dict(
         {
             "run": str(path),
             "data": {"n_images": n_sources},

@@ -39,8 +39,7 @@ from ensemble.data import (
     shard_reader,
 )
 from ensemble.models import safe_loading
-from ensemble.run import config as configs
-from ensemble.run import files, folder, query_names
+from ensemble.run import config_file, files, folder, query_names
 from ensemble.run.config import DataConfig
 from ensemble.system import environment
 from splits import sources
@@ -259,7 +258,7 @@ def written(content: bytes) -> Path:
 
 
 def read_config(content: bytes) -> object:
-    return configs.load(written(content))
+    return config_file.load(written(content))
 
 
 def read_codes(content: bytes) -> object:

@@ -21,7 +21,7 @@ from benchmarks import record
 from ensemble.data import encoders
 from ensemble.data.datasets import load as load_data
 from ensemble.evaluation.metrics.distribution import frechet
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from ensemble.sampling.pipeline import EnsemblePipeline
 
@@ -41,7 +41,7 @@ def trained(folder: Path, splits: dict, **options: object) -> EnsemblePipeline:
     }
     folder.mkdir()
     path = folder / "config.yaml"
-    path.write_text(configs.to_yaml(configs.from_dict(tree)))
+    path.write_text(config_file.to_yaml(config_file.from_dict(tree)))
     subprocess.run([sys.executable, "train.py", str(path)], check=True)
     pipe = EnsemblePipeline.from_pretrained(folder / "run")
     pipe.set_progress_bar_config(disable=True)

@@ -30,7 +30,7 @@ from ensemble.evaluation.metrics import (
 from ensemble.evaluation.options import Options
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from ensemble.run.folder import Run, create
 from ensemble.sampling import pipeline
@@ -44,7 +44,7 @@ N_RESAMPLES = 1000
 def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]:
     """An ensemble of two hardly trained members; only its data and options count."""
     run = create(
-        configs.from_dict(
+        config_file.from_dict(
             {
                 "run": str(folder),
                 "data": {"n_images": n_images},

@@ -40,8 +40,7 @@ from ensemble.models.ensemble_model import (
     noise_schedule,
 )
 from ensemble.provenance import plan
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.folder import open_run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
@@ -90,7 +89,7 @@ SMOKE = Sizes(n_images=4, n_draws=2, n_dimensions=64, channels=8)
 def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]:
     """A network for digits, and the digits."""
     tree = {"block_out_channels": [sizes.channels, 2 * sizes.channels]}
-    settings = configs.from_dict({"run": "none", "model": tree})
+    settings = config_file.from_dict({"run": "none", "model": tree})
     network = build_member(settings.model, (1, 8, 8), None, SEED).eval()
     keyed = torch.Generator().manual_seed(SEED)
     # Fresh networks end in zeros, and then nothing comes back to the other layers.

@@ -33,7 +33,7 @@ from ensemble.provenance import (
     plan,
 )
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.config import Config
 from ensemble.run.folder import create
 from ensemble.system import environment
@@ -89,7 +89,7 @@ def noise(n_images: int) -> TrainingImages:
 
 def config(run: Path, **sections: dict) -> Config:
     splits = {"n_members": N_MEMBERS, **sections.pop("splits", {})}
-    return configs.from_dict({"run": str(run), "splits": splits, **sections})
+    return config_file.from_dict({"run": str(run), "splits": splits, **sections})
 
 
 def amplification(data: TrainingImages) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ensemble.evaluation import lds as score_of
 from ensemble.evaluation.metrics import intervals
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import (
     pipeline,
@@ -54,7 +54,7 @@ def trained(folder: Path, like: Run) -> Run:
     tree = yaml.safe_load((like.path / "config.yaml").read_text())
     tree["run"] = str(folder / "run")
     tree["training"]["shared_noise"] = False
-    run = create(configs.from_dict(tree))
+    run = create(config_file.from_dict(tree))
     ready = plan.prepare(run)
     missing = [member for member in range(N_MEMBERS) if not run.member(member).exists()]
     trainer.train_members(run, missing, ready, trainer.Stopping())

@@ -22,8 +22,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks import record
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.folder import Run, open_run
 
 
@@ -60,7 +59,7 @@ def trained(folder: Path, size: Size, processes: int) -> Run:
         },
     }
     path = folder.with_suffix(".yaml")
-    path.write_text(configs.to_yaml(configs.from_dict(tree)))
+    path.write_text(config_file.to_yaml(config_file.from_dict(tree)))
     subprocess.run(
         [sys.executable, "train.py", str(path), "--members", "0"],
         check=True,

@@ -26,7 +26,8 @@ from accelerate.state import AcceleratorState
 
 from benchmarks import record
 from ensemble.provenance import plan
-from ensemble.run import config as configs
+from ensemble.run import config_file
+from ensemble.run.config import Config
 from ensemble.run.folder import create
 from ensemble.training import trainer
 
@@ -37,17 +38,17 @@ TREE = {
 }
 
 
-def config(folder: Path, **changes: object) -> configs.Config:
+def config(folder: Path, **changes: object) -> Config:
     """The benchmark's config, with training options changed."""
     tree = {**TREE, "run": str(folder), "training": {**TREE["training"], **changes}}
-    return configs.from_dict(tree)
+    return config_file.from_dict(tree)
 
 
 def wall_seconds(processes: int) -> float:
     """Seconds from outside in which train.py trains eight members."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(configs.to_yaml(config(Path(folder) / "run")))
+        path.write_text(config_file.to_yaml(config(Path(folder) / "run")))
         options = [str(path), f"training.processes={processes}"]
         began = time.perf_counter()
         subprocess.run(

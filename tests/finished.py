@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.data.datasets import TrainingImages
-from ensemble.run import config as configs
-from ensemble.run import files, manifest, records
+from ensemble.run import config_file, files, manifest, records
 from ensemble.run.folder import Run, create
 from splits import guarantees
 from splits.codes import CodeBook
@@ -41,7 +40,7 @@ def trained(
     n_members: int = 6,
 ) -> Run:
     """Plan, code book, members and queries; nothing ablated yet."""
-    run = create(configs.from_dict({"run": str(folder)}))
+    run = create(config_file.from_dict({"run": str(folder)}))
     if source_of is None:
         source_of = np.arange(len(data.images))
     n_sources = int(source_of.max()) + 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.run import config as configs
+from ensemble.run import config_file
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -17,7 +17,7 @@ def test_there_are_configs():
 
 @EVERY_FILE
 def test_it_loads(path):
-    configs.load(path)
+    config_file.load(path)
 
 
 @EVERY_FILE
@@ -28,5 +28,5 @@ def test_its_header_says_in_three_lines_or_more_what_to_expect(path):
 
 
 def test_no_two_share_a_run_folder():
-    folders = [configs.load(path).run for path in FILES]
+    folders = [config_file.load(path).run for path in FILES]
     assert len(set(folders)) == len(folders)

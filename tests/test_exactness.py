@@ -14,8 +14,7 @@ from ensemble.certificate import certificate
 from ensemble.cli import attribute
 from ensemble.provenance import plan as plans
 from ensemble.report import verification
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.folder import WEIGHTS, codes_of, create, open_run
 from ensemble.sampling import pipeline
 from ensemble.training import trainer
@@ -277,10 +276,10 @@ def test_within_a_run_the_order_of_its_sources_is_on_record(tmp_path):
     )
     new = tmp_path / "new"
     write(new, left_out=range(2, 8))
-    tree = configs.to_dict(first.config) | {"run": str(tmp_path / "b")}
+    tree = config_file.to_dict(first.config) | {"run": str(tmp_path / "b")}
     tree |= {"extends": str(first.path)}
     tree["data"]["path"] = str(new)
-    plan = plans.draw(configs.from_dict(tree))
+    plan = plans.draw(config_file.from_dict(tree))
     assert plan.source_names == ["Bob", "Cay", "Dee", "Ann"]
     bits = plans.read(first).codes.bits
     assert np.array_equal(plan.codes.bits[:3], bits)
@@ -337,11 +336,11 @@ def test_a_picture_that_two_sources_have_is_exact_only_for_both(tmp_path):
 
 def extension_of(first, folder, run, n_members=4):
     """The config of a run that adds the images of a folder to another."""
-    tree = configs.to_dict(first.config) | {"run": str(run)}
+    tree = config_file.to_dict(first.config) | {"run": str(run)}
     tree |= {"extends": str(first.path)}
     tree["data"]["path"] = str(folder)
     tree["splits"]["n_members"] = n_members
-    return configs.from_dict(tree)
+    return config_file.from_dict(tree)
 
 
 @pytest.mark.parametrize("n_members", [4, 8])
@@ -379,7 +378,7 @@ def test_teams_of_processes_do_not_mix_their_members(tmp_path):
             write(place / "photos", noise=noise), place / "run", **changes
         )
         path = place / "config.yaml"
-        path.write_text(yaml.safe_dump(configs.to_dict(config)))
+        path.write_text(yaml.safe_dump(config_file.to_dict(config)))
         codes = teams.train(place, [str(path)])
         assert [code for code, _ in codes] == [0, 0], codes
         run = open_run(place / "run")

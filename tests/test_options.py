@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.config import (
     Config,
     TrainingConfig,
@@ -24,7 +24,7 @@ def test_the_page_of_options_is_that_of_the_code():
 
 def test_every_option_is_on_the_page():
     page = options["PAGE"].read_text(encoding="utf-8")
-    tree = configs.to_dict(Config("x"))
+    tree = config_file.to_dict(Config("x"))
     for section, content in tree.items():
         if not isinstance(content, dict):
             assert f"| `{section}` |" in page

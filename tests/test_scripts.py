@@ -11,8 +11,7 @@ import yaml
 from PIL import Image
 
 from ensemble.cli import attribute, train
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.folder import create
 from splits.errors import BadInput
 from tests import finished, tiny
@@ -382,7 +381,7 @@ def test_the_plan_says_what_stands_in_the_run_folder(tmp_path, capsys):
     tree = {"run": str(tmp_path / "run"), **tiny.SETTINGS}
     tree["splits"] = {"n_members": 6, "weight": 3}
     config.write_text(yaml.safe_dump(tree))
-    create(configs.load(config))
+    create(config_file.load(config))
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert train.main([str(config), "--plan"]) == 0
     assert "is there with this config: 0 of 6 members" in capsys.readouterr().out

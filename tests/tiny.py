@@ -12,8 +12,7 @@ from ensemble.models.ensemble_model import (
 )
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.config import Config
 from ensemble.run.folder import Run, create
 from ensemble.sampling import pipeline
@@ -49,7 +48,7 @@ def config(folder: Path, **changes: dict) -> Config:
     }
     if tree["splits"]["design"] == "partition":
         tree["splits"].pop("weight", None)
-    return configs.from_dict({"run": str(folder), **tree})
+    return config_file.from_dict({"run": str(folder), **tree})
 
 
 class StopsAfter(trainer.Stopping):
@@ -97,7 +96,7 @@ def ensemble(
     **model: object,
 ) -> EnsemblePipeline:
     """An untrained ensemble of 8x8 grey pictures, different members, in float64."""
-    settings = configs.from_dict(
+    settings = config_file.from_dict(
         {
             "run": "none",
             "model": {**SETTINGS["model"], **model},

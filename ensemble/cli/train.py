@@ -24,8 +24,8 @@ from ensemble.provenance import (
     repair,
 )
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
 from ensemble.run import (
+    config_file,
     files,
     folder,
     lineage,
@@ -228,7 +228,7 @@ def outcome(run: Run, n_members: int, complete: bool) -> str:
 
 def loaded(options: argparse.Namespace) -> Config:
     """The config; one that lies in a run folder acts on that folder."""
-    written = configs.load(options.config, options.overrides)
+    written = config_file.load(options.config, options.overrides)
     config = locations.of_config(options.config, written, options.overrides)
     if (
         Path(config.run).resolve() != Path(written.run).resolve()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ensemble.data import datasets
 from ensemble.provenance.coded_shards import data_section, laid_out, write
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.system import (
     text,
 )
@@ -32,7 +32,7 @@ from splits import (
 def main(arguments: Sequence[str]) -> int:
     """Write the images of a config as shards; returns the exit code."""
     options = parse(arguments)
-    config = configs.load(options.config)
+    config = config_file.load(options.config)
     data = datasets.load(config.data)
     coded = laid_out(config, data, options.per_shard, options.read_bytes)
     sizes = coded.sizes() if options.plan else write(coded, options.out_folder)

@@ -36,8 +36,8 @@ from ensemble.report.findings import (
 )
 from ensemble.report.page import counted
 from ensemble.report.verification import Verification
-from ensemble.run import config as configs
 from ensemble.run import (
+    config_file,
     files,
     records,
     removal_log,
@@ -131,7 +131,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
         curves=_curves(members),
         manifest=manifest,
         commands=_commands(run, name, data, cards, tables, asked["held_out"]),
-        options=configs.to_yaml(run.config),
+        options=config_file.to_yaml(run.config),
         scores=_saved_tables(run, name, run.scores(name), ".npy"),
         evaluation=_saved_tables(run, name, run.evaluation, ".csv"),
     )

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ensemble.run import config as configs
-from ensemble.run import files, query_names, records
+from ensemble.run import config_file, files, query_names, records
 from ensemble.run.config import Config
 from ensemble.system import locks
 from splits.codes import CodeBook
@@ -116,7 +115,7 @@ def create(config: Config) -> Run:
             with locks.alone(kept):
                 # Somebody else may have been first.
                 if not kept.exists():
-                    files.write_text(kept, configs.to_yaml(config))
+                    files.write_text(kept, config_file.to_yaml(config))
         except OSError as error:
             raise BadInput(
                 f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
@@ -150,15 +149,15 @@ def stands(config: Config) -> bool:
         # Somebody may just have made it.
         if not (path / "config.yaml").exists():
             return False
-    old = configs.to_dict(open_run(path).config)
-    new = configs.to_dict(config)
+    old = config_file.to_dict(open_run(path).config)
+    new = config_file.to_dict(config)
     # How many processes share the work decides nothing about the result; where the
     # folder stands and what is held in memory do not either.
     for tree in (old, new):
         tree["run"] = None
         tree["training"]["processes"] = None
         tree["data"]["stream"] = None
-    different = configs.differences(old, new)
+    different = config_file.differences(old, new)
     if different:
         raise BadInput(
             f"{path} belongs to a run with another config:\n  "
@@ -206,7 +205,7 @@ def open_run(path: str | Path) -> Run:
     if (path / "manifest.json").exists():
         # Before it is read: what damage did to it may look like a wrong option.
         records.require_recorded(path, {"config_digest": files.sha256(kept)})
-    return Run(path, configs.load(kept))
+    return Run(path, config_file.load(kept))
 
 
 def read_codes(path: Path) -> CodeBook:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ensemble.run import config as configs
-from ensemble.run import files, removal_log
+from ensemble.run import config_file, files, removal_log
 from ensemble.run.config import Config
 from ensemble.run.folder import (
     REFERENCE,
@@ -48,7 +47,7 @@ _CALLED = {
 
 def options(config: Config) -> dict[str, Any]:
     """The options that decide the weights of a model, given its data and its split."""
-    tree = configs.to_dict(config)
+    tree = config_file.to_dict(config)
     training = {
         name: value for name, value in tree["training"].items() if name not in _NO_PART
     }
@@ -77,7 +76,7 @@ def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
         before = _filled(recorded.get("options", {}))
         lines += [
             f"{option}: {found!r} there, {value!r} here"
-            for option, found, value in configs.changes(before, wanted["options"])
+            for option, found, value in config_file.changes(before, wanted["options"])
         ]
     return lines
 

@@ -16,8 +16,7 @@ from ensemble.models.ensemble_model import (
     build_member,
     sampler,
 )
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import (
     Queries,
@@ -249,7 +248,7 @@ def test_blocks_by_other_members_are_not_gone_on_with(tmp_path):
 
 
 def test_the_demo_has_blocks_as_large_as_before():
-    settings = configs.load("configs/digits.yaml")
+    settings = config_file.load("configs/digits.yaml")
     network = build_member(settings.model, (1, 8, 8), None, 0)
     of_one = {k: v for k, v in network.config.items() if not k.startswith("_")}
     pipe = EnsemblePipeline(

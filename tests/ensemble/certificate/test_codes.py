@@ -9,8 +9,7 @@ from ensemble.certificate import codes
 from ensemble.certificate.subject import Subject
 from ensemble.provenance import plan as plans
 from ensemble.provenance import removal
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.folder import Run, create
 from splits.codes import CodeBook
 from tests import tiny
@@ -106,8 +105,8 @@ def test_removed_sources_keep_their_codes(tmp_path):
 
 def test_codes_of_an_extension_are_not_drawn_again(tmp_path):
     run = planned(tiny.config(tmp_path / "run"))
-    tree = configs.to_dict(run.config) | {"run": "x", "extends": str(run.path)}
-    (found,) = codes.code_book(subject(run, configs.from_dict(tree)))
+    tree = config_file.to_dict(run.config) | {"run": "x", "extends": str(run.path)}
+    (found,) = codes.code_book(subject(run, config_file.from_dict(tree)))
     assert found.holds is None
     assert "the codes of a run that extends another" in found.line
 

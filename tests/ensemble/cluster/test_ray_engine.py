@@ -16,7 +16,7 @@ import pytest
 
 from ensemble.cli import attribute, train
 from ensemble.provenance import plan
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.files import read_json
 from ensemble.run.folder import CHECKPOINT, create
 from ensemble.training import trainer
@@ -57,7 +57,7 @@ def written(folder, **changes):
     """A config file."""
     config = tiny.config(folder, **changes)
     path = folder.with_suffix(".yaml")
-    path.write_text(configs.to_yaml(config))
+    path.write_text(config_file.to_yaml(config))
     return str(path)
 
 

@@ -7,7 +7,7 @@ from ensemble.cli import train as script
 from ensemble.data.datasets import TrainingImages
 from ensemble.provenance import classes
 from ensemble.provenance.plan import Plan
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from splits.codes import CodeBook
 from tests import tiny
 
@@ -87,7 +87,7 @@ def test_many_sources_are_counted():
 
 def test_the_command_prints_the_warning(tmp_path, capsys):
     path = tmp_path / "tiny.yaml"
-    path.write_text(configs.to_yaml(config(tmp_path)))
+    path.write_text(config_file.to_yaml(config(tmp_path)))
     assert script.main([str(path), "--plan"]) == 0
     assert "Warning: data.classes is null" in capsys.readouterr().out
     assert script.main([str(path), "data.classes=10", "--plan"]) == 0

@@ -15,7 +15,7 @@ from ensemble.provenance import (
     coded_shards,
     plan,
 )
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from splits import shards
 from splits.errors import BadInput
@@ -26,7 +26,7 @@ DIGITS = load(DataConfig(n_images=40))
 def config(**data):
     data = {"source": "label", **data}
     tree = {"run": "none", "data": data, "splits": {"n_members": 6}}
-    return configs.from_dict(tree)
+    return config_file.from_dict(tree)
 
 
 def written(tmp_path, data=DIGITS, per_shard=9, **section):
@@ -105,13 +105,13 @@ def test_who_trains_on_the_shards_draws_the_codes_that_they_were_grouped_by(
     folder, tmp_path, design
 ):
     tree = {"run": "none", "data": folder, "splits": {"design": design, "n_members": 6}}
-    settings = configs.from_dict(tree)
+    settings = config_file.from_dict(tree)
     coded = coded_shards.laid_out(settings, load(settings.data), 9)
     coded_shards.write(coded, tmp_path / "out")
     section = coded_shards.data_section(
         settings.data, tmp_path / "out", len(coded.per_shard)
     )
-    again = configs.from_dict({**tree, **yaml.safe_load(section)})
+    again = config_file.from_dict({**tree, **yaml.safe_load(section)})
     ready = plan.draw(again)
     assert np.array_equal(ready.codes.bits[ready.source_of], coded.bits)
 

@@ -19,8 +19,7 @@ from ensemble.provenance import (
     repair,
 )
 from ensemble.provenance import plan as plans
-from ensemble.run import config as configs
-from ensemble.run import files, lineage, records
+from ensemble.run import config_file, files, lineage, records
 from ensemble.run.folder import Run, create, open_run
 from ensemble.run.lineage import Expected
 from ensemble.sampling import pipeline
@@ -47,7 +46,7 @@ def write(folder, numbers, artist=None):
 
 def tree(folder, data, n_members=4, design="balanced", **changes):
     splits = {"design": design, "n_members": n_members}
-    made = configs.to_dict(tiny.config(folder, data=data, splits=splits))
+    made = config_file.to_dict(tiny.config(folder, data=data, splits=splits))
     for section, values in changes.items():
         made[section] = {**made[section], **values}
     return made
@@ -55,7 +54,7 @@ def tree(folder, data, n_members=4, design="balanced", **changes):
 
 def made(config_tree):
     """The run and plan of a config, all members trained."""
-    run = create(configs.from_dict(config_tree))
+    run = create(config_file.from_dict(config_tree))
     ready = plans.prepare(run)
     todo = [m for m in range(ready.codes.n_members) if not run.member(m).exists()]
     assert not trainer.train_members(run, todo, ready, trainer.Stopping())
@@ -192,7 +191,7 @@ def test_a_run_that_lost_what_it_extends_is_refused(copies):
 
 def foreign(run, folder, **training):
     """The same run, trained with other options."""
-    other = configs.to_dict(run.config)
+    other = config_file.to_dict(run.config)
     other["run"] = str(folder)
     other["training"] |= training
     return made(other)
@@ -272,7 +271,7 @@ def test_what_was_removed_before_is_left_out(copies, tmp_path):
     removal.request(first, [2], "asked", force=True)
     extended = {**tree(tmp_path / "later", data["new"], 6), "extends": str(first.path)}
     with pytest.raises(BadInput, match=r"members .* are not repaired yet.*--repair"):
-        plans.draw(configs.from_dict(extended))
+        plans.draw(config_file.from_dict(extended))
     ready = plans.prepare(first)
     assert not trainer.train_members(
         first, repair.affected(first), ready, trainer.Stopping()
@@ -308,7 +307,7 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
 
     def drawn(data, n_members=6, **changes):
         wanted = tree(tmp_path / "x", data, n_members, **changes)
-        return plans.draw(configs.from_dict({**wanted, "extends": str(first.path)}))
+        return plans.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
 
     with pytest.raises(BadInput, match="6 new images are called like old ones, the fi"):
         drawn(data["old"])
@@ -322,11 +321,11 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
     with pytest.raises(BadInput, match=r"columns \['artist', 'file_name'\], old"):
         drawn(named)
     shutil.rmtree(root / "unfinished", ignore_errors=True)
-    begun = create(configs.from_dict(tree(root / "unfinished", data["old"])))
+    begun = create(config_file.from_dict(tree(root / "unfinished", data["old"])))
     plans.prepare(begun)
     wanted = tree(tmp_path / "y", data["new"]) | {"extends": str(begun.path)}
     with pytest.raises(BadInput, match=r"members \[0, 1, 2, 3\] are not trained yet"):
-        plans.draw(configs.from_dict(wanted))
+        plans.draw(config_file.from_dict(wanted))
 
 
 def test_options_that_an_extension_cannot_have_are_refused(tmp_path):
@@ -340,9 +339,9 @@ def test_options_that_an_extension_cannot_have_are_refused(tmp_path):
     ):
         bad = {**wanted, section: {**wanted[section], **values}, "extends": "y"}
         with pytest.raises(BadInput, match=message):
-            configs.from_dict(bad)
+            config_file.from_dict(bad)
     with pytest.raises(BadInput, match="cannot extend itself"):
-        configs.from_dict({**wanted, "extends": wanted["run"]})
+        config_file.from_dict({**wanted, "extends": wanted["run"]})
 
 
 def test_models_of_other_sources_are_not_trained_like_extended_members(folders):
@@ -378,7 +377,7 @@ def artists(tmp_path_factory):
 def test_an_old_source_that_brings_more_keeps_its_number(artists):
     root, first, new = artists
     wanted = tree(root / "on", new, 2, "partition")
-    drawn = plans.draw(configs.from_dict({**wanted, "extends": str(first.path)}))
+    drawn = plans.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
     assert drawn.source_names == ["Adam", "Eve", "Abel"]
     assert drawn.source_of.tolist() == [0, 1, 0, 1, 0, 1, 1, 2, 1, 2]
 
@@ -387,7 +386,7 @@ def test_an_old_source_cannot_bring_more_to_members_that_stay_as_they_are(artist
     root, first, new = artists
     wanted = tree(root / "more", new, 4, "partition")
     with pytest.raises(BadInput, match="Source 'Eve' was there before, and has new im"):
-        plans.draw(configs.from_dict({**wanted, "extends": str(first.path)}))
+        plans.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
 
 
 def test_conditional_members_keep_their_classes(artists):
@@ -398,14 +397,14 @@ def test_conditional_members_keep_their_classes(artists):
     conditional = made(config)
     config |= {"run": str(root / "x"), "extends": str(conditional.path), "data": new}
     with pytest.raises(BadInput, match="know Adam, Eve, and .* of Abel, Adam, Eve"):
-        plans.draw(configs.from_dict(config))
+        plans.draw(config_file.from_dict(config))
     old = plans.checked(conditional).data
     artist_of = dict(zip(old.names, old.columns["artist"], strict=True))
     eves = [name for name, artist in artist_of.items() if artist == "Eve"]
     adams = write(root / "adams", range(6, 8), lambda _: "Adam")
     config["data"] = {**adams, "source": "artist", "label": "artist"}
     with pytest.raises(BadInput, match="know Adam, Eve, and .* of Adam. Train a new"):
-        extension.joined(configs.from_dict(config), old, eves)
+        extension.joined(config_file.from_dict(config), old, eves)
 
 
 def test_classes_that_are_declared_stay_whoever_joins(artists):
@@ -417,11 +416,11 @@ def test_classes_that_are_declared_stay_whoever_joins(artists):
     declared = made(config)
     wanted = {**config, "run": str(root / "y"), "extends": str(declared.path)}
     wanted["data"] = {**new, "classes": ["Adam", "Eve", "Abel"]}
-    data = plans.draw(configs.from_dict(wanted)).data
+    data = plans.draw(config_file.from_dict(wanted)).data
     assert data.label_names == ("Adam", "Eve", "Abel")
     wanted["data"] = {**new, "classes": ["Abel", "Adam", "Eve"]}
     with pytest.raises(BadInput, match=r"data\.classes is .* Set it to that"):
-        plans.draw(configs.from_dict(wanted))
+        plans.draw(config_file.from_dict(wanted))
 
 
 def test_a_run_with_slices_cannot_be_extended(folders, tmp_path):
@@ -430,7 +429,7 @@ def test_a_run_with_slices_cannot_be_extended(folders, tmp_path):
     sliced = made(config)
     wanted = {**tree(tmp_path / "x", data["new"]), "extends": str(sliced.path)}
     with pytest.raises(BadInput, match=r"has training\.slices: it cannot be extended"):
-        plans.draw(configs.from_dict(wanted))
+        plans.draw(config_file.from_dict(wanted))
 
 
 def test_a_run_that_streams_can_be_extended(folders, tmp_path):
@@ -438,5 +437,5 @@ def test_a_run_that_streams_can_be_extended(folders, tmp_path):
     _, data, _, on, _ = folders
     streaming = made(tree(tmp_path / "files", {**data["old"], "stream": True}, 6))
     wanted = {**tree(tmp_path / "x", data["new"], 6), "extends": str(streaming.path)}
-    drawn = plans.draw(configs.from_dict(wanted))
+    drawn = plans.draw(config_file.from_dict(wanted))
     np.testing.assert_array_equal(drawn.data.images, plans.load(on).data.images)

@@ -15,8 +15,7 @@ from ensemble.data.inventory import (
     RULES,
 )
 from ensemble.provenance import plan as plans
-from ensemble.run import config as configs
-from ensemble.run import files
+from ensemble.run import config_file, files
 from ensemble.run.folder import Run, create
 from splits import spelling
 from splits.designs import placebos
@@ -26,7 +25,7 @@ from tests import tiny
 
 
 def config(folder, **data):
-    return configs.from_dict(
+    return config_file.from_dict(
         {
             "run": str(folder),
             "data": {"n_images": 8, **data},
@@ -89,10 +88,10 @@ def test_names_are_known_without_reading_an_image(run, monkeypatch):
 
 
 def test_another_seed_draws_another_code_book(tmp_path):
-    tree = configs.to_dict(config(tmp_path, n_images=40))
+    tree = config_file.to_dict(config(tmp_path, n_images=40))
     tree["splits"]["seed"] = 1
     one = plans.draw(config(tmp_path, n_images=40))
-    other = plans.draw(configs.from_dict(tree))
+    other = plans.draw(config_file.from_dict(tree))
     assert one.codes.digest() != other.codes.digest()
 
 
@@ -158,19 +157,19 @@ def test_a_missing_file_of_the_plan_is_named(run, name):
 
 
 def test_a_named_code_of_an_image_follows_from_its_name_alone(tmp_path):
-    tree = configs.to_dict(config(tmp_path, n_images=60))
+    tree = config_file.to_dict(config(tmp_path, n_images=60))
     tree["splits"] |= {"design": "named", "salt": "sea"}
-    many = plans.draw(configs.from_dict(tree))
+    many = plans.draw(config_file.from_dict(tree))
     tree["data"]["n_images"] = 40
-    few = plans.draw(configs.from_dict(tree))
+    few = plans.draw(config_file.from_dict(tree))
     assert np.array_equal(few.codes.bits, many.codes.bits[:40])
     assert np.array_equal(many.codes.bits, named_codes(many.data.names, 8, 4, "sea"))
 
 
 def test_products_take_their_owners_from_a_column(tmp_path):
-    tree = configs.to_dict(config(tmp_path, n_images=30, owner="label"))
+    tree = config_file.to_dict(config(tmp_path, n_images=30, owner="label"))
     tree["splits"] |= {"design": "product", "n_members": 12}
-    plan = plans.draw(configs.from_dict(tree))
+    plan = plans.draw(config_file.from_dict(tree))
     labels = np.array(plan.data.columns["label"])
     for label in set(labels):
         assert plan.codes.bits[labels == label].any(axis=0).sum() <= 5
@@ -191,7 +190,7 @@ def folder_of(tmp_path, artists):
 
 
 def of_folder(tmp_path, folder, n_members, **data):
-    return configs.from_dict(
+    return config_file.from_dict(
         {
             "run": str(tmp_path / "run"),
             "data": {"kind": "folder", "path": str(folder), **data},
@@ -325,7 +324,7 @@ def test_a_run_says_by_which_rules_it_reads_and_what_it_found(tmp_path):
 
 def test_a_code_book_that_would_be_drawn_otherwise_today_stays(tmp_path, monkeypatch):
     """What version 0.1 drew for few sources, though some pair is nearly complements."""
-    few = configs.from_dict(
+    few = config_file.from_dict(
         {"run": str(tmp_path), "data": {"n_images": 4}, "splits": {"n_members": 16}}
     )
     run = create(few)

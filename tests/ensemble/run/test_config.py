@@ -18,6 +18,8 @@ from ensemble.run.config import (
     SamplingConfig,
     SplitsConfig,
     TrainingConfig,
+)
+from ensemble.run.config_file import (
     differences,
     from_dict,
     load,

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ensemble.cli import attribute, train
-from ensemble.run import config as configs
-from ensemble.run import files, locations
+from ensemble.run import config_file, files, locations
+from ensemble.run.config import Config, DataConfig
 from ensemble.run.folder import create, open_run
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.system import exits
@@ -33,7 +33,7 @@ def relative(run="run", path="photos", **changes):
 
 
 def file_of(config, path):
-    path.write_text(configs.to_yaml(config))
+    path.write_text(config_file.to_yaml(config))
     return path
 
 
@@ -105,7 +105,7 @@ def test_a_copy_of_a_run_that_has_only_begun_is_a_run_of_its_own(at):
 
 def test_run_on_the_command_line_counts(at):
     given = "run=third"
-    config = configs.load("run/config.yaml", [given])
+    config = config_file.load("run/config.yaml", [given])
     assert locations.of_config("run/config.yaml", config, [given]).run == "third"
 
 
@@ -113,7 +113,7 @@ def test_run_on_the_command_line_counts(at):
 def test_a_config_that_lies_elsewhere_means_the_folder_that_it_names(at, name):
     (at / "mine").mkdir()
     file_of(relative("fourth"), at / name)
-    config = configs.load(name)
+    config = config_file.load(name)
     assert locations.of_config(name, config, []).run == "fourth"
 
 
@@ -175,8 +175,8 @@ def test_an_extended_run_is_found_or_named_with_where_it_was_looked_for(
     at, tmp_path, monkeypatch, capsys
 ):
     photos(at / "more", 20, 4)
-    tree = configs.to_dict(relative("grown", "more"))
-    file = file_of(configs.from_dict({**tree, "extends": "run"}), at / "grown.yaml")
+    tree = config_file.to_dict(relative("grown", "more"))
+    file = file_of(config_file.from_dict({**tree, "extends": "run"}), at / "grown.yaml")
     assert train.main([str(file)]) == 0
     shutil.copytree("grown", "copy")
     monkeypatch.chdir(tmp_path)
@@ -191,8 +191,8 @@ def test_an_extended_run_is_found_or_named_with_where_it_was_looked_for(
 
 
 def test_shards_are_looked_for_too(at):
-    wanted = configs.DataConfig(kind="shards", path="a-{00..01}.tar::b.tar")
-    config = configs.Config(run="none", data=wanted)
+    wanted = DataConfig(kind="shards", path="a-{00..01}.tar::b.tar")
+    config = Config(run="none", data=wanted)
     with pytest.raises(BadInput, match=r"at/a-\{00\.\.01\}\.tar::.*/at/b\.tar\."):
         locations.found(config, at / "none")
     (at / "a-00.tar").touch()
@@ -201,5 +201,5 @@ def test_shards_are_looked_for_too(at):
 
 @pytest.mark.parametrize("path", ["pipe:cat x.tar", "https://example.org/x.tar"])
 def test_what_is_no_path_is_left_alone(path):
-    config = configs.Config(run="none", data=configs.DataConfig("shards", path))
+    config = Config(run="none", data=DataConfig("shards", path))
     assert locations.found(config, Path("none")) == config

@@ -2,8 +2,7 @@
 
 import pytest
 
-from ensemble.run import config as configs
-from ensemble.run import folder, query_names
+from ensemble.run import config_file, folder, query_names
 from splits.errors import BadInput
 
 WRONG = {
@@ -48,7 +47,7 @@ def test_other_names_stay_as_they_are(name):
 
 @pytest.mark.parametrize("kind", ["queries", "influence", "scores"])
 def test_whatever_becomes_a_path_is_checked(tmp_path, kind):
-    run = folder.create(configs.from_dict({"run": str(tmp_path / "run")}))
+    run = folder.create(config_file.from_dict({"run": str(tmp_path / "run")}))
     assert getattr(run, kind)("demo") == run.path / kind / "demo"
     with pytest.raises(BadInput, match="it would be a path"):
         getattr(run, kind)("../esc")

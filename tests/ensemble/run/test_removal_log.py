@@ -7,8 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.run import config as configs
-from ensemble.run import files, folder, removal_log
+from ensemble.run import config_file, files, folder, removal_log
 from ensemble.run.manifest import start_manifest
 from splits.codes import CodeBook
 from splits.errors import BadInput
@@ -30,7 +29,7 @@ def trained_on(run, member, split, weights=None):
 @pytest.fixture
 def run(tmp_path):
     """Five sources and four members, all trained as the code book says."""
-    run = folder.create(configs.from_dict({"run": str(tmp_path / "run")}))
+    run = folder.create(config_file.from_dict({"run": str(tmp_path / "run")}))
     files.write_array(run.codes, BITS)
     digest = CodeBook(BITS).digest()
     start_manifest(run, {"code_book_digest": digest, "n_members": 4})

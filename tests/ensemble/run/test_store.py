@@ -18,8 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ensemble.run import config as configs
-from ensemble.run import records
+from ensemble.run import config_file, records
 from ensemble.run.files import (
     array_digest,
     folder_in_the_making,
@@ -68,7 +67,9 @@ TREES = st.dictionaries(
 
 @pytest.fixture
 def config(tmp_path):
-    return configs.from_dict({"run": str(tmp_path / "run"), "training": {"steps": 6}})
+    return config_file.from_dict(
+        {"run": str(tmp_path / "run"), "training": {"steps": 6}}
+    )
 
 
 @pytest.fixture
@@ -96,9 +97,9 @@ def whole_array(scratch):
 
 
 def changed(config, section, **options):
-    tree = configs.to_dict(config)
+    tree = config_file.to_dict(config)
     tree[section].update(options)
-    return configs.from_dict(tree)
+    return config_file.from_dict(tree)
 
 
 def refuse(number):
@@ -579,8 +580,8 @@ def test_processes_may_differ_but_threads_may_not(config):
 def test_a_run_folder_may_move(run, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(run.path, moved)
-    tree = {**configs.to_dict(run.config), "run": str(moved)}
-    assert create(configs.from_dict(tree)).path == moved
+    tree = {**config_file.to_dict(run.config), "run": str(moved)}
+    assert create(config_file.from_dict(tree)).path == moved
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):
@@ -595,7 +596,7 @@ def test_a_config_that_was_changed_by_hand_is_refused(run):
     kept.write_text(kept.read_text().replace("steps: 6\n", "steps: 7\n"))
     for reopen in (
         lambda: open_run(run.path),
-        lambda: create(configs.load(kept)),
+        lambda: create(config_file.load(kept)),
     ):
         with pytest.raises(BadInput, match="config_digest of .* has changed"):
             reopen()

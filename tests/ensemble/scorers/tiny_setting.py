@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ensemble.models.ensemble_model import noise_schedule
-from ensemble.run import config as configs
+from ensemble.run import config_file
 from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.gradients.projection import Projection
@@ -30,7 +30,7 @@ WHOLE = Feature(draws=DRAWS, projection=Projection(n_dimensions=None))
 def schedule(prediction_type: str = "epsilon"):
     """The noise schedule that all tests share."""
     tree = {"run": "none", "model": {"prediction_type": prediction_type}}
-    return noise_schedule(configs.from_dict(tree).model)
+    return noise_schedule(config_file.from_dict(tree).model)
 
 
 def examples(n_images: int, seed: int, n_classes: int | None = None) -> Examples:

@@ -22,7 +22,8 @@ from ensemble.provenance import (
     plan,
     removal,
 )
-from ensemble.run import config as configs
+from ensemble.run import config_file
+from ensemble.run.config import DataConfig
 from ensemble.run.files import read_json
 from ensemble.run.folder import REFERENCE, codes_of, create, open_run
 from ensemble.training import (
@@ -134,9 +135,9 @@ def test_slices_are_refused_for_teams(tmp_path):
 
 
 def test_a_run_that_extends_another_is_refused_for_teams(tmp_path):
-    tree = configs.to_dict(tiny.config(tmp_path, training=TOGETHER))
+    tree = config_file.to_dict(tiny.config(tmp_path, training=TOGETHER))
     with pytest.raises(BadInput, match="cannot have training.processes_per_member"):
-        configs.from_dict({**tree, "extends": "runs/another"})
+        config_file.from_dict({**tree, "extends": "runs/another"})
 
 
 def test_ray_is_refused_for_teams(tmp_path):
@@ -151,7 +152,7 @@ def written(folder, settings, **changes):
     splits = {"n_members": 2, **changes.pop("splits", {})}
     config = tiny.config(folder, training=settings, splits=splits, **changes)
     path = folder.with_suffix(".yaml")
-    path.write_text(configs.to_yaml(config))
+    path.write_text(config_file.to_yaml(config))
     return str(path)
 
 
@@ -277,7 +278,7 @@ def test_processes_that_would_begin_at_different_steps_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_member_that_another_command_trains_is_left_to_it(together, tmp_path):
     config = written(tmp_path / "run", TOGETHER)
-    run = create(configs.load(config))
+    run = create(config_file.load(config))
     plan.prepare(run)
     with trainer.locks.alone(run.member(0)):
         outcomes = teams.train(tmp_path, [config])
@@ -308,7 +309,7 @@ def test_a_team_repairs_what_a_team_trained(tmp_path):
 
 @pytest.mark.slow
 def test_a_team_that_reads_images_from_files_trains_the_same_bits(tmp_path):
-    digits = datasets.load(configs.DataConfig(n_images=8))
+    digits = datasets.load(DataConfig(n_images=8))
     pictures = files_of(digits, tmp_path / "pictures", "folder")
     runs = []
     for stream in (False, True):

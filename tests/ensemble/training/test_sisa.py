@@ -17,7 +17,11 @@ from ensemble.provenance import (
     removal,
     repair,
 )
-from ensemble.run import config, manifest, records
+from ensemble.run import (
+    config,
+    manifest,
+    records,
+)
 from ensemble.run.files import read_array, read_json, sha256
 from ensemble.run.folder import (
     CHECKPOINT,

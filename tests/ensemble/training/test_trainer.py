@@ -16,8 +16,7 @@ from ensemble.provenance import (
     coded_shards,
     plan,
 )
-from ensemble.run import config as configs
-from ensemble.run import files, records
+from ensemble.run import config, files, records
 from ensemble.run.folder import CHECKPOINT, REFERENCE, create
 from ensemble.system import launching
 from ensemble.training import trainer
@@ -102,7 +101,7 @@ def test_interrupted_with_dropout_gives_the_same_bits_whatever_was_drawn_before(
 
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_images_read_from_files_train_the_same_bits(tmp_path, kind):
-    digits = datasets.load(configs.DataConfig(n_images=8))
+    digits = datasets.load(config.DataConfig(n_images=8))
     source = {"kind": kind, "path": files_of(digits, tmp_path / "out", kind)}
     changes = {"ema_decay": 0.9, "flip": True, "steps": 5, "batch_size": 5}
     runs, plans = {}, {}
@@ -135,7 +134,7 @@ def files_of(digits, folder, kind):
         Image.fromarray(grey).save(folder / f"{name}.png")
     if kind == "folder":
         return str(folder)
-    pictures = datasets.load(configs.DataConfig(kind="folder", path=str(folder)))
+    pictures = datasets.load(config.DataConfig(kind="folder", path=str(folder)))
     settings = tiny.config(folder, splits=MANY_CODES)
     coded = coded_shards.laid_out(settings, pictures, per_shard=3)
     coded_shards.write(coded, folder / "shards")
@@ -144,7 +143,7 @@ def files_of(digits, folder, kind):
 
 
 def test_a_run_goes_on_in_memory_where_it_stopped_reading_from_files(tmp_path):
-    digits = datasets.load(configs.DataConfig(n_images=8))
+    digits = datasets.load(config.DataConfig(n_images=8))
     source = {"kind": "shards", "path": files_of(digits, tmp_path / "out", "shards")}
     whole = create(tiny.config(tmp_path / "whole", data=source))
     trainer.train_members(whole, [0], plan.prepare(whole), Stopping())
@@ -375,7 +374,7 @@ def test_gradients_are_accumulated_as_the_config_says_whatever_the_launcher_says
 ):
     monkeypatch.setattr(launching, "require_agreement", lambda *_: None)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    accelerator = trainer.prepared(configs.TrainingConfig())
+    accelerator = trainer.prepared(config.TrainingConfig())
     assert accelerator.gradient_accumulation_steps == 1
 
 
