@@ -25,7 +25,7 @@ from ensemble.provenance.plan import Plan
 from ensemble.run import (
     files,
     locations,
-    removal_log,
+    voters,
 )
 from ensemble.run.folder import Run
 
@@ -164,7 +164,7 @@ def statement(run: Run) -> str:
 def _of_parts(
     run: Run, plan: Plan, manifest: dict[str, object], sources: list[int]
 ) -> list[Finding]:
-    silent = removal_log.silenced(run.path)
+    silent = voters.silenced(run.path)
     subject = Subject(
         run=run,
         manifest=manifest,

@@ -20,6 +20,7 @@ from ensemble.run import (
     folder,
     locations,
     removal_log,
+    voters,
 )
 from ensemble.run.folder import (
     REFERENCE,
@@ -238,7 +239,7 @@ def removals(subject: Subject) -> Iterator[Finding]:
             "",
             f"Silenced: members {subject.silenced}. They saw what was removed, and "
             "their weights are still on the disk until they are trained again without: "
-            f"{removal_log.repair(run.path)}",
+            f"{voters.repair(run.path)}",
         )
 
 

@@ -20,6 +20,7 @@ from ensemble.run import (
     files,
     query_names,
     removal_log,
+    voters,
 )
 from ensemble.run.folder import Run, open_run
 from ensemble.system import (
@@ -239,7 +240,7 @@ def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
         BadInput: If the run has not been trained to its end, or members that vote are
             others by now than when the plan was read.
     """
-    retired = removal_log.retired(run.path)
+    retired = voters.retired(run.path)
     n_members = files.read_json(run.manifest)["n_members"]
     wanted = [member for member in range(n_members) if member not in retired]
     n_trained = sum(run.member(member).exists() for member in wanted)

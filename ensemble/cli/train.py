@@ -31,7 +31,7 @@ from ensemble.run import (
     lineage,
     locations,
     manifest,
-    removal_log,
+    voters,
 )
 from ensemble.run.config import Config
 from ensemble.run.folder import (
@@ -139,7 +139,7 @@ def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainabl
     wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
     if options.reference:
         wanted.append(REFERENCE)
-    retired = removal_log.retired(run.path)
+    retired = voters.retired(run.path)
     return [m for m in wanted if m not in retired and not run.trained(m).exists()]
 
 
@@ -201,7 +201,7 @@ def finish(run: Run, n_members: int) -> bool:
         Whether they are. Whoever trains the last member does the work, so that the
         process that only waits for the others need not load what it takes.
     """
-    wanted = set(range(n_members)) - set(removal_log.retired(run.path))
+    wanted = set(range(n_members)) - set(voters.retired(run.path))
     if any(not run.member(member).exists() for member in wanted):
         return False
     if not manifest.is_complete(run):

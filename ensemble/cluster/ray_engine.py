@@ -34,7 +34,7 @@ from ensemble.ablation.influence import Asked
 from ensemble.ablation.measurements import chosen_measurements
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
-from ensemble.run import removal_log
+from ensemble.run import voters
 from ensemble.run.folder import (
     Run,
     Trainable,
@@ -454,7 +454,7 @@ def _members(place: Place, run: Run, ready: Plan) -> EnsemblePipeline:
         pipe = _ensemble(place.run)
         known = queries.membership_of(run, pipe)
         if place.membership != known.digest():
-            raise removal_log.changed(run.path)
+            raise voters.changed(run.path)
     plan.require_codes_of(run, ready, known)
     return pipe
 

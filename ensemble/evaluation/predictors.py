@@ -18,7 +18,7 @@ from ensemble.provenance.plan import Plan
 from ensemble.run import records, table_records
 from ensemble.run.files import array_digest, read_array, read_json
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import SCORERS, Damped, runner

@@ -28,7 +28,7 @@ from ensemble.models import safe_loading
 from ensemble.run import (
     lineage,
     records,
-    removal_log,
+    voters,
 )
 from ensemble.run.config import (
     ModelConfig,
@@ -36,7 +36,7 @@ from ensemble.run.config import (
 )
 from ensemble.run.folder import REFERENCE, WEIGHTS
 from ensemble.run.lineage import Expected
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from splits.errors import BadInput
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
@@ -302,14 +302,14 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         if not present:
             raise BadInput(f"{root} holds no trained member. Train some with train.py.")
         if membership is None:
-            silent = removal_log.silenced(root.parent)
+            silent = voters.silenced(root.parent)
         else:
             silent = list(membership.silenced)
         voting = [member for member in present if member not in silent]
         if not voting:
-            raise removal_log.nobody(root.parent)
+            raise voters.nobody(root.parent)
         chosen = voting if members is None else list(members)
-        removal_log.require_voting(root.parent, silent, chosen)
+        voters.require_voting(root.parent, silent, chosen)
         for member in chosen:
             if member not in present:
                 raise BadInput(

@@ -28,6 +28,7 @@ from ensemble.run import (
     locations,
     records,
     removal_log,
+    voters,
 )
 from ensemble.run.config import (
     Config,
@@ -67,7 +68,7 @@ def require_extensible(run: Run, config: Config) -> None:
     """
     n_members = codes_of(run.path).n_members
     absent = [m for m in range(n_members) if not run.member(m).exists()]
-    silent = removal_log.silenced(run.path)
+    silent = voters.silenced(run.path)
     if absent or silent:
         remedy = "" if absent else " --repair"
         raise BadInput(

@@ -25,13 +25,14 @@ from ensemble.run import (
     locations,
     manifest,
     removal_log,
+    voters,
 )
 from ensemble.run.config import (
     Config,
     DataConfig,
 )
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from ensemble.system import locks
 from splits import (
     duplicates,
@@ -347,7 +348,7 @@ def load(run: Run, membership: Membership | None = None) -> Plan:
     if tuple(plan.removed) != known.removed:
         # Images were left blank that this membership still knows.
         if membership is not None:
-            raise removal_log.changed(run.path)
+            raise voters.changed(run.path)
         return load(run)
     if not known.removed:
         return plan
@@ -366,7 +367,7 @@ def require_codes_of(run: Run, plan: Plan, membership: Membership) -> None:
         BadInput: If a removal or a repair came between reading the one and the other.
     """
     if plan.codes.digest() != membership.codes.digest():
-        raise removal_log.changed(run.path)
+        raise voters.changed(run.path)
 
 
 def checked(run: Run) -> Plan:
@@ -447,7 +448,7 @@ def source_names(run: Run) -> SourceNames:
 
 def without(plan: Plan, removed: list[int]) -> Plan:
     """The plan for training all members without the removed sources."""
-    codes = CodeBook(removal_log.kept(plan.codes.bits, removed))
+    codes = CodeBook(voters.kept(plan.codes.bits, removed))
     return dataclasses.replace(plan, codes=codes, removed=removed)
 
 

@@ -15,12 +15,10 @@ from ensemble.data import masking
 from ensemble.provenance import classes
 from ensemble.provenance import plan as plans
 from ensemble.provenance.plan import Plan
-from ensemble.run import files, removal_log
+from ensemble.run import files, removal_log, voters
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import (
-    Membership,
-    Request,
-)
+from ensemble.run.removal_log import Request
+from ensemble.run.voters import Membership
 from ensemble.system import locks
 from splits.errors import BadInput
 
@@ -69,8 +67,8 @@ def announced(run: Run, sources: Sequence[int | str]) -> Iterator[str]:
         yield f"Removed before: {plan.called.these(gone_before)}."
     if not added:
         return
-    silent = removal_log.silenced(run.path)
-    after = removal_log.silenced_by(run.path, sorted({*before, *added}))
+    silent = voters.silenced(run.path)
+    after = voters.silenced_by(run.path, sorted({*before, *added}))
     n_members = plan.codes.n_members
     yield (
         f"To be removed: {plan.called.these(added)}. Members that this silences: "
@@ -84,12 +82,12 @@ def consequences(run: Run) -> Iterator[str]:
     """What the removals mean now, line by line, for people."""
     plan, gone = plans.checked(run), removal_log.removed(run.path)
     n_members = plan.codes.n_members
-    silent = removal_log.silenced(run.path)
+    silent = voters.silenced(run.path)
     yield (
         f"{len(gone)} of {plan.codes.n_sources} sources removed; {len(silent)} of "
         f"{n_members} members silenced, {n_members - len(silent)} vote."
     )
-    retired = removal_log.retired(run.path)
+    retired = voters.retired(run.path)
     if retired:
         yield f"Members {retired} trained on nothing else, and are silenced for good."
     if classes.follow_from_labels(run.config) and (lost := classes.of_nobody(plan)):
@@ -106,7 +104,7 @@ def consequences(run: Run) -> Iterator[str]:
         )
         yield from (f"  {path}" for path in left)
     if set(silent) - set(retired):
-        yield f"Next: {removal_log.repair(run.path)}"
+        yield f"Next: {voters.repair(run.path)}"
 
 
 def _same_pictures(
@@ -138,7 +136,7 @@ def _twins(
 def leftovers(run: Run) -> list[Path]:
     """Results in the run folder in which members had a part that are silenced now."""
     n_members = files.read_json(run.manifest)["n_members"]
-    anyone = removal_log.voting(run.path, n_members)
+    anyone = voters.voting(run.path, n_members)
     known = Membership.read(run.path) if anyone else None
     kept = [
         (path, files.read_json(path))
@@ -169,11 +167,11 @@ def _require_some_left(run: Run, plan: Plan, gone: list[int], force: bool) -> No
             f"These are all {n_gone} sources of {run.path}: without them there is "
             "nothing to train on. Delete the run instead."
         )
-    if len(removal_log.silenced_by(run.path, gone)) == n_members and not force:
+    if len(voters.silenced_by(run.path, gone)) == n_members and not force:
         raise BadInput(
             f"None of the {n_members} members would be left to vote: each saw one of "
             f"the {n_gone} removed sources, or is silenced already. Nothing was "
-            f"recorded. Remove fewer, repair ({removal_log.repair(run.path)}) and remove "
+            f"recorded. Remove fewer, repair ({voters.repair(run.path)}) and remove "
             "the rest; or record it with --force, and the ensemble refuses to load "
             "until it is repaired."
         )

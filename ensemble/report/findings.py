@@ -23,8 +23,8 @@ from ensemble.report.page import counted
 from ensemble.report.verification import Verification
 from ensemble.run import files, records, table_records
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import Membership
 from ensemble.run.table_records import Kind
+from ensemble.run.voters import Membership
 from ensemble.system import text
 
 N_THUMBNAILS = 4

@@ -44,7 +44,7 @@ from ensemble.run import (
     table_records,
 )
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from splits.naming import SourceNames
 
 N_CODES = 512

@@ -19,7 +19,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ensemble.run import config_file, files, removal_log
+from ensemble.run import (
+    config_file,
+    files,
+    removal_log,
+    voters,
+)
 from ensemble.run.config import Config
 from ensemble.run.folder import (
     REFERENCE,
@@ -154,7 +159,7 @@ class Expected:
                 column = np.ones((len(self.bits), 1), dtype=bool)
                 column[gone] = False
             else:
-                column = removal_log.kept(self.bits, gone)[:, [which]]
+                column = voters.kept(self.bits, gone)[:, [which]]
             found.append(CodeBook(column).split_digest(0))
         return found
 

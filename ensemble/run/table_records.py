@@ -23,7 +23,7 @@ import numpy as np
 from ensemble.run import query_names, records
 from ensemble.run.files import array_digest, read_json
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from splits.errors import BadInput
 
 # The last reads the denoiser's loss at given images, and samples nothing.

@@ -30,7 +30,7 @@ from ensemble.models.ensemble_model import (
 )
 from ensemble.provenance import access
 from ensemble.report import model_card
-from ensemble.run import records, removal_log
+from ensemble.run import records, voters
 from ensemble.run.files import (
     folder_in_the_making,
     read_json,
@@ -48,7 +48,7 @@ from ensemble.run.folder import (
     read_codes,
 )
 from ensemble.run.manifest import is_complete, stage
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from ensemble.sampling import arguments
 from ensemble.sampling.arguments import (
     Callback,
@@ -635,7 +635,7 @@ def _loaded(
         if model is not None and _is_current(folder, known):
             return model, known.only(model.member_ids)
         if given is not None:
-            raise removal_log.changed(folder)
+            raise voters.changed(folder)
 
 
 def _is_current(folder: Path, known: Membership) -> bool:
@@ -646,7 +646,7 @@ def _codes(folder: Path, membership: Membership | None) -> CodeBook | None:
     """The columns of all members, also of those that are not loaded."""
     if membership is not None:
         bits = codes_of(folder).bits
-        return CodeBook(removal_log.kept(bits, membership.removed))
+        return CodeBook(voters.kept(bits, membership.removed))
     path = folder / "codes.npy"
     return read_codes(path) if path.exists() else None
 
@@ -691,7 +691,7 @@ def complete(run: Run) -> None:
 def _complete(run: Run) -> None:
     settings = run.config
     n_members = read_json(run.manifest)["n_members"]
-    anyone = removal_log.voting(run.path, n_members)[:1]
+    anyone = voters.voting(run.path, n_members)[:1]
     for record in run.members.glob("*/member.json"):
         sweep(record.parent)
     with stage(run, "train") as facts:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ensemble.run import files, manifest, records, table_records
 from ensemble.run.folder import Run
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from ensemble.sampling.pipeline import (
     EnsemblePipeline,
     denoise,

@@ -35,8 +35,8 @@ from ensemble.run import (
     files,
     manifest,
     records,
-    removal_log,
     table_records,
+    voters,
 )
 from ensemble.run.folder import (
     REFERENCE,
@@ -602,7 +602,7 @@ def _scored_model(
         if saw[np.isin(plan.source_of, plan.removed)].any():
             raise BadInput(
                 f"The reference of {run.path} saw a source that was removed. Train it "
-                f"again without: {removal_log.repair(run.path)}."
+                f"again without: {voters.repair(run.path)}."
             )
         network = load_member(run.reference).to(members.device, members.dtype)
         saw = ~np.isin(plan.source_of, plan.removed)[None]

@@ -30,7 +30,7 @@ from ensemble.models.ensemble_model import noise_schedule
 from ensemble.provenance import plan
 from ensemble.run import records
 from ensemble.run.folder import create
-from ensemble.run.removal_log import Membership
+from ensemble.run.voters import Membership
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import (
     initial_noise,

@@ -6,7 +6,7 @@ import pytest
 
 from ensemble.certificate.subject import Subject
 from ensemble.provenance import plan as plans
-from ensemble.run import records, removal_log
+from ensemble.run import records, voters
 from ensemble.run.files import read_json
 from ensemble.run.folder import Run
 from tests import tiny
@@ -33,7 +33,7 @@ def looked_at():
     """What every part of the certificate of a run folder looks at."""
 
     def of(run, asked=(), config=None):
-        plan, silent = plans.read(run), removal_log.silenced(run.path)
+        plan, silent = plans.read(run), voters.silenced(run.path)
         return Subject(
             run=Run(run.path, config or run.config),
             manifest=read_json(run.manifest),

@@ -18,7 +18,13 @@ from ensemble.provenance import (
     removal,
     repair,
 )
-from ensemble.run import files, manifest, records, removal_log
+from ensemble.run import (
+    files,
+    manifest,
+    records,
+    removal_log,
+    voters,
+)
 from ensemble.run.folder import (
     REFERENCE,
     Run,
@@ -185,7 +191,7 @@ def test_what_a_removal_will_do_is_said_with_names_before_it_is_recorded(run):
     recorded = removal.request(run, ["digit 0003"], "asked")
     assert recorded.sources == [SOURCE]
     assert recorded.names == ["digit 0003"]
-    assert removal_log.silenced(run.path) == [member]
+    assert voters.silenced(run.path) == [member]
     before, line = removal.announced(run, [3, 0])
     assert before == "Removed before: source 3 (digit 0003)."
     assert line.startswith("To be removed: source 0 (digit 0000). Members that this")
@@ -371,7 +377,7 @@ def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
     manifest.start_manifest(fresh, plans.facts(ready))
     trainer.train_members(fresh, [0], ready, Stopping())
     assert weights_of(run.member(0)) == weights_of(fresh.member(0))
-    assert removal_log.silenced(run.path) == []
+    assert voters.silenced(run.path) == []
 
 
 def test_the_reference_is_repaired_too(run):
@@ -418,13 +424,13 @@ def test_a_removal_while_members_are_loaded_is_heeded(run, monkeypatch):
     asked = removed_while(monkeypatch, run, ensemble_model, "load_member")
     pipe = EnsemblePipeline.from_pretrained(run.path)
     assert asked
-    voting = removal_log.Membership.read(run.path)
+    voting = voters.Membership.read(run.path)
     assert pipe.members.member_ids == list(voting.members)
     assert pipe.membership.digest() == voting.digest()
 
 
 def test_a_command_whose_membership_is_over_is_refused(run, monkeypatch):
-    known = removal_log.Membership.read(run.path)
+    known = voters.Membership.read(run.path)
     removed_while(monkeypatch, run, ensemble_model, "load_member")
     with pytest.raises(BadInput, match="While this command was at work, sources were"):
         EnsemblePipeline.from_pretrained(run.path, membership=known)
@@ -438,7 +444,7 @@ def test_a_removal_while_the_plan_is_read_is_heeded(run, monkeypatch):
     assert asked
     assert plan.removed == [SOURCE]
     assert not plan.data.images[plan.source_of == SOURCE].any()
-    assert plan.codes.digest() == removal_log.book(run.path).digest()
+    assert plan.codes.digest() == voters.book(run.path).digest()
 
 
 def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
@@ -454,7 +460,7 @@ def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
     pipe = EnsemblePipeline.from_pretrained(run.path)
     assert done
     assert pipe.members.member_ids == [0, 1, 2, 3]
-    assert pipe.membership.digest() == removal_log.Membership.read(run.path).digest()
+    assert pipe.membership.digest() == voters.Membership.read(run.path).digest()
 
 
 def test_a_removal_before_pictures_are_kept_does_not_whitewash_them(run, monkeypatch):
@@ -482,7 +488,7 @@ def test_a_removal_while_members_are_repaired_is_not_recorded_as_repaired(run):
     stages = files.read_json(run.manifest)["stages"]
     assert stages["repair 1"]["members"] == first
     assert "repair 2" not in stages
-    assert removal_log.silenced(run.path) == saw(run, other)
+    assert voters.silenced(run.path) == saw(run, other)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +505,7 @@ def test_a_removal_before_a_command_loads_members_ends_it_or_is_heeded(
     if command[0] == "generate":
         attribute.main(given)
         info = files.read_json(run.queries(name) / "info.json")
-        assert removal_log.Membership.read(run.path).made(info)
+        assert voters.Membership.read(run.path).made(info)
     else:
         with pytest.raises(BadInput, match="While this command was at work, sources"):
             attribute.main(given)

@@ -7,7 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.run import config_file, files, folder, removal_log
+from ensemble.run import (
+    config_file,
+    files,
+    folder,
+    removal_log,
+    voters,
+)
 from ensemble.run.manifest import start_manifest
 from splits.codes import CodeBook
 from splits.errors import BadInput
@@ -54,60 +60,60 @@ def remove(run, *sources, reason="asked"):
 
 def test_without_requests_everybody_votes_by_the_book_that_was_drawn(run):
     assert removal_log.requests(run.path) == []
-    assert removal_log.silenced(run.path) == []
-    assert removal_log.voting(run.path, 4) == [0, 1, 2, 3]
-    assert removal_log.book(run.path).digest() == CodeBook(BITS).digest()
+    assert voters.silenced(run.path) == []
+    assert voters.voting(run.path, 4) == [0, 1, 2, 3]
+    assert voters.book(run.path).digest() == CodeBook(BITS).digest()
 
 
 def test_a_folder_that_is_no_run_has_no_silence(tmp_path):
-    assert removal_log.silenced(tmp_path) == []
-    removal_log.require_voting(tmp_path, [], [0, 1])
+    assert voters.silenced(tmp_path) == []
+    voters.require_voting(tmp_path, [], [0, 1])
 
 
 def test_exactly_those_that_saw_a_removed_source_fall_silent(run):
     remove(run, 3)
-    assert removal_log.silenced(run.path) == np.flatnonzero(BITS[3]).tolist()
+    assert voters.silenced(run.path) == np.flatnonzero(BITS[3]).tolist()
     remove(run, 1)
-    assert removal_log.silenced(run.path) == [0, 1, 3]
+    assert voters.silenced(run.path) == [0, 1, 3]
     assert removal_log.removed(run.path) == [1, 3]
 
 
 def test_the_book_of_those_who_vote_has_their_columns_and_nothing_of_the_removed(run):
     remove(run, 3)
-    book = removal_log.book(run.path)
+    book = voters.book(run.path)
     assert np.array_equal(book.bits, BITS[:, [1, 2, 3]])
     assert not book.bits[3].any()
 
 
 def test_a_member_votes_again_once_its_record_says_that_it_never_saw_the_source(run):
     remove(run, 0)
-    assert removal_log.silenced(run.path) == [0, 3]
-    left = removal_log.kept(BITS, [0])
+    assert voters.silenced(run.path) == [0, 3]
+    left = voters.kept(BITS, [0])
     trained_on(run, 3, left[:, 3])
-    assert removal_log.silenced(run.path) == [0]
+    assert voters.silenced(run.path) == [0]
     trained_on(run, 0, left[:, 0])
-    assert removal_log.silenced(run.path) == []
-    assert np.array_equal(removal_log.book(run.path).bits, left)
+    assert voters.silenced(run.path) == []
+    assert np.array_equal(voters.book(run.path).bits, left)
 
 
 def test_a_member_that_is_not_there_is_not_taken_for_one_that_may_vote(run):
     remove(run, 3)
     shutil.rmtree(run.member(0))
-    assert removal_log.silenced(run.path) == [0]
+    assert voters.silenced(run.path) == [0]
 
 
 def test_a_record_that_is_lost_silences_nobody(run):
     remove(run, 3)
     (run.member(0) / "member.json").unlink()
     with pytest.raises(BadInput, match=r"000/member\.json is missing"):
-        removal_log.silenced(run.path)
+        voters.silenced(run.path)
 
 
 def test_a_damaged_code_book_decides_nothing(run):
     remove(run, 3)
     files.write_array(run.codes, ~BITS)
     with pytest.raises(BadInput, match=r"codes\.npy is damaged: .*manifest\.json"):
-        removal_log.silenced(run.path)
+        voters.silenced(run.path)
 
 
 def test_any_reason_may_be_given(run):
@@ -129,31 +135,31 @@ def test_words_in_any_encoding_are_kept_as_they_came(run):
 
 def test_a_member_with_nothing_left_keeps_its_split_and_is_silent_for_good(run):
     remove(run, 2)
-    assert removal_log.retired(run.path) == [2]
-    assert np.array_equal(removal_log.kept(BITS, [2])[:, 2], BITS[:, 2])
-    assert removal_log.silenced(run.path) == [2]
-    assert removal_log.book(run.path).n_members == 3
+    assert voters.retired(run.path) == [2]
+    assert np.array_equal(voters.kept(BITS, [2])[:, 2], BITS[:, 2])
+    assert voters.silenced(run.path) == [2]
+    assert voters.book(run.path).n_members == 3
 
 
 def test_silenced_members_are_refused_by_number(run):
     remove(run, 3)
-    silent = removal_log.silenced(run.path)
-    removal_log.require_voting(run.path, silent, [1, 2])
+    silent = voters.silenced(run.path)
+    voters.require_voting(run.path, silent, [1, 2])
     with pytest.raises(BadInput, match="Member 0 of .* is silenced: .*--repair"):
-        removal_log.require_voting(run.path, silent, [1, 0])
+        voters.require_voting(run.path, silent, [1, 0])
 
 
 def test_an_ensemble_in_which_nobody_may_vote_is_refused(run):
     remove(run, 0, 1, 2)
     with pytest.raises(BadInput, match="No member of .* is left to vote"):
-        removal_log.book(run.path)
+        voters.book(run.path)
 
 
 def test_results_of_other_members_are_refused(run):
     def require(record):
-        removal_log.Membership.read(run.path).require_made(run.queries("demo"), record)
+        voters.Membership.read(run.path).require_made(run.queries("demo"), record)
 
-    before = removal_log.Membership.read(run.path).facts()
+    before = voters.Membership.read(run.path).facts()
     old = {"code_book_digest": before["code_book_digest"]}
     for record in (before, old, {}):
         require(record)
@@ -161,17 +167,17 @@ def test_results_of_other_members_are_refused(run):
     for record in (before, old, {}):
         with pytest.raises(BadInput, match="queries/demo is from before a removal"):
             require(record)
-    now = removal_log.Membership.read(run.path).facts()
+    now = voters.Membership.read(run.path).facts()
     require(now)
-    trained_on(run, 0, removal_log.kept(BITS, [3])[:, 0])
+    trained_on(run, 0, voters.kept(BITS, [3])[:, 0])
     with pytest.raises(BadInput, match="or a repair"):
         require(now)
 
 
 def test_results_by_other_weights_are_refused_with_both_sides_named(run):
-    before = removal_log.Membership.read(run.path)
+    before = voters.Membership.read(run.path)
     trained_on(run, 2, BITS[:, 2], weights="ab" * 32)
-    now = removal_log.Membership.read(run.path)
+    now = voters.Membership.read(run.path)
     with pytest.raises(
         BadInput, match="queries/demo was made by other members"
     ) as told:
@@ -182,7 +188,7 @@ def test_results_by_other_weights_are_refused_with_both_sides_named(run):
     now.require_made(run.queries("demo"), {"code_book_digest": now.codes.digest()})
     # Nor is anything held against it while a record is damaged.
     (run.member(2) / "member.json").write_text("{")
-    damaged = removal_log.Membership.read(run.path)
+    damaged = voters.Membership.read(run.path)
     damaged.require_made(run.queries("demo"), before.facts())
 
 
@@ -195,7 +201,7 @@ def test_the_log_only_grows_and_each_line_seals_the_one_before(run):
     first, second = removal_log.requests(run.path)
     assert (first.number, first.previous, first.names) == (1, "", ["name 3"])
     assert first.reason == "a letter from Eve – 12 May"
-    assert second.previous == removal_log._digest(before.rstrip("\n"))
+    assert second.previous == removal_log.digest_of(before.rstrip("\n"))
 
 
 def cut(lines):
@@ -236,7 +242,7 @@ def test_a_log_that_was_cut_or_edited_is_refused(run, damage):
     lines = damage(path.read_text().splitlines())
     path.write_text("".join(line + "\n" for line in lines))
     with pytest.raises(BadInput, match="was cut, edited or damaged: line"):
-        removal_log.silenced(run.path)
+        voters.silenced(run.path)
 
 
 def test_a_log_that_was_deleted_is_missed(run):
@@ -264,16 +270,16 @@ def test_a_log_that_is_no_text_is_refused(run):
     path = run.path / removal_log.LOG
     path.write_bytes(path.read_bytes().replace(b"asked", b"ask\xffd"))
     with pytest.raises(BadInput, match="was cut, edited or damaged: line 1"):
-        removal_log.silenced(run.path)
+        voters.silenced(run.path)
 
 
 def test_a_membership_is_what_the_folder_says_of_codes_members_and_weights(run):
     remove(run, 3)
-    known = removal_log.Membership.read(run.path)
+    known = voters.Membership.read(run.path)
     assert known.members == (1, 2, 3)
     assert known.silenced == (0,)
     assert known.removed == (3,)
-    assert np.array_equal(known.codes.bits, removal_log.book(run.path).bits)
+    assert np.array_equal(known.codes.bits, voters.book(run.path).bits)
     assert known.weights == {member: f"{member:064x}" for member in (1, 2, 3)}
     some = known.only([3, 1])
     assert np.array_equal(some.codes.bits, known.codes.bits[:, [2, 0]])
@@ -282,25 +288,25 @@ def test_a_membership_is_what_the_folder_says_of_codes_members_and_weights(run):
 
 def test_a_membership_has_another_digest_with_other_weights_members_or_codes(run):
     def digest():
-        return removal_log.Membership.read(run.path).digest()
+        return voters.Membership.read(run.path).digest()
 
     before = digest()
     assert digest() == before
-    assert removal_log.Membership.read(run.path).only([0, 1]).digest() != before
+    assert voters.Membership.read(run.path).only([0, 1]).digest() != before
     trained_on(run, 2, BITS[:, 2], weights="ab" * 32)
     other_weights = digest()
     assert other_weights != before
     # Member 0 falls silent, and later knows nothing of the source.
     remove(run, 3)
     silenced = digest()
-    trained_on(run, 0, removal_log.kept(BITS, [3])[:, 0])
+    trained_on(run, 0, voters.kept(BITS, [3])[:, 0])
     assert len({before, other_weights, silenced, digest()}) == 4
 
 
 def test_a_membership_tells_of_damaged_weights_only_that_it_does_not_know_them(run):
     (run.member(1) / "member.json").write_text("{")
     shutil.rmtree(run.member(2))
-    known = removal_log.Membership.read(run.path)
+    known = voters.Membership.read(run.path)
     assert known.members == (0, 1, 2, 3)
     assert list(known.weights) == [0, 3]
 
@@ -308,15 +314,15 @@ def test_a_membership_tells_of_damaged_weights_only_that_it_does_not_know_them(r
 def test_a_request_that_comes_while_records_are_read_is_part_of_the_membership(
     run, monkeypatch
 ):
-    record, asked = removal_log._record, []
+    record, asked = voters._record, []
 
     def slow(*arguments, **options):
         if not asked:
             asked.append(remove(run, 3))
         return record(*arguments, **options)
 
-    monkeypatch.setattr(removal_log, "_record", slow)
-    assert removal_log.Membership.read(run.path).members == (1, 2, 3)
+    monkeypatch.setattr(voters, "_record", slow)
+    assert voters.Membership.read(run.path).members == (1, 2, 3)
 
 
 def test_a_log_of_version_0_1_knows_no_twins(run):
