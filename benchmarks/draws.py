@@ -39,7 +39,7 @@ from ensemble.evaluation.metrics import (
 )
 from ensemble.evaluation.metrics.rank_correlation import Resamples
 from ensemble.provenance import plan
-from ensemble.run import folder, records
+from ensemble.run import records
 from ensemble.run.files import read_array, read_json
 from ensemble.run.folder import Run
 from ensemble.scorers import runner
@@ -145,7 +145,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
 
 def main() -> None:
     mnist.write(ground_truth.MNIST)
-    run = folder.open_run(ground_truth.FOLDER / "mnist")
+    run = ground_truth.unpacked("mnist")
     results = {name: findings(run, name) for name in ("held_out", "generated")}
     record.write("draws", [1, 2, 3], {"fewer_draws": FEWER, **results})
 

@@ -29,7 +29,6 @@ from ensemble.evaluation import (
 from ensemble.evaluation.ground_truth import Truth
 from ensemble.evaluation.metrics import intervals
 from ensemble.provenance import plan
-from ensemble.run import folder
 from ensemble.run.folder import Run
 from ensemble.scorers import runner
 from ensemble.scorers.interface import (
@@ -116,7 +115,7 @@ def main() -> None:
     mnist.write(ground_truth.MNIST)
     results = {
         setting: {
-            name: findings(folder.open_run(ground_truth.FOLDER / setting), name)
+            name: findings(ground_truth.unpacked(setting), name)
             for name in limits.NAMES
         }
         for setting in ground_truth.PICTURES

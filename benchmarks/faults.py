@@ -42,8 +42,7 @@ import yaml
 from safetensors import safe_open
 
 from benchmarks import record
-from ensemble.cli import attribute, train
-from ensemble.provenance import coded_shards
+from ensemble.cli import attribute, train, write_shards
 from ensemble.run import files, manifest, records
 from ensemble.run.folder import open_run
 from ensemble.system import (
@@ -82,11 +81,18 @@ CONFIG = {
     "sampling": {"n_steps": 4},
 }
 # Loaded before anything is forked; the scripts load them when they need them.
-LOADED = ("training", "pipeline", "queries", "influence", "scoring", "launching")
+LOADED = (
+    "training.trainer",
+    "sampling.pipeline",
+    "sampling.queries",
+    "ablation.influence",
+    "scorers.runner",
+    "system.launching",
+)
 SCRIPTS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train.main,
     "attribute": attribute.main,
-    "shards": coded_shards.main,
+    "shards": write_shards.main,
 }
 
 

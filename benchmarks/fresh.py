@@ -26,7 +26,6 @@ from ensemble.evaluation import (
 )
 from ensemble.evaluation.options import Options
 from ensemble.provenance import plan
-from ensemble.run import folder
 from ensemble.run.folder import Run
 
 N_KNOWN = 64
@@ -53,7 +52,7 @@ def main() -> None:
     mnist.write(ground_truth.MNIST)
     results: dict[str, Any] = {"first_half": N_KNOWN}
     for setting in ground_truth.PICTURES:
-        run = folder.open_run(ground_truth.FOLDER / setting)
+        run = ground_truth.unpacked(setting)
         results[setting] = {
             f"{name}, {measure}": findings(run, name, measure)
             for name, measure in MEASURED

@@ -25,7 +25,6 @@ from ensemble.evaluation import (
 )
 from ensemble.evaluation.ground_truth import Truth
 from ensemble.provenance import plan
-from ensemble.run import folder
 from ensemble.run.folder import Run
 from ensemble.scorers import runner
 from ensemble.scorers.posterior import gaussian
@@ -97,8 +96,7 @@ def main() -> None:
     mnist.write(ground_truth.MNIST)
     results = {
         setting: {
-            name: findings(folder.open_run(ground_truth.FOLDER / setting), name)
-            for name in NAMES
+            name: findings(ground_truth.unpacked(setting), name) for name in NAMES
         }
         for setting in ground_truth.PICTURES
     }

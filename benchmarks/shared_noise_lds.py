@@ -1,11 +1,11 @@
 """Do members that share initial weights and noise tell more of what sources do?
 
-    python -m benchmarks.shared_noise_lds FOLDER
+    python -m benchmarks.shared_noise_lds FOLDER RUN
 
-The shipped ground truth of the digits has scores by 64 members that share both. Here the
-first 32 of them are trained with the same codes, each with weights and noise of its own,
-and asked for the same: what the first 16 and all of them say alone and with the priors of
-the ground truth, of 64 held-out and 64 generated pictures. The LDS of both, and their
+RUN is what `benchmarks.lds` made of the digits: it has scores by 64 members that share
+both. Here the first 32 of them are trained with the same codes, each with weights and
+noise of its own, and asked for the same: what the first 16 and all of them say alone and
+with the priors of RUN, of 64 held-out and 64 generated pictures. The LDS of both, and their
 difference, whose interval resamples both together. Kept in FOLDER; started again,
 training goes on where it was.
 """
@@ -63,7 +63,7 @@ def trained(folder: Path, like: Run) -> Run:
 
 
 def asked_of_members() -> dict[str, Scorer]:
-    """What learns from members, by the name of its score in the ground truth."""
+    """What learns from members, by the name of its score in RUN."""
     found: dict[str, Scorer] = {
         method: scorer
         for method, scorer in lds.posteriors(lds.Sizes()).items()
@@ -116,9 +116,9 @@ def compared(
     return rows
 
 
-def main(folder: str) -> None:
+def main(folder: str, other: str) -> None:
     torch.set_num_threads(1)
-    like = open_run(ground_truth.FOLDER / "digits")
+    like = open_run(other)
     run = trained(Path(folder).resolve(), like)
     ready = plan.load(run)
     pipe = EnsemblePipeline.from_pretrained(run.path, members=range(N_MEMBERS))
@@ -128,4 +128,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -31,7 +31,6 @@ from benchmarks import (
 from ensemble.evaluation import ground_truth as truth
 from ensemble.evaluation.lds import predicted_losses
 from ensemble.evaluation.metrics import rank_correlation
-from ensemble.run import folder
 from ensemble.scorers import SCORERS
 from splits.designs import registry as splits_designs
 from splits.errors import BadInput
@@ -135,14 +134,10 @@ def test_no_setting_trains_more_than_an_hour_allows(setting):
     assert n_models * sizes.steps * sizes.batch_size <= 257 * 600 * 32
 
 
-@pytest.mark.parametrize("name", shared_noise_lds.NAMES)
-def test_what_is_asked_of_members_has_been_asked_of_those_that_share_noise(name):
-    scores = ground_truth.FOLDER / "digits" / "scores" / name
-    methods = shared_noise_lds.asked_of_members()
-    assert {"members", "posterior", "ridge_datamodel"} < methods.keys()
-    for method in methods:
-        for which in shared_noise_lds.MODELS:
-            assert (scores / f"{method}-{which}.npy").exists()
+def test_what_is_asked_of_members_is_asked_of_those_that_share_noise():
+    asked = set(shared_noise_lds.asked_of_members())
+    assert asked == {"members", "posterior", *lds.OF_MEMBERS}
+    assert set(shared_noise_lds.MODELS) < set(lds.models(lds.Sizes()))
 
 
 def test_gradients_of_the_ensemble_are_taken_where_they_are_asked_for():
@@ -263,7 +258,7 @@ def test_bars_that_are_right_have_a_ratio_of_one_and_halved_ones_of_four():
 
 
 def test_the_fresh_halves_say_again_what_is_on_record():
-    run = folder.open_run(ground_truth.FOLDER / "digits")
+    run = ground_truth.unpacked("digits")
     found = fresh.findings(run, "generated", "displacement")
     content = json.loads((record.RESULTS / "fresh.json").read_text(encoding="utf-8"))
     kept = content["results"]["digits"]["generated, displacement"]

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks import ground_truth
+from benchmarks import ground_truth, packing
 from ensemble.ablation import (
     influence,
     removal_sets,
@@ -54,7 +54,7 @@ def origin(tmp_path_factory):
 
 @pytest.fixture
 def packed(origin, tmp_path):
-    return ground_truth.pack(origin[0], tmp_path / "packed", None)
+    return ground_truth.extract(origin[0], tmp_path / "packed", None)
 
 
 def test_the_table_is_made_again_without_a_member(origin, packed, monkeypatch):
@@ -72,6 +72,60 @@ def test_neither_weights_nor_what_scorers_keep_for_themselves_are_shipped(packed
     assert "influence_denoising_loss.npy" in names
     assert not {"diffusion_pytorch_model.safetensors", "placebo.npy"} & names
     assert not list(packed.path.rglob(".features"))
+
+
+def bytes_of(folder):
+    found = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and not file.name.startswith(".")
+    }
+    assert found
+    return found
+
+
+@pytest.fixture
+def package(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(ground_truth, "PACKAGES", tmp_path / "packages")
+    monkeypatch.setattr(ground_truth, "FOLDER", tmp_path / "unpacked")
+    monkeypatch.setattr(ground_truth, "PICTURES", {"tiny": None})
+    return ground_truth.pack(packed, "tiny")
+
+
+def test_what_is_unpacked_has_the_same_bytes(packed, package):
+    run = ground_truth.unpacked("tiny")
+    assert bytes_of(run.path) == bytes_of(packed.path)
+    assert len(list(package.iterdir())) < 8
+    assert ground_truth.unpacked("tiny") == run
+
+
+def test_no_path_of_the_machine_that_packs_is_shipped(packed, package):
+    assert "working_directory" not in files.read_json(packed.manifest)
+
+
+def test_what_another_package_held_is_not_taken_for_this_one(packed, package):
+    ground_truth.unpacked("tiny")
+    facts = {"setting": "tiny", "created": "later", "commit": ""}
+    packing.pack(packed.path, package, facts)
+    with pytest.raises(BadInput, match="unpacked from another package"):
+        ground_truth.unpacked("tiny")
+
+
+@pytest.mark.parametrize("file", ["records.json.xz", "arrays-float64.npy.xz"])
+def test_a_damaged_package_is_refused_and_leaves_no_run(package, file):
+    content = bytearray((package / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (package / file).write_bytes(content)
+    with pytest.raises(BadInput, match=file):
+        ground_truth.unpacked("tiny")
+    assert not (ground_truth.FOLDER / "tiny").exists()
+
+
+def test_only_scores_that_are_asked_for_are_extracted(origin, tmp_path):
+    shipped = {"two": ["trak"]}
+    run = ground_truth.extract(origin[0], tmp_path / "one", None, shipped)
+    names = {file.name for file in run.path.glob("scores/two/*")}
+    assert names == {"trak.npy", "trak.json"}
 
 
 def test_a_cell_that_is_trained_again_has_the_same_bits(packed, tmp_path):
@@ -106,7 +160,7 @@ def test_a_folder_of_other_codes_is_refused(origin, tmp_path):
     other = dataclasses.replace(run.config, run=str(tmp_path / "packed"))
     plan.prepare(folder.create(dataclasses.replace(other, splits=splits)))
     with pytest.raises(BadInput, match="belongs to a run with another config"):
-        ground_truth.pack(run, tmp_path / "packed", None)
+        ground_truth.extract(run, tmp_path / "packed", None)
 
 
 def test_more_than_is_on_record_needs_the_members(packed):
@@ -120,11 +174,9 @@ def test_without_losses_there_is_no_table(packed):
         truth.read(packed, plan.load(packed), OPTIONS)
 
 
-def test_the_command_prints_the_cell(packed, monkeypatch, capsys):
-    monkeypatch.setattr(ground_truth, "FOLDER", packed.path.parent)
-    monkeypatch.setattr(ground_truth, "PICTURES", {"packed": None})
+def test_the_command_unpacks_and_prints_the_cell(package, monkeypatch, capsys):
     monkeypatch.setattr(ground_truth, "options_of", lambda run, name: OPTIONS)
-    arguments = ["ground_truth", "cell", "packed", "--subset", "2", "--name", "two"]
+    arguments = ["ground_truth", "cell", "tiny", "--subset", "2", "--name", "two"]
     monkeypatch.setattr("sys.argv", arguments)
     ground_truth.main()
     said = capsys.readouterr().out
@@ -135,7 +187,7 @@ def test_the_command_prints_the_cell(packed, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("setting", "n_draws"), [("digits", 128), ("mnist", 128)])
 def test_the_shipped_truth_says_how_it_was_measured(setting, n_draws):
-    run = folder.open_run(ground_truth.FOLDER / setting)
+    run = ground_truth.unpacked(setting)
     for name in ("held_out", "generated"):
         options = ground_truth.options_of(run, name)
         assert (options.n_seeds, options.n_draws) == (3, n_draws)
