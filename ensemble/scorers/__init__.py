@@ -20,25 +20,27 @@ from ensemble.scorers.interface import (
     Work,
     by_source,
 )
-from ensemble.scorers.methods.barshan2020relatif import RelativeInfluence
-from ensemble.scorers.methods.charpiat2019similarity import (
-    GradientCosine,
-    GradientDot,
-)
 from ensemble.scorers.methods.controls import (
     Constant,
     Random,
 )
-from ensemble.scorers.methods.feldman2020influence import EmpiricalInfluence
 from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
-from ensemble.scorers.methods.hammoudeh2022gas import Gas
-from ensemble.scorers.methods.hammoudeh2022renormalised import RenormalisedInfluence
-from ensemble.scorers.methods.ilyas2022datamodels import Datamodel
+from ensemble.scorers.methods.ilyas2022datamodels import Datamodel, EmpiricalInfluence
 from ensemble.scorers.methods.lin2025das import Das
 from ensemble.scorers.methods.lin2025das_vector import VectorDas
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
-from ensemble.scorers.methods.park2023trak import Trak
-from ensemble.scorers.methods.pruthi2020tracin import TracIn
+from ensemble.scorers.methods.park2023trak import (
+    DTrak,
+    RelativeInfluence,
+    RenormalisedInfluence,
+    Trak,
+)
+from ensemble.scorers.methods.pruthi2020tracin import (
+    Gas,
+    GradientCosine,
+    GradientDot,
+    TracIn,
+)
 from ensemble.scorers.methods.similarity import (
     ComponentCosine,
     FeatureCosine,
@@ -46,7 +48,6 @@ from ensemble.scorers.methods.similarity import (
     PixelDot,
 )
 from ensemble.scorers.methods.wang2024unlearning import Unlearning
-from ensemble.scorers.methods.zheng2024dtrak import DTrak
 from ensemble.scorers.posterior.posterior import (
     PRIORS_OF_DISPLACEMENT,
     PRIORS_OF_ENSEMBLE,

@@ -9,7 +9,7 @@ file's name is the digest of everything that decides its content.
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,6 @@ from ensemble.scorers.gradients.batch_size import Batch
 from ensemble.scorers.gradients.kernel import (
     Kernel,
     decompose,
-    require_positive,
 )
 from ensemble.scorers.gradients.per_example import (
     OUTPUTS,
@@ -184,10 +183,6 @@ def rows_of(
     )
 
 
-# A method, for one network, its kernel and a damping.
-AtDamping = Callable[[Rows, Kernel, float], Block]
-
-
 def averaged(
     setting: Setting, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
 ) -> Float32[np.ndarray, "queries images"]:
@@ -202,44 +197,12 @@ def averaged(
     n_scored = np.zeros(len(setting.train), dtype=np.int64)
     for rows in networks:
         n_scored[rows.seen] += 1
-        _add(total, rows, prepare(rows))
+        add_scores(total, rows, prepare(rows))
     total /= n_scored.clip(min=1)
     return total
 
 
-def path(
-    setting: Setting,
-    networks: Iterable[Rows],
-    dampings: Sequence[float],
-    prepare: AtDamping,
-) -> Float32[np.ndarray, "dampings queries images"]:
-    """The same at every damping; each kernel is taken apart once.
-
-    Args:
-        setting: What is scored; each kernel's facts are added to its notes.
-        networks: Features of each network.
-        dampings: Relative to the mean squared length of a feature.
-        prepare: Gives, for one network, its kernel and a damping, the function that
-            scores a block of images.
-
-    Raises:
-        BadInput: If a damping is not greater than zero.
-    """
-    for damping in dampings:
-        require_positive(damping)
-    total = table(setting, len(dampings))
-    n_scored = np.zeros(len(setting.train), dtype=np.int64)
-    for rows in networks:
-        n_scored[rows.seen] += 1
-        kernel = rows.kernel()
-        setting.notes.append(kernel.facts(dampings))
-        for at_damping, damping in zip(total, dampings, strict=True):
-            _add(at_damping, rows, prepare(rows, kernel, damping))
-    total /= n_scored.clip(min=1)
-    return total
-
-
-def _add(
+def add_scores(
     total: Float32[np.ndarray, "queries images"], rows: Rows, score: Block
 ) -> None:
     """Add one network's scores to the images that it saw, in place."""

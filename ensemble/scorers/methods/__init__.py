@@ -1,1 +1,1 @@
-"""One file for each published method of attribution."""
+"""Published methods of attribution, those of one family in one file."""

@@ -7,30 +7,29 @@ the mean over all steps is Zheng et al.'s form of it. (Georgiev et al. 2023,
 https://arxiv.org/abs/2312.06205)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import nn
 
 from ensemble.scorers.gradients import (
     features,
-    kernel,
     per_example,
 )
-from ensemble.scorers.gradients.features import Feature
+from ensemble.scorers.gradients.features import Rows
+from ensemble.scorers.gradients.kernel_scorer import KernelScorer
 from ensemble.scorers.interface import (
     Journey,
     Setting,
 )
-from ensemble.scorers.methods.park2023trak import scored
 from splits.errors import BadInput
 
 
 @dataclass(frozen=True)
-class JourneyTrak:
+class JourneyTrak(KernelScorer):
     """Journey-TRAK.
 
     Attributes:
@@ -43,20 +42,9 @@ class JourneyTrak:
     cost: ClassVar[str] = "M·(K·N + sampling steps·Q) gradients, M·N³ for the kernel"
     needs: ClassVar[str] = "queries that were generated"
     scale: ClassVar[str] = "change of the loss along the journey, up to a factor"
-    feature: Feature = Feature()
-    damping: float = kernel.DAMPING
 
-    def __post_init__(self) -> None:
-        kernel.require_positive(self.damping)
-
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score of every training image for every query."""
-        return self.path(setting, [self.damping])[0]
-
-    def path(
-        self, setting: Setting, dampings: Sequence[float]
-    ) -> Float32[np.ndarray, "dampings queries images"]:
-        """Scores at each damping.
+    def rows(self, setting: Setting) -> Iterator[Rows]:
+        """Features of every network; the queries' are those on the sampler's way.
 
         Raises:
             BadInput: If it is unknown how the queries were generated.
@@ -67,12 +55,11 @@ class JourneyTrak:
                 "sampler saw. Score generated queries, or use TRAK."
             )
         journey = setting.journey()
-        rows = features.of_networks(
+        return features.of_networks(
             setting,
             self.feature,
             lambda network: self._on_the_way(setting, network, journey),
         )
-        return features.path(setting, rows, dampings, scored)
 
     def _on_the_way(
         self, setting: Setting, network: nn.Module, journey: Journey

@@ -1,12 +1,23 @@
-"""Datamodels: a linear regression from what members saw to how well they do.
+"""What members' losses say, given what each was trained on: the ensemble as experiment.
+
+Empirical influence compares the members that did not see a source with those that did,
+
+    score[q, s] = mean loss of members without s - mean loss of members with s
+
+the ensemble's members being the retrained models that the method asks for. (Feldman &
+Zhang 2020, https://arxiv.org/abs/2008.03703)
+
+A datamodel is a linear regression from what members saw to how well they do,
 
     loss of member m at q = constant - Σ over sources s of included[m, s] score[q, s]
 
 with a penalty on the squares of scores (ridge), chosen by cross-validation over
 members, or on their magnitudes (lasso). The paper cross-validates the lasso over
 thousands of models; over the few members of an ensemble that leaves nothing, so the
-lasso's penalty is a fixed share of the least that leaves nothing. Sources that all
-members saw, or none, score 0. (Ilyas et al. 2022, https://arxiv.org/abs/2202.00622)
+lasso's penalty is a fixed share of the least that leaves nothing. (Ilyas et al. 2022,
+https://arxiv.org/abs/2202.00622)
+
+For both, sources that all members saw, or none, score 0.
 """
 
 from dataclasses import dataclass
@@ -27,6 +38,40 @@ from splits.errors import BadInput
 FEWEST_MEMBERS = 4
 RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0)
 LASSO_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class EmpiricalInfluence:
+    """Difference of mean losses.
+
+    Attributes:
+        draws: Noise draws at which losses are measured.
+    """
+
+    paper: ClassVar[str] = "Feldman & Zhang 2020, https://arxiv.org/abs/2008.03703"
+    cost: ClassVar[str] = "M·K·Q forwards"
+    needs: ClassVar[str] = "an ensemble"
+    scale: ClassVar[str] = "change of the query's loss"
+    draws: Draws = Draws()
+
+    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+        """Score of every training image for every query.
+
+        Raises:
+            BadInput: If there is only one network.
+        """
+        if len(setting.networks) < 2:
+            raise BadInput(
+                "Empirical influence compares members, and there is one network. Score "
+                "the ensemble instead."
+            )
+        losses = query_losses(setting, self.draws).T
+        included = setting.included()
+        n_with, n_without = included.sum(axis=0), (~included).sum(axis=0)
+        without = losses @ ~included / n_without.clip(min=1)
+        difference = without - losses @ included / n_with.clip(min=1)
+        known = (n_with > 0) & (n_without > 0)
+        return over_images(np.where(known, difference, 0), setting.source_of)
 
 
 @dataclass(frozen=True)

@@ -13,26 +13,22 @@ Released code and paper disagree on the leverage: the paper's, a training image'
 is used here.
 """
 
-import functools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import nn
 
-from ensemble.scorers.gradients import (
-    features,
-    kernel,
-)
 from ensemble.scorers.gradients.features import (
-    Block,
     Feature,
     Rows,
 )
-from ensemble.scorers.gradients.kernel import Kernel
+from ensemble.scorers.gradients.kernel_scorer import (
+    KernelScorer,
+    Solved,
+)
 from ensemble.scorers.gradients.losses import losses
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import Setting
@@ -44,7 +40,7 @@ AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Das:
+class Das(KernelScorer):
     """Diffusion attribution score, as released.
 
     Attributes:
@@ -59,61 +55,38 @@ class Das:
 
     paper: ClassVar[str] = "Lin et al. 2025, https://arxiv.org/abs/2410.18639"
     cost: ClassVar[str] = "M·K·(N+Q) gradients, M·R·N forwards, M·N³ for the kernel"
-    needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = "squared change of the mean prediction, up to a factor"
     feature: Feature = Feature(output="mean", unit_draws=True)
-    damping: float = kernel.DAMPING
     residual: Draws | None = Draws(n_timesteps=100)
     leverage: bool = True
     square: bool = True
 
-    def __post_init__(self) -> None:
-        kernel.require_positive(self.damping)
-
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
-        """Score of every training image for every query."""
-        return self.path(setting, [self.damping])[0]
-
-    def path(
-        self, setting: Setting, dampings: Sequence[float]
-    ) -> Float32[np.ndarray, "dampings queries images"]:
-        """Scores at each damping."""
-        networks = features.of_networks(setting, self.feature)
-        # A network's residuals depend on no damping.
-        residuals = functools.lru_cache(maxsize=1)(
-            functools.partial(self._residuals, setting)
-        )
-        return features.path(
-            setting, networks, dampings, functools.partial(self._of, residuals)
-        )
-
-    def _residuals(
+    def measured(
         self, setting: Setting, rows: Rows
-    ) -> Float64[np.ndarray, " images"]:
+    ) -> Float64[np.ndarray, " images"] | None:
+        """The residual of each training image that the network saw; 1 of the others."""
+        if self.residual is None:
+            return None
         found = np.ones(len(setting.train))
-        if self.residual is not None:
-            found[rows.seen] = residual_shares(
-                setting, rows.network, rows.seen, self.residual
-            )
+        found[rows.seen] = residual_shares(
+            setting, rows.network, rows.seen, self.residual
+        )
         return found
 
-    def _of(
+    def formula(
         self,
-        residuals: Callable[[Rows], np.ndarray],
-        rows: Rows,
-        decomposed: Kernel,
-        damping: float,
-    ) -> Block:
-        solved, residual = decomposed.solve(rows.queries, damping), residuals(rows)
-
-        def scored(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-            score = solved @ images.T * residual[numbers]
-            if self.leverage:
-                explained = decomposed.leverage(images, damping)
-                score = score / (1 - explained.clip(max=MOST_LEVERAGE))
-            return np.square(score) if self.square else score
-
-        return scored
+        solved: Solved,
+        images: Float[np.ndarray, "images width"],
+        numbers: Int64[np.ndarray, " images"],
+    ) -> Float[np.ndarray, "queries images"]:
+        """Scores with those parts that are switched on."""
+        score = solved.queries @ images.T
+        if solved.measured is not None:
+            score = score * solved.measured[numbers]
+        if self.leverage:
+            explained = solved.kernel.leverage(images, solved.damping)
+            score = score / (1 - explained.clip(max=MOST_LEVERAGE))
+        return np.square(score) if self.square else score
 
 
 def residual_shares(

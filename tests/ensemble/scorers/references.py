@@ -1,9 +1,12 @@
 """Naive twins: one image, one draw, one network at a time, and dense algebra."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
 from ensemble.scorers.gradients import per_example
+from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import (
     Draws,
     States,
@@ -12,6 +15,9 @@ from ensemble.scorers.interface import (
     Examples,
     Setting,
 )
+from tests.ensemble.scorers.tiny_setting import DRAWS, WHOLE
+
+DAMPING = 0.3
 
 
 def gradient_of(network, states: States, image: int, draw: int, output: str):
@@ -59,3 +65,37 @@ def inverse_kernel(train: np.ndarray, damping: float):
         return (rows - rows @ train.T @ small @ train) / level
 
     return solved
+
+
+def whole(**changes) -> Feature:
+    """Unprojected gradients with other options."""
+    return dataclasses.replace(WHOLE, **changes)
+
+
+def expected(setting, formula, output="loss", unit=False) -> np.ndarray:
+    """Mean of formula(train, queries) over the networks that saw an image."""
+    total = np.zeros((3, 12))
+    for network, saw in zip(setting.networks, setting.saw, strict=True):
+        train, queries = (
+            features(setting, network, examples, output, DRAWS, unit)
+            for examples in (setting.train, setting.queries)
+        )
+        total[:, saw] += formula(train[saw], queries)
+    return total / setting.saw.sum(axis=0)
+
+
+def agree(found, wanted) -> None:
+    """Scores are single precision."""
+    np.testing.assert_allclose(
+        found, wanted, rtol=1e-5, atol=1e-6 * np.abs(wanted).max()
+    )
+
+
+def norms(rows) -> np.ndarray:
+    """Length of each row."""
+    return np.linalg.norm(rows, axis=1)
+
+
+def trak(train, queries) -> np.ndarray:
+    """TRAK by dense algebra."""
+    return inverse_kernel(train, DAMPING)(queries) @ train.T

@@ -13,7 +13,6 @@ from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.scorers import SCORERS, by_source, runner
 from ensemble.scorers.curvature.kfac import Curvature
-from ensemble.scorers.methods.charpiat2019similarity import GradientDot
 from ensemble.scorers.methods.controls import (
     Constant,
     Random,
@@ -22,6 +21,7 @@ from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
 from ensemble.scorers.methods.lin2025das import Das
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.methods.park2023trak import Trak
+from ensemble.scorers.methods.pruthi2020tracin import GradientDot
 from ensemble.scorers.methods.similarity import (
     FeatureCosine,
     pixels,

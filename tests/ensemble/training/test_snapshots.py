@@ -10,8 +10,7 @@ from ensemble.run import files
 from ensemble.run.folder import REFERENCE, create
 from ensemble.sampling import queries
 from ensemble.scorers import runner
-from ensemble.scorers.methods.charpiat2019similarity import GradientDot
-from ensemble.scorers.methods.pruthi2020tracin import TracIn
+from ensemble.scorers.methods.pruthi2020tracin import GradientDot, TracIn
 from ensemble.training import (
     snapshots,
     trainer,

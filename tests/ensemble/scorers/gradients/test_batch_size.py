@@ -12,9 +12,9 @@ from ensemble.scorers.curvature.kfac import Curvature
 from ensemble.scorers.gradients import batch_size
 from ensemble.scorers.gradients.batch_size import Batch
 from ensemble.scorers.interface import Examples
-from ensemble.scorers.methods.charpiat2019similarity import GradientDot
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.methods.park2023trak import Trak
+from ensemble.scorers.methods.pruthi2020tracin import GradientDot
 from ensemble.scorers.methods.similarity import PixelDot
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_setting

@@ -21,7 +21,11 @@ from ensemble.scorers.posterior.posterior import (
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_setting
-from tests.ensemble.scorers.test_ensemble_methods import EFFECTS, Offset, linear_setting
+from tests.ensemble.scorers.methods.test_ilyas2022datamodels import (
+    EFFECTS,
+    Offset,
+    linear_setting,
+)
 from tests.ensemble.scorers.tiny_setting import DRAWS
 
 PLAIN = Posterior(dampings=(), draws=DRAWS)

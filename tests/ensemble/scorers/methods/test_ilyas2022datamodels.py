@@ -12,8 +12,7 @@ from torch import nn
 from ensemble.scorers import by_source
 from ensemble.scorers.gradients.losses import query_losses
 from ensemble.scorers.methods import ilyas2022datamodels
-from ensemble.scorers.methods.feldman2020influence import EmpiricalInfluence
-from ensemble.scorers.methods.ilyas2022datamodels import Datamodel
+from ensemble.scorers.methods.ilyas2022datamodels import Datamodel, EmpiricalInfluence
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_setting
 from tests.ensemble.scorers.tiny_setting import DRAWS
