@@ -39,15 +39,13 @@ from ensemble.ablation.exact import landscape
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.ablation.measurements import brightness as brightness_of
 from ensemble.ablation.removal_sets import votes_without
-from ensemble.models.ensemble_model import predict
+from ensemble.models.denoisers import predict
 from ensemble.provenance import plan
 from ensemble.run import files
 from ensemble.run.folder import Run, open_run
-from ensemble.sampling.pipeline import (
-    EnsemblePipeline,
-    denoise,
-)
+from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.trajectory import denoise
 
 
 def queries_of(pipe: EnsemblePipeline, n_queries: int) -> Queries:

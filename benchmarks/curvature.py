@@ -30,11 +30,11 @@ from torch import nn
 
 from benchmarks import record
 from ensemble.data import datasets
-from ensemble.models.ensemble_model import (
+from ensemble.models.denoisers import (
     build_member,
-    noise_schedule,
     predict,
 )
+from ensemble.models.objective import objective_of
 from ensemble.run import config_file
 from ensemble.scorers.curvature import layers
 from ensemble.scorers.curvature.kfac import (
@@ -62,7 +62,7 @@ def network_and_samples(
         clean = chosen.repeat_interleave(n_draws, dim=0)
         noise, chance = torch.randn(2, *clean.shape, generator=keyed)
         timestep = torch.randint(1000, (len(clean),), generator=keyed)
-        noisy = noise_schedule(settings.model).add_noise(clean, noise, timestep)  # type: ignore[arg-type]
+        noisy = objective_of(settings.model).add_noise(clean, noise, timestep)  # type: ignore[arg-type]
         states.append(Sample(noisy, timestep, None, noise, chance))
     return network, *states
 
@@ -101,7 +101,7 @@ def ours(
 
     def gradients(sample: Sample) -> layers.Gradients:
         passage = layers.forward(network, found, sample.noisy, sample.timestep)
-        error = passage.prediction.detach() - sample.wanted
+        error = passage.prediction.detach() - sample.target
         pull = 2 / error[0].numel() / n_draws * error
         return layers.per_image(passage, pull, len(error) // n_draws)
 
@@ -139,7 +139,7 @@ def kronfluence(
             return self.compute_train_loss(batch, model)
 
     fit_to, trained_on, asked = (
-        TensorDataset(sample.noisy, sample.timestep, sample.wanted)
+        TensorDataset(sample.noisy, sample.timestep, sample.target)
         for sample in (fitted_to(train, n_draws), train, queries)
     )
     with tempfile.TemporaryDirectory() as folder:

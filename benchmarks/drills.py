@@ -69,8 +69,8 @@ def config_of(path: Path, n_members: int, n_sources: int | None) -> Config:
 
 def made(config: Config) -> Run:
     """A run folder with members that were never trained."""
-    from ensemble.models.ensemble_model import build_member
-    from ensemble.sampling import pipeline
+    from ensemble.models.denoisers import build_member
+    from ensemble.sampling import completion
 
     run = folder.create(config)
     plan = plans.prepare(run)
@@ -83,7 +83,7 @@ def made(config: Config) -> Run:
     for member in range(plan.codes.n_members):
         if not run.member(member).exists():
             _make_member(run, plan, member, pattern, weights)
-    pipeline.complete(run)
+    completion.complete(run)
     return run
 
 

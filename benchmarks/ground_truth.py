@@ -37,7 +37,7 @@ from ensemble.evaluation import (
 )
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import TABLES
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
 from ensemble.run import files, manifest, records
 from ensemble.run.folder import Run, create, open_run
@@ -174,9 +174,9 @@ def cell(
         condition=None,
         keys=torch.from_numpy(asked.seeds.copy()),
     )
-    schedule = noise_schedule(models.config.model)
+    objective = objective_of(models.config.model)
     (again,) = losses.measure(
-        [models.member(subset)], schedule, pictures, options.n_draws
+        [models.member(subset)], objective, pictures, options.n_draws
     )
     kept = found.losses[seeds.index(seed), :, subset]
     return {

@@ -18,17 +18,15 @@ from benchmarks import record
 from ensemble.ablation import first_order
 from ensemble.ablation.adjoint import adjoint
 from ensemble.ablation.measurements import brightness
-from ensemble.models.ensemble_model import (
-    EnsembleModel,
-    build_member,
-    sampler,
-)
+from ensemble.models.denoisers import build_member
+from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.run.config import (
     ModelConfig,
     SamplingConfig,
 )
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.schedulers import sampler
 
 MEMBERS = [8, 16, 32, 64]
 N_QUERIES, N_STEPS, N_REPEATS = 4, 10, 3

@@ -33,7 +33,7 @@ from ensemble.provenance.plan import Plan
 from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from ensemble.run.folder import Run, create
-from ensemble.sampling import pipeline
+from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.training import trainer
 
@@ -56,7 +56,7 @@ def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]
     )
     ready = plan.prepare(run)
     trainer.train_members(run, range(2), ready, trainer.Stopping())
-    pipeline.complete(run)
+    completion.complete(run)
     return EnsemblePipeline.from_pretrained(run.path), run, ready
 
 

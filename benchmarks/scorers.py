@@ -35,10 +35,8 @@ from torch.func import functional_call
 
 from benchmarks import record
 from ensemble.data import datasets
-from ensemble.models.ensemble_model import (
-    build_member,
-    noise_schedule,
-)
+from ensemble.models.denoisers import build_member
+from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
 from ensemble.run import config_file, files
 from ensemble.run.folder import open_run
@@ -102,7 +100,7 @@ def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]
     return network, Setting(
         networks=[network],
         saw=np.ones((1, len(images)), dtype=bool),
-        schedule=noise_schedule(settings.model),
+        objective=objective_of(settings.model),
         train=train,
         queries=train[:1],
         source_of=np.arange(len(images)),
@@ -131,10 +129,10 @@ def their_input(
     """The same network, the same noisy digits in batches, and their timesteps."""
     network, setting = network_and_setting(sizes, folder)
     states = drawn_states(
-        setting.schedule, setting.train, Draws(n_timesteps=sizes.n_draws)
+        setting.objective, setting.train, Draws(n_timesteps=sizes.n_draws)
     )
     pairs = zip(
-        states.noisy.split(THEIR_BATCH), states.wanted.split(THEIR_BATCH), strict=True
+        states.noisy.split(THEIR_BATCH), states.target.split(THEIR_BATCH), strict=True
     )
     return network, [list(pair) for pair in pairs], states.timesteps
 

@@ -31,12 +31,12 @@ from ensemble.ablation import (
     exact as ablation,
 )
 from ensemble.ablation.removal_sets import votes_without
-from ensemble.models.ensemble_model import SCHEDULERS
 from ensemble.provenance import plan
 from ensemble.run import folder
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.schedulers import SCHEDULERS
 
 FIRST_SEED = 5000
 SAMPLERS = ("ddim", "dpmsolver++", "ddpm")

@@ -34,10 +34,7 @@ from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
 from ensemble.run import config_file
 from ensemble.run.folder import Run, create, open_run
-from ensemble.sampling import (
-    pipeline,
-    queries,
-)
+from ensemble.sampling import completion, queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import SCORERS, Damped, Scorer, runner
 from ensemble.scorers.interface import first_members
@@ -58,7 +55,7 @@ def trained(folder: Path, like: Run) -> Run:
     ready = plan.prepare(run)
     missing = [member for member in range(N_MEMBERS) if not run.member(member).exists()]
     trainer.train_members(run, missing, ready, trainer.Stopping())
-    pipeline.complete(run)
+    completion.complete(run)
     return run
 
 

@@ -25,15 +25,13 @@ from ensemble.ablation.measurements import (
     log_odds,
     similarity,
 )
-from ensemble.models.ensemble_model import (
-    noise_schedule,
-    predict,
-)
+from ensemble.models.denoisers import predict
+from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
 from ensemble.run import files
 from ensemble.run.folder import create
 from ensemble.sampling import queries
-from ensemble.sampling.pipeline import (
+from ensemble.sampling.trajectory import (
     initial_noise,
     query_generators,
 )
@@ -117,7 +115,7 @@ def test_the_loss_makes_no_tensor_elsewhere(prediction_type):
     network = tiny.ensemble(1).members.networks[0].float().to(META)
     loss = denoising_loss(
         network,
-        noise_schedule(settings.model),
+        objective_of(settings.model),
         pictures(),
         torch.zeros(3, dtype=torch.int64, device=META),
         pictures(),
@@ -146,8 +144,8 @@ def test_projections_make_no_tensor_elsewhere():
 
 def test_noise_of_scorers_is_drawn_by_the_processor_and_moved():
     examples = Examples(pictures(), None, torch.arange(3))
-    states = per_example.drawn_states(tiny_setting.schedule(), examples, Draws(2))
-    assert states.noisy.device == states.wanted.device == META
+    states = per_example.drawn_states(tiny_setting.objective(), examples, Draws(2))
+    assert states.noisy.device == states.target.device == META
 
 
 def trained(folder, monkeypatch, device):

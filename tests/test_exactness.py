@@ -16,7 +16,7 @@ from ensemble.provenance import plan as plans
 from ensemble.report import verification
 from ensemble.run import config_file, files
 from ensemble.run.folder import WEIGHTS, codes_of, create, open_run
-from ensemble.sampling import pipeline
+from ensemble.sampling import completion
 from ensemble.training import trainer
 from ensemble.training.trainer import Stopping
 from splits.designs.registry import DESIGNS
@@ -83,7 +83,7 @@ def made(config, members=None):
     chosen = range(ready.codes.n_members) if members is None else members
     assert not trainer.train_members(run, list(chosen), ready, Stopping())
     if members is None:
-        pipeline.complete(run)
+        completion.complete(run)
     return run
 
 

@@ -5,18 +5,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble.models.ensemble_model import (
-    EnsembleModel,
-    build_member,
-    sampler,
-)
+from ensemble.models.denoisers import build_member
+from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
 from ensemble.run import config_file, files
 from ensemble.run.config import Config
 from ensemble.run.folder import Run, create
-from ensemble.sampling import pipeline
+from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.schedulers import sampler
 from ensemble.training import trainer
 from splits.codes import CodeBook
 
@@ -70,7 +68,7 @@ def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     ready = plan.prepare(run)
     members = range(ready.codes.n_members)
     assert not trainer.train_members(run, members, ready, trainer.Stopping())
-    pipeline.complete(run)
+    completion.complete(run)
     return run, ready
 
 

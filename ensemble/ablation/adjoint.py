@@ -21,15 +21,12 @@ from ensemble.ablation.first_order import (
     every_member,
     guided_member,
 )
-from ensemble.models.ensemble_model import (
-    Condition,
-    Scheduler,
-)
-from ensemble.sampling.pipeline import (
-    EnsemblePipeline,
-    step_arguments,
-)
+from ensemble.models.denoisers import Condition
+from ensemble.sampling import schedulers
+from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.schedulers import Scheduler
+from ensemble.sampling.trajectory import Trajectory
 from ensemble.system import seeding
 from splits.errors import BadInput
 
@@ -160,21 +157,19 @@ def sketch(
 def _walked(pipe: EnsemblePipeline, queries: Queries) -> _Walk:
     """The queries' way from noise to pictures, every member's predictions kept."""
     model, sampling = pipe.members, pipe.sampling()
-    fresh = copy.deepcopy(sampling.scheduler)
-    fresh.set_timesteps(sampling.n_steps, device=model.device)
-    scheduler = copy.deepcopy(fresh)
+    fresh = schedulers.started(sampling.scheduler, sampling.n_steps, model.device)
     condition = queries.condition(pipe)
-    of_query = np.arange(len(queries.seeds))
-    extra = step_arguments(scheduler, queries.generators(pipe, of_query), sampling.eta)
-    states = queries.noise(pipe).to(model.device) * scheduler.init_noise_sigma
+    generators = queries.generators(pipe, np.arange(len(queries.seeds)))
+    extra = schedulers.step_arguments(fresh, generators, sampling.eta)
     steps = []
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(states, timestep)
-        predicted = every_member(model, sampling, scaled, timestep, condition)
-        steps.append(_Step(timestep, states, predicted))
-        mean = predicted.mean(dim=1)
-        states = scheduler.step(mean, timestep, states, **extra).prev_sample
-    return _Walk(steps, states, fresh, extra, condition)
+    walk = Trajectory(sampling, queries.noise(pipe).to(model.device), generators)
+    for moment in walk:
+        predicted = every_member(
+            model, sampling, moment.scaled, moment.timestep, condition
+        )
+        steps.append(_Step(moment.timestep, moment.states, predicted))
+        walk.step(predicted.mean(dim=1))
+    return _Walk(steps, walk.states, fresh, extra, condition)
 
 
 def _through_the_scheduler(
@@ -188,7 +183,7 @@ def _through_the_scheduler(
     state = step.before.clone().requires_grad_()
     mean = step.predicted.mean(dim=1).requires_grad_()
     # Some schedulers keep track of where they are when they scale.
-    scheduler.scale_model_input(state, step.timestep)
+    schedulers.scaled_input(scheduler, state, step.timestep)
     after = scheduler.step(mean, step.timestep, state, **walk.extra).prev_sample
     on_state, on_mean = torch.autograd.grad(after, (state, mean), pull)
     return on_state, on_mean
@@ -208,7 +203,7 @@ def _through_members(
         with torch.enable_grad():
             state = step.before.clone().requires_grad_()
             scheduler = copy.deepcopy(walk.scheduler)
-            scaled = scheduler.scale_model_input(state, step.timestep)
+            scaled = schedulers.scaled_input(scheduler, state, step.timestep)
             predicted = guided_member(
                 model, sampling, member, scaled, step.timestep, walk.condition
             )

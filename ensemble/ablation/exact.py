@@ -27,7 +27,7 @@ from ensemble.ablation.measurements import (
     displacement,
 )
 from ensemble.ablation.removal_sets import votes_without
-from ensemble.models.ensemble_model import predict
+from ensemble.models.denoisers import predict
 from ensemble.run import files, table_records
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import (

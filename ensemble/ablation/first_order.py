@@ -22,7 +22,6 @@ All pictures are taken before clipping.
 """
 
 import contextlib
-import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -36,17 +35,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ensemble.ablation.removal_sets import votes_in_blocks
-from ensemble.models.ensemble_model import (
-    Condition,
-    EnsembleModel,
-)
-from ensemble.sampling.pipeline import (
-    EnsemblePipeline,
-    Sampling,
-    guided,
-    step_arguments,
-)
+from ensemble.models.denoisers import Condition
+from ensemble.models.ensemble_model import EnsembleModel
+from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.trajectory import (
+    Sampling,
+    Trajectory,
+    guided,
+)
 from ensemble.system import seeding
 
 Pictures = Float[Tensor, "queries channels height width"]
@@ -119,17 +116,18 @@ def stepped_beside(
         end (queries, n_beside, channels, height, width), not clipped.
     """
     model, sampling = pipe.members, pipe.sampling()
-    scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=model.device)
-    noise = queries.noise(pipe).to(model.device) * scheduler.init_noise_sigma
+    noise = queries.noise(pipe).to(model.device)
     condition = queries.condition(pipe)
-    states = noise[:, None].repeat(1, 1 + n_beside, 1, 1, 1)
+    shape = (len(noise), 1 + n_beside)
     of_query = np.repeat(np.arange(len(noise)), 1 + n_beside)
-    generators = queries.generators(pipe, of_query)
-    extra = step_arguments(scheduler, generators, sampling.eta)
+    walk = Trajectory(
+        sampling,
+        noise.repeat_interleave(1 + n_beside, dim=0),
+        queries.generators(pipe, of_query),
+    )
     with torch.no_grad():
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(states, timestep)
+        for moment in walk:
+            scaled, timestep = moment.scaled.unflatten(0, shape), moment.timestep
             at_query = every_member(model, sampling, scaled[:, 0], timestep, condition)
             predicted = torch.cat(
                 [
@@ -138,9 +136,8 @@ def stepped_beside(
                 ],
                 dim=1,
             )
-            states = scheduler.step(
-                predicted.flatten(0, 1), timestep, states.flatten(0, 1), **extra
-            ).prev_sample.unflatten(0, (len(noise), 1 + n_beside))
+            walk.step(predicted.flatten(0, 1))
+    states = walk.states.unflatten(0, shape)
     return states[:, 0], states[:, 1:]
 
 

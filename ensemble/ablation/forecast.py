@@ -20,11 +20,11 @@ from ensemble.ablation import (
 )
 from ensemble.ablation.removal_sets import Units
 from ensemble.data.datasets import require_classes
-from ensemble.models.ensemble_model import (
+from ensemble.models.denoisers import (
     build_member,
-    noise_schedule,
     predict,
 )
+from ensemble.models.objective import objective_of
 from ensemble.provenance import extension
 from ensemble.provenance.plan import Plan
 from ensemble.run.config import Config
@@ -149,14 +149,14 @@ def _works(
     shape = plan.data.images.shape[1:]
     n_classes = require_classes(plan.data) if config.model.class_conditional else None
     network = build_member(config.model, shape, n_classes, 0).to(accelerator.device)
-    schedule = noise_schedule(config.model)
+    objective = objective_of(config.model)
     rate = config.training.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, fused=True)
     per_member = config.training.processes_per_member
 
     def given(n_images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         noise = torch.randn((n_images, *shape), generator=torch.Generator())
-        times = torch.arange(n_images) % config.model.n_timesteps
+        times = objective.even_times(n_images)
         told = None if n_classes is None else torch.arange(n_images) % n_classes
         parts = (noise, times, told)
         noise, times, told = (
@@ -171,7 +171,9 @@ def _works(
 
     def step() -> None:
         network.train()
-        loss = denoising_loss(network, schedule, noise, times, noise, told, accelerator)
+        loss = denoising_loss(
+            network, objective, noise, times, noise, told, accelerator
+        )
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

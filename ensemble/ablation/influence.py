@@ -43,7 +43,7 @@ from ensemble.ablation.removal_sets import (
     votes_in_blocks,
     votes_without,
 )
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance.plan import Plan
 from ensemble.report import audit_verdict
 from ensemble.run import files, manifest, records, table_records
@@ -580,7 +580,7 @@ def _of_denoiser(
         if measurement.of_denoiser is not None:
             form = measurement.of_denoiser(
                 asked.pipe.members,
-                noise_schedule(asked.run.config.model),
+                objective_of(asked.run.config.model),
                 queries.on_device(asked.pipe, asked_for.images),
                 asked_for.condition(asked.pipe),
             ).numpy()

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from ensemble.data import decoding
 from ensemble.models.ensemble_model import EnsembleModel
+from ensemble.models.objective import Objective
 from ensemble.provenance.plan import Plan
 from ensemble.run import files
 from ensemble.run.config import DataConfig
@@ -61,7 +61,7 @@ class Measurement:
     of_pictures: Callable[[Images], Values] | None = None
     of_denoiser: (
         Callable[
-            [EnsembleModel, DDPMScheduler, Images, Int[Tensor, " images"] | None],
+            [EnsembleModel, Objective, Images, Int[Tensor, " images"] | None],
             Float[Tensor, "images members members"],
         ]
         | None
@@ -95,7 +95,7 @@ def contrast(images: Images) -> Values:
 
 def denoising_loss_form(
     model: EnsembleModel,
-    schedule: DDPMScheduler,
+    objective: Objective,
     images: Images,
     condition: Int[Tensor, " images"] | None,
     n_draws: int = 32,
@@ -111,27 +111,23 @@ def denoising_loss_form(
 
     Args:
         model: The members.
-        schedule: The noise that they were trained on.
+        objective: What they were trained to predict.
         images: The pictures to measure at.
         condition: Their labels, for conditional members.
         n_draws: (timestep, noise) pairs.
     """
-    n_timesteps = schedule.config["num_train_timesteps"]
-    levels = (torch.arange(n_draws) + 0.5) * n_timesteps / n_draws
 
-    def at_draw(draw: int, level: Int[Tensor, ""]) -> Float[Tensor, "images m m"]:
+    def at_draw(draw: int, time: Int[Tensor, ""]) -> Float[Tensor, "images m m"]:
         keyed = seeding.generator(0, "denoising loss", draw)
         noise = torch.randn(images.shape[1:], generator=keyed).to(images)
-        timestep = level.to(images.device).expand(len(images))
+        times = time.to(images.device).expand(len(images))
         noise = noise.expand_as(images)
-        noisy = schedule.add_noise(images, noise, timestep)  # type: ignore[arg-type]
-        wanted = noise
-        if schedule.config["prediction_type"] == "v_prediction":
-            wanted = schedule.get_velocity(images, noise, timestep)  # type: ignore[arg-type]
+        noisy = objective.perturb(images, noise, times)
+        target = objective.target(images, noise, times)
         with torch.no_grad():
             residual = torch.stack(
                 [
-                    model.predict_by(member, noisy, timestep, condition) - wanted
+                    model.predict_by(member, noisy, times, condition) - target
                     for member in range(model.n_members)
                 ],
                 dim=1,
@@ -140,7 +136,7 @@ def denoising_loss_form(
 
     # In order, so that sums are the same however many run at the same time.
     with ThreadPoolExecutor(model.side_by_side) as pool:
-        forms = pool.map(at_draw, range(n_draws), levels.long())
+        forms = pool.map(at_draw, range(n_draws), objective.even_times(n_draws))
         return functools.reduce(torch.add, forms) / n_draws
 
 

@@ -15,12 +15,10 @@ from ensemble.certificate.subject import (
     noted,
     some,
 )
-from ensemble.models.ensemble_model import (
-    build_member,
-    sampler,
-)
+from ensemble.models.denoisers import build_member
 from ensemble.provenance import classes
-from ensemble.sampling.pipeline import check_pipeline
+from ensemble.sampling.loading import check_pipeline
+from ensemble.sampling.schedulers import sampler
 from splits.errors import BadInput
 
 # What a scheduler must have as the config says; the rest of it is sampling's.

@@ -31,6 +31,7 @@ from splits.errors import BadInput
 
 if TYPE_CHECKING:
     from ensemble.cluster.ray_engine import Cluster
+    from ensemble.sampling import completion
     from ensemble.sampling.pipeline import EnsemblePipeline
 
 DEFAULT_QUERIES = 8
@@ -252,12 +253,11 @@ def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
         )
     import torch
 
-    from ensemble.sampling import pipeline
     from ensemble.sampling.pipeline import EnsemblePipeline
 
     if "train" not in files.read_json(run.manifest)["stages"]:
         # Whoever finished the run was killed before that was on record.
-        pipeline.complete(run)
+        completion.complete(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     if ready is not None and pipe.membership is not None:
         plan.require_codes_of(run, ready, pipe.membership)

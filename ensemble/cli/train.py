@@ -205,9 +205,9 @@ def finish(run: Run, n_members: int) -> bool:
     if any(not run.member(member).exists() for member in wanted):
         return False
     if not manifest.is_complete(run):
-        from ensemble.sampling import pipeline
+        from ensemble.sampling import completion
 
-        pipeline.complete(run)
+        completion.complete(run)
     return True
 
 

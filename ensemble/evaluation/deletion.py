@@ -34,7 +34,7 @@ from ensemble.evaluation.metrics import (
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance.plan import Plan
 from ensemble.run.config import SplitsConfig
 from ensemble.run.folder import Run
@@ -181,7 +181,7 @@ class Lab:
         self.run, self.pipe, self.plan = run, pipe, plan
         self.options, self.asked = options, asked
         self.encoder = encoders.train(np.asarray(plan.data.images), plan.data.labels)
-        self.schedule = noise_schedule(run.config.model)
+        self.objective = objective_of(run.config.model)
         self.nothing = nothing(plan.codes.n_sources)
         self.full: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -203,7 +203,7 @@ class Lab:
         left = ~np.all(silenced, axis=1, keepdims=True)[:, 0]
         form = denoising_loss_form(
             members,
-            self.schedule,
+            self.objective,
             on_device(self.pipe, self.asked.images),
             self.asked.condition(self.pipe),
             self.options.n_draws,
@@ -233,7 +233,7 @@ class Lab:
         models = retraining.train(self.plan, kept, wanted)
         loss = losses.measure(
             [models.member(number) for number in range(kept.shape[1])],
-            self.schedule,
+            self.objective,
             losses.examples_of(self.pipe, self.asked),
             self.options.n_draws,
             self.pipe.members.side_by_side,

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ensemble.evaluation import losses, retraining, tables
 from ensemble.evaluation.options import Options
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance.plan import Plan
 from ensemble.run import files, query_names
 from ensemble.run.config import SplitsConfig
@@ -234,7 +234,7 @@ def _measured(
     if options.measure == "loss":
         return losses.measure(
             [models.member(subset) for subset in subsets],
-            noise_schedule(models.config.model),
+            objective_of(models.config.model),
             losses.examples_of(pipe, asked),
             options.n_draws,
             pipe.members.side_by_side,

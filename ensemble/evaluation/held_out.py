@@ -21,7 +21,7 @@ from ensemble.ablation.removal_sets import (
     each_source,
     votes_without,
 )
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance.plan import Plan
 from ensemble.run import files, records, table_records
 from ensemble.run.folder import Run
@@ -144,7 +144,7 @@ def ablate(
     def form() -> Float32[np.ndarray, "queries members members"]:
         return denoising_loss_form(
             pipe.members,
-            noise_schedule(run.config.model),
+            objective_of(run.config.model),
             on_device(pipe, asked.images),
             asked.condition(pipe),
             n_draws,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float64
 from torch import nn
 from tqdm.auto import tqdm
 
-from ensemble.models.ensemble_model import load_member
+from ensemble.models.denoisers import load_member
+from ensemble.models.objective import Objective
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import (
     Queries,
@@ -45,7 +45,7 @@ def examples_of(pipe: EnsemblePipeline, asked: Queries) -> Examples:
 
 def measure(
     folders: Sequence[Path],
-    schedule: DDPMScheduler,
+    objective: Objective,
     pictures: Examples,
     n_draws: int,
     side_by_side: int = 1,
@@ -54,7 +54,7 @@ def measure(
 
     Args:
         folders: One a model.
-        schedule: The noise that they were trained on.
+        objective: What they were trained to predict.
         pictures: At which.
         n_draws: Timesteps, spread over the schedule, with one noise each.
         side_by_side: Models that are looked at the same time.
@@ -65,7 +65,7 @@ def measure(
     found = np.empty((len(folders), len(pictures)))
     for first in range(0, len(pictures), size):
         block = slice(first, first + size)
-        states = per_example.drawn_states(schedule, pictures[block], draws)
+        states = per_example.drawn_states(objective, pictures[block], draws)
         with ThreadPoolExecutor(side_by_side) as pool:
             rows = pool.map(lambda folder, at=states: _mean_loss(folder, at), folders)
             bar = tqdm(

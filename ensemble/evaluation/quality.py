@@ -28,7 +28,7 @@ from ensemble.evaluation.metrics import (
 )
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.tables import Row
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance.plan import Plan
 from ensemble.run.config import SplitsConfig
 from ensemble.run.folder import Run
@@ -188,7 +188,7 @@ def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[st
     members = pipe.members.member_ids
     found = losses.measure(
         [run.member(member) for member in members],
-        noise_schedule(run.config.model),
+        objective_of(run.config.model),
         _examples(pipe, plan, chosen),
         n_draws,
         pipe.members.side_by_side,

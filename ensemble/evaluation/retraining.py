@@ -21,7 +21,7 @@ from ensemble.run.config import (
     SplitsConfig,
 )
 from ensemble.run.folder import Run, create
-from ensemble.sampling import pipeline
+from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.system import (
     launching,
@@ -142,7 +142,7 @@ def _train(run: Run, ready: Plan, members: range) -> None:
         )
     if not members.start:
         # Otherwise nobody has all of it.
-        pipeline.complete(run)
+        completion.complete(run)
 
 
 def _keep(run: Run, ready: Plan) -> None:

@@ -6,180 +6,42 @@ Silencing the members that saw a source (`ablate`) and sampling again with the s
 noise gives the picture as it would be without that source.
 """
 
-import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ensemble.models import safe_loading
-from ensemble.models.ensemble_model import (
-    Condition,
-    EnsembleModel,
-    Scheduler,
-    sampler,
-)
+from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.provenance import access
-from ensemble.report import model_card
-from ensemble.run import records, voters
 from ensemble.run.files import (
-    folder_in_the_making,
     read_json,
-    sha256,
-    sweep,
     write_array,
     write_json,
-    write_text,
 )
-from ensemble.run.folder import (
-    CARD,
-    PIPELINE,
-    Run,
-    codes_of,
-    read_codes,
-)
-from ensemble.run.manifest import is_complete, stage
 from ensemble.run.voters import Membership
-from ensemble.sampling import arguments
+from ensemble.sampling import arguments, loading, trajectory
 from ensemble.sampling.arguments import (
     Callback,
     Generators,
 )
-from ensemble.system import locks
+from ensemble.sampling.schedulers import (
+    Scheduler,
+)
+from ensemble.sampling.trajectory import Sampling
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
 from splits.naming import SourceNames
 
 # Options of diffusers that change nothing here, and are taken for their sake.
 _WITHOUT_EFFECT = ("local_files_only", "low_cpu_mem_usage")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How noise becomes a picture.
-
-    Attributes:
-        scheduler: Any diffusers scheduler; it is copied, never changed.
-        n_steps: Denoising steps.
-        guidance_scale: Strength of classifier-free guidance; 1 is none.
-        eta: Share of fresh noise in DDIM, from 0 to 1; other schedulers ignore it.
-    """
-
-    scheduler: Scheduler
-    n_steps: int
-    guidance_scale: float = 1.0
-    eta: float = 0.0
-
-
-def query_generators(seeds: Sequence[int] | np.ndarray) -> list[torch.Generator]:
-    """One CPU generator per image.
-
-    An image's noise then follows from its seed alone, not from the batch that it is
-    drawn in, nor from the votes.
-    """
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-
-
-def initial_noise(
-    model: EnsembleModel, generator: Generators, n_images: int
-) -> Float[Tensor, "images channels height width"]:
-    """Standard normal noise, drawn from the images' generators.
-
-    Members of half precision start from that of whole ones, rounded.
-    """
-    drawn = randn_tensor(
-        (n_images, *model.image_shape),
-        generator=generator,
-        device=model.device,
-        dtype=torch.promote_types(model.dtype, torch.float32),
-    )
-    return drawn.to(model.dtype)
-
-
-def guided(
-    predicted: Callable[[Condition], Tensor],
-    condition: Condition,
-    no_label: int | None,
-    guidance_scale: float,
-) -> Float[Tensor, "images channels height width"]:
-    """A prediction for a label, pushed away from the one without a label.
-
-    Guidance is linear in the prediction, so guiding the average is averaging the
-    guided members. (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598)
-
-    Args:
-        predicted: The prediction under given labels.
-        condition: The labels; None for unconditional members.
-        no_label: The label that stands for "no label".
-        guidance_scale: Strength; 1 is none.
-    """
-    told = predicted(condition)
-    if condition is None or no_label is None or guidance_scale == 1.0:
-        return told
-    untold = predicted(torch.full_like(condition, no_label))
-    return untold + guidance_scale * (told - untold)
-
-
-def denoise(
-    model: EnsembleModel,
-    sampling: Sampling,
-    noise: Float[Tensor, "states channels height width"],
-    votes: Float[Tensor, "images members"],
-    condition: Int[Tensor, " states"] | None = None,
-    generator: Generators = None,
-    state_of: Int[Tensor, " images"] | None = None,
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Walk from noise to images, one sampling step at a time.
-
-    Images that start from the same noise share the first step's member forwards; from
-    the second step on each has a state of its own.
-
-    Args:
-        model: The members.
-        sampling: How to step.
-        noise: Standard normal noise of each state.
-        votes: Votes of each image.
-        condition: Label of each state, for conditional members.
-        generator: For samplers that add noise: one per image.
-        state_of: The state that each image starts from; by default image i starts from
-            state i.
-
-    Yields:
-        Step, timestep and the images after that step, not clipped.
-
-    Raises:
-        BadInput: If the scheduler cannot take so many steps, or an image is not finite
-            after one.
-    """
-    scheduler = copy.deepcopy(sampling.scheduler)
-    set_steps(scheduler, sampling.n_steps, noise.device)
-    extra = step_arguments(scheduler, generator, sampling.eta)
-    states = noise * scheduler.init_noise_sigma
-    for step, timestep in enumerate(scheduler.timesteps):
-        scaled = scheduler.scale_model_input(states, timestep)
-        prediction = guided(
-            functools.partial(model, scaled, timestep, votes, state_of=state_of),
-            condition,
-            model.no_label,
-            sampling.guidance_scale,
-        )
-        if state_of is not None:
-            states = states[state_of]
-            condition = None if condition is None else condition[state_of]
-            state_of = None
-        states = scheduler.step(prediction, timestep, states, **extra).prev_sample
-        n_steps = len(scheduler.timesteps)
-        arguments.require_finite(states, scheduler, step, n_steps, timestep)
-        yield step, timestep, states
 
 
 class EnsemblePipeline(DiffusionPipeline):
@@ -288,8 +150,8 @@ class EnsemblePipeline(DiffusionPipeline):
         sampling = self.sampling(num_inference_steps, guidance_scale, eta)
         condition = self.condition(class_labels, n_images)
         if latents is None:
-            latents = initial_noise(self.members, generator, n_images)
-        walk = denoise(
+            latents = trajectory.initial_noise(self.members, generator, n_images)
+        walk = trajectory.denoise(
             self.members,
             sampling,
             latents.to(self._execution_device, self.members.dtype),
@@ -363,7 +225,7 @@ class EnsemblePipeline(DiffusionPipeline):
             raise BadInput("Give seeds or generator, not both: each decides the noise.")
         generators = arguments.checked_generators(generator, self._execution_device)
         if seeds is not None:
-            generators = query_generators(arguments.checked_seeds(seeds))
+            generators = trajectory.query_generators(arguments.checked_seeds(seeds))
         each = len(generators) if isinstance(generators, list) else None
         n_images = arguments.number_of_images(
             {
@@ -522,7 +384,7 @@ class EnsemblePipeline(DiffusionPipeline):
         variant = arguments.checked_variant(variant)
         chosen = arguments.checked_members(members)
         folder = Path(pretrained_model_name_or_path)
-        manifest = _manifest(folder)
+        manifest = loading.manifest_of(folder)
         if not (folder / safe_loading.INDEX).exists():
             raise BadInput(
                 f"{folder} holds no pipeline: {folder / safe_loading.INDEX} is missing. "
@@ -530,7 +392,7 @@ class EnsemblePipeline(DiffusionPipeline):
                 "save_pretrained."
             )
         if manifest is not None:
-            check_pipeline(folder, manifest)
+            loading.check_pipeline(folder, manifest)
         index = safe_loading.read_index(
             folder, {EnsemblePipeline.__name__, cls.__name__}
         )
@@ -545,7 +407,9 @@ class EnsemblePipeline(DiffusionPipeline):
         if manifest is None:
             loaded, membership = load(members=chosen), None
         else:
-            loaded, membership = _loaded(folder, chosen, membership, load)
+            loaded, membership = loading.members_of_run(
+                folder, chosen, membership, load
+            )
         given = {
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
@@ -554,7 +418,7 @@ class EnsemblePipeline(DiffusionPipeline):
         pipe = cls(loaded, scheduler, **{**index.settings, **replaced})
         pipe.register_to_config(_name_or_path=str(folder))
         pipe.membership = membership
-        pipe.codes = _codes(folder, membership)
+        pipe.codes = loading.codes_of_members(folder, membership)
         if manifest is not None or (folder / "sources.json").exists():
             named = read_json(folder / "sources.json")
             pipe.source_names = named["names"]
@@ -574,136 +438,3 @@ def _require_options(
             "use_safetensors is False, but weights are read from safetensors only: other "
             "files can run code. Leave it out."
         )
-
-
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a run folder; None if a pipeline was saved there by itself."""
-    path = folder / "manifest.json"
-    in_a_run = path.exists() or (folder / "config.yaml").exists()
-    return read_json(path) if in_a_run else None
-
-
-def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
-    """Compare what says how to sample with the manifest of its run.
-
-    Raises:
-        BadInput: If a file is missing or damaged, or the manifest does not know them.
-    """
-    files = manifest["stages"].get("train", {}).get("files", {})
-    unknown = set(PIPELINE) - set(files)
-    if unknown:
-        raise BadInput(
-            f"{folder / min(unknown)} is on no record, so nobody can tell whether it is "
-            "what training wrote: the process that finished the run was killed before "
-            "it was done. Let it be written anew: python train.py "
-            f"{folder / 'config.yaml'}."
-        )
-    for name, expected in files.items():
-        records.check(folder / name, expected)
-
-
-def _loaded(
-    folder: Path,
-    members: Sequence[int] | None,
-    given: Membership | None,
-    load: Callable[..., EnsembleModel],
-) -> tuple[EnsembleModel, Membership]:
-    """Members of a run folder, and the membership that their weights belong to.
-
-    A removal or a repair may come while weights are read: then they are read again.
-
-    Args:
-        folder: The run folder.
-        members: Which to load; None: all that may vote.
-        given: The membership that the caller works by; None: as it is now.
-        load: Loads `members` of a `membership`.
-
-    Raises:
-        BadInput: If a member cannot be loaded, or the caller's membership is over.
-    """
-    while True:
-        known = given or Membership.read(folder)
-        # A member whose folder is lost must not fall silent.
-        chosen = known.members if members is None else members
-        model = None
-        try:
-            model = load(members=chosen, membership=known)
-        except BadInput:
-            # A repair may just have been at the member's files.
-            if _is_current(folder, known):
-                raise
-        if model is not None and _is_current(folder, known):
-            return model, known.only(model.member_ids)
-        if given is not None:
-            raise voters.changed(folder)
-
-
-def _is_current(folder: Path, known: Membership) -> bool:
-    return Membership.read(folder).digest() == known.digest()
-
-
-def _codes(folder: Path, membership: Membership | None) -> CodeBook | None:
-    """The columns of all members, also of those that are not loaded."""
-    if membership is not None:
-        bits = codes_of(folder).bits
-        return CodeBook(voters.kept(bits, membership.removed))
-    path = folder / "codes.npy"
-    return read_codes(path) if path.exists() else None
-
-
-def set_steps(scheduler: Scheduler, n_steps: int, device: torch.device) -> None:
-    """Tell a scheduler how many steps it has.
-
-    Raises:
-        BadInput: If it cannot take so many.
-    """
-    try:
-        scheduler.set_timesteps(n_steps, device=device)
-    except (
-        ValueError,
-        IndexError,
-        TypeError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
-        raise BadInput(
-            f"{type(scheduler).__name__} cannot take {n_steps} steps: {error}. Choose "
-            "another num_inference_steps, or another scheduler."
-        ) from None
-
-
-def step_arguments(
-    scheduler: Scheduler, generator: Generators, eta: float
-) -> dict[str, Any]:
-    """What this scheduler's step takes of what every step might."""
-    known = inspect.signature(scheduler.step).parameters
-    offered = {"generator": generator, "eta": eta}
-    return {name: value for name, value in offered.items() if name in known}
-
-
-def complete(run: Run) -> None:
-    """Make a run folder a pipeline folder, with a model card, unless it is one."""
-    with locks.alone(run.path / "pipeline"):
-        if not is_complete(run):
-            _complete(run)
-
-
-def _complete(run: Run) -> None:
-    settings = run.config
-    n_members = read_json(run.manifest)["n_members"]
-    anyone = voters.voting(run.path, n_members)[:1]
-    for record in run.members.glob("*/member.json"):
-        sweep(record.parent)
-    with stage(run, "train") as facts:
-        facts["seconds_of_members"] = model_card.member_seconds(run)
-        pipe = EnsemblePipeline(
-            members=EnsembleModel.from_pretrained(run.members, anyone),
-            scheduler=sampler(settings.model, settings.sampling),
-            num_inference_steps=settings.sampling.n_steps,
-            guidance_scale=settings.sampling.guidance_scale,
-        )
-        with folder_in_the_making(run.path / "scheduler") as to:
-            pipe.scheduler.save_pretrained(to)
-        write_text(run.path / "model_index.json", pipe.to_json_string())
-        facts["files"] = {file: sha256(run.path / file) for file in PIPELINE}
-    write_text(run.path / CARD, model_card.model_card(run))

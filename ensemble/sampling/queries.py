@@ -16,8 +16,8 @@ from torch import Tensor
 from ensemble.run import files, manifest, records, table_records
 from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
-from ensemble.sampling.pipeline import (
-    EnsemblePipeline,
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.trajectory import (
     denoise,
     initial_noise,
     query_generators,

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
+from ensemble.models.objective import Objective
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
@@ -128,7 +128,7 @@ class Setting:
         networks: The scored models: one reference model, one member, or all members.
         saw: saw[n, i] is True if network n was trained on image i. An image's score
             is the mean over the networks that saw it, unless a method says otherwise.
-        schedule: The noise that the networks were trained on.
+        objective: What the networks were trained to predict.
         train: The training images.
         queries: What is attributed.
         source_of: The source of each training image.
@@ -149,7 +149,7 @@ class Setting:
 
     networks: list[nn.Module]
     saw: Bool[np.ndarray, "networks images"]
-    schedule: DDPMScheduler
+    objective: Objective
     train: Examples
     queries: Examples
     source_of: Int64[np.ndarray, " images"]

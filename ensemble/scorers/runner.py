@@ -11,7 +11,6 @@ losses that several methods look at are kept in `scores/.features`, for all quer
 may be deleted at any time.
 """
 
-import copy
 import dataclasses
 import functools
 import json
@@ -23,13 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Float32
+from torch import nn
 
-from ensemble.models.ensemble_model import (
-    load_member,
-    noise_schedule,
-)
+from ensemble.models.denoisers import load_member
+from ensemble.models.objective import Objective, objective_of
 from ensemble.provenance.plan import Plan
 from ensemble.run import (
     files,
@@ -43,12 +40,9 @@ from ensemble.run.folder import (
     Run,
 )
 from ensemble.sampling import queries
-from ensemble.sampling.pipeline import (
-    EnsemblePipeline,
-    denoise,
-    guided,
-)
+from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.trajectory import Trajectory, guided
 from ensemble.scorers import (
     SCORERS,
     Alone,
@@ -102,10 +96,11 @@ def setting_of(
         BadInput: If there is no such model.
     """
     networks, saw, folders = _scored_model(run, pipe, plan, which)
+    objective = objective_of(run.config.model)
     return Setting(
         networks=networks,
         saw=saw,
-        schedule=noise_schedule(run.config.model),
+        objective=objective,
         train=_training_images(pipe, plan),
         queries=_queries(pipe, asked),
         source_of=np.asarray(plan.source_of, dtype=np.int64),
@@ -113,7 +108,7 @@ def setting_of(
         codes=None if which == REFERENCE else plan.codes,
         max_memory_mb=max_memory_mb,
         folder=run.features,
-        journey=functools.partial(journey_of, pipe, asked),
+        journey=functools.partial(journey_of, pipe, asked, objective),
         alone=alone_of(pipe, asked) if _begins_with_the_first(which) else None,
         checkpoints=functools.partial(_checkpoints, pipe, folders),
         scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
@@ -517,13 +512,11 @@ def alone_of(pipe: EnsemblePipeline, asked: Queries) -> Alone:
 
 
 @torch.no_grad()
-def journey_of(pipe: EnsemblePipeline, asked: Queries) -> Journey:
+def journey_of(pipe: EnsemblePipeline, asked: Queries, objective: Objective) -> Journey:
     """What the sampler took the finished pictures for, on its way to the queries.
 
-    With x the state as the members see it, ε̂ and v̂ the ensemble's prediction and ᾱ the
-    share of the signal's variance,
-
-        clean = (x - sqrt(1 - ᾱ) ε̂) / sqrt(ᾱ) = sqrt(ᾱ) x - sqrt(1 - ᾱ) v̂
+    That is the objective's clean estimate, from the states as the members see them and
+    the ensemble's predictions.
     """
     sampling, device = pipe.sampling(), pipe.members.device
     noise = asked.noise(pipe).to(device)
@@ -531,43 +524,20 @@ def journey_of(pipe: EnsemblePipeline, asked: Queries) -> Journey:
     votes = torch.as_tensor(full_votes(pipe.members.n_members)).to(noise)
     votes = votes.expand(n_queries, -1)
     condition = asked.condition(pipe)
-    scheduler = copy.deepcopy(sampling.scheduler)
-    scheduler.set_timesteps(sampling.n_steps, device=device)
-    states = noise * scheduler.init_noise_sigma
-    walk = denoise(
-        pipe.members,
-        sampling,
-        noise,
-        votes,
-        condition,
-        asked.generators(pipe, np.arange(n_queries)),
-    )
+    walk = Trajectory(sampling, noise, asked.generators(pipe, np.arange(n_queries)))
     timesteps, clean = [], []
-    for _, timestep, after in walk:
-        # A scheduler counts its steps; a fresh one starts at any of them.
-        scaled = copy.deepcopy(scheduler).scale_model_input(states, timestep)
+    for moment in walk:
         prediction = guided(
-            functools.partial(pipe.members, scaled, timestep, votes),
+            functools.partial(pipe.members, moment.scaled, moment.timestep, votes),
             condition,
             pipe.members.no_label,
             sampling.guidance_scale,
         )
-        timesteps.append(timestep.round().long().cpu())
-        clean.append(_clean(scheduler, scaled, prediction, timesteps[-1]))
-        states = after
+        timesteps.append(moment.timestep.round().long().cpu())
+        estimate = objective.clean_estimate(moment.scaled, prediction, timesteps[-1])
+        clean.append(estimate)
+        walk.step(prediction)
     return Journey(torch.stack(timesteps), torch.stack(clean, dim=1))
-
-
-def _clean(
-    scheduler: Any,
-    noisy: Float[Tensor, "images channels height width"],
-    prediction: Float[Tensor, "images channels height width"],
-    timestep: Int64[Tensor, ""],
-) -> Float[Tensor, "images channels height width"]:
-    kept = scheduler.alphas_cumprod[timestep].to(noisy)
-    if scheduler.config.prediction_type == "v_prediction":
-        return kept.sqrt() * noisy - (1 - kept).sqrt() * prediction
-    return (noisy - (1 - kept).sqrt() * prediction) / kept.sqrt()
 
 
 def _checkpoints(

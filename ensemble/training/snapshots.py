@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from ensemble.models.ensemble_model import load_member
+from ensemble.models.denoisers import load_member
 from ensemble.run.files import flush, read_json, replacing, sha256
 
 PREFIX = "step-"

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_model
@@ -41,11 +41,11 @@ from ensemble.data.loader import (
     batches,
     key_of,
 )
-from ensemble.models.ensemble_model import (
+from ensemble.models.denoisers import (
     build_member,
-    noise_schedule,
     predict,
 )
+from ensemble.models.objective import Objective, objective_of
 from ensemble.provenance import extension
 from ensemble.provenance.extension import Start
 from ensemble.provenance.plan import Plan
@@ -182,7 +182,7 @@ class Trainee:
             load_model(network, start.weights)
         self.no_label = n_classes or 0
         self.network = network.to(accelerator.device).train()
-        self.schedule = noise_schedule(run.config.model)
+        self.objective = objective_of(run.config.model)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=self.settings.learning_rate,
@@ -209,7 +209,7 @@ class Trainee:
         torch.manual_seed(key + self.team.rank)
         loss = denoising_loss(
             self.network,
-            self.schedule,
+            self.objective,
             clean,
             *self._noise(len(shown), step),
             label,
@@ -263,8 +263,7 @@ class Trainee:
     def _noise(self, n_images: int, step: int) -> tuple[Tensor, Tensor]:
         """Timesteps and noise of this process's part; they depend on no image."""
         keyed = seeding.generator(self.settings.seed, "noise", *self._whose(), step)
-        n_timesteps = self.schedule.config["num_train_timesteps"]
-        timestep = torch.randint(n_timesteps, (n_images,), generator=keyed)
+        timestep = self.objective.sample_times(n_images, keyed)
         noise = torch.randn((n_images, *self.shape), generator=keyed)
         device, part = self.accelerator.device, self.team.part
         return part(timestep).to(device), part(noise).to(device)
@@ -396,7 +395,7 @@ class Trainee:
 
 def denoising_loss(
     network: torch.nn.Module,
-    schedule: DDPMScheduler,
+    objective: Objective,
     clean: Float[Tensor, "batch channels height width"],
     timestep: Int[Tensor, " batch"],
     noise: Float[Tensor, "batch channels height width"],
@@ -404,13 +403,11 @@ def denoising_loss(
     accelerator: Accelerator,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the prediction (Ho et al. 2020, eq. 14)."""
-    noisy = schedule.add_noise(clean, noise, timestep)  # type: ignore[arg-type]
+    noisy = objective.perturb(clean, noise, timestep)
     with accelerator.autocast():
         prediction = predict(network, noisy, timestep, condition)
-    wanted = noise
-    if schedule.config["prediction_type"] == "v_prediction":
-        wanted = schedule.get_velocity(clean, noise, timestep)  # type: ignore[arg-type]
-    return torch.nn.functional.mse_loss(prediction.float(), wanted)
+    target = objective.target(clean, noise, timestep)
+    return torch.nn.functional.mse_loss(prediction.float(), target)
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:

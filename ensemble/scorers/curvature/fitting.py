@@ -120,30 +120,25 @@ def drawn(
     Each image's timesteps are spread evenly and shifted by chance, so that all images
     together stand at all timesteps alike.
     """
-    n_known = setting.schedule.config["num_train_timesteps"]
     shape = (curvature.n_draws, *examples.images.shape[1:])
     timesteps, noises, chances = [], [], []
     for key in examples.keys.tolist():
         keyed = seeding.generator(curvature.seed, "curvature", key, number)
         shift = torch.rand((), generator=keyed)
-        levels = (torch.arange(curvature.n_draws) + shift) / curvature.n_draws
-        timesteps.append((levels * n_known).long().clamp(max=n_known - 1))
+        timesteps.append(setting.objective.shifted_times(curvature.n_draws, shift))
         noises.append(torch.randn(shape, generator=keyed))
         chances.append(torch.randn(shape, generator=keyed))
     clean = examples.images.repeat_interleave(curvature.n_draws, dim=0)
     timestep = torch.cat(timesteps).to(clean.device)
     noise = torch.cat(noises).to(clean)
-    wanted = noise
-    if setting.schedule.config["prediction_type"] == "v_prediction":
-        wanted = setting.schedule.get_velocity(clean, noise, timestep)  # type: ignore[arg-type]
     condition = examples.condition
     return Sample(
-        noisy=setting.schedule.add_noise(clean, noise, timestep),  # type: ignore[arg-type]
+        noisy=setting.objective.perturb(clean, noise, timestep),
         timestep=timestep,
         condition=None
         if condition is None
         else condition.repeat_interleave(curvature.n_draws),
-        wanted=wanted,
+        target=setting.objective.target(clean, noise, timestep),
         chance=torch.cat(chances).to(clean),
     )
 

@@ -50,14 +50,14 @@ class Sample:
         noisy: What the network is run on.
         timestep: Of the diffusion.
         condition: Labels, for conditional networks.
-        wanted: What the loss compares the prediction with.
+        target: What the loss compares the prediction with.
         chance: Standard normal; makes the pseudo-targets.
     """
 
     noisy: Float[Tensor, "draws channels height width"]
     timestep: Int64[Tensor, " draws"]
     condition: Int64[Tensor, " draws"] | None
-    wanted: Float[Tensor, "draws channels height width"]
+    target: Float[Tensor, "draws channels height width"]
     chance: Float[Tensor, "draws channels height width"]
 
     def at(self, draws: slice) -> "Sample":
@@ -66,7 +66,7 @@ class Sample:
             self.noisy[draws],
             self.timestep[draws],
             None if self.condition is None else self.condition[draws],
-            self.wanted[draws],
+            self.target[draws],
             self.chance[draws],
         )
 
@@ -306,7 +306,7 @@ class Curvature:
         """Directions at the prediction whose outer products average to (2/D) I."""
         n_values = passage.prediction[0].numel()
         if self.targets == "observed":
-            yield 2 / n_values * (passage.prediction.detach() - sample.wanted)
+            yield 2 / n_values * (passage.prediction.detach() - sample.target)
         elif self.targets == "sampled":
             yield (2 / n_values) ** 0.5 * sample.chance
         else:

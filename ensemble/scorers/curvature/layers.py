@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ensemble.models.ensemble_model import (
+from ensemble.models.denoisers import (
     Condition,
     Timestep,
     predict,

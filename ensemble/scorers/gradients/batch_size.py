@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ensemble.models.ensemble_model import predict
+from ensemble.models.denoisers import predict
 from ensemble.scorers.interface import (
     Examples,
     Setting,

@@ -95,8 +95,10 @@ def digest_of(facts: dict[str, Any]) -> str:
 def of_network(setting: Setting, network: nn.Module) -> dict[str, Any]:
     """Digests of a network's weights and of the noise that it was trained on."""
     return {
-        "schedule": _of_tensor(setting.schedule.alphas_cumprod),
-        "prediction": setting.schedule.config["prediction_type"],
+        **{
+            name: _of_tensor(fact) if isinstance(fact, Tensor) else fact
+            for name, fact in setting.objective.identity().items()
+        },
         "weights": {
             name: (_of_tensor(weights), weights.requires_grad)
             for name, weights in network.named_parameters()

@@ -287,7 +287,7 @@ def _fill(
             began = time.perf_counter()
             numbers = missing[part]
             chosen = examples[numbers]
-            states = per_example.drawn_states(setting.schedule, chosen, feature.draws)
+            states = per_example.drawn_states(setting.objective, chosen, feature.draws)
             found = feature.rows(network, states, batch, chosen.keys.tolist())
             rows[numbers] = found.cpu().numpy()
             rows.flush()

@@ -28,7 +28,7 @@ def losses(
     batch = batch_size.batch(setting, network, examples, len(draws), width=0)
     found = []
     for part in batch.parts(len(examples)):
-        states = per_example.drawn_states(setting.schedule, examples[part], draws)
+        states = per_example.drawn_states(setting.objective, examples[part], draws)
         at_draws = [
             per_example.values(network, states.at(chosen), "loss")
             for chosen in batch.draws(len(draws))

@@ -28,7 +28,6 @@ from ensemble.scorers.gradients.blocks import (
     Sizes,
 )
 from ensemble.scorers.gradients.per_example import (
-    OUTPUTS,
     Draws,
     States,
 )
@@ -226,13 +225,13 @@ def states_at(
 ) -> States:
     """Every image at every draw, spread over the schedule or at one timestep."""
     if timestep is None:
-        return per_example.drawn_states(setting.schedule, examples, draws)
+        return per_example.drawn_states(setting.objective, examples, draws)
     alone = Draws(1, len(draws), draws.shared_noise, draws.seed)
     timesteps = torch.full((len(draws),), timestep)
     noise = alone.noise(examples, timesteps)
     clean = examples.images[:, None].expand_as(noise)
     return per_example.noised(
-        setting.schedule, clean, noise, timesteps, examples.condition
+        setting.objective, clean, noise, timesteps, examples.condition
     )
 
 
@@ -242,9 +241,5 @@ def pull_of(
     """The gradient of an output by the prediction."""
     with torch.enable_grad():
         prediction = passage.prediction.detach().requires_grad_()
-        value = OUTPUTS[output](
-            prediction,
-            states.wanted.flatten(0, 1),
-            states.weights.repeat(len(states.noisy)),
-        )
+        value = per_example.read(output, prediction, states)
         return torch.autograd.grad(value.sum(), prediction)[0]

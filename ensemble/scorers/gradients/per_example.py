@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from ensemble.models.ensemble_model import predict
+from ensemble.models.denoisers import predict
+from ensemble.models.objective import Objective
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import Examples
 from ensemble.system import seeding
@@ -57,13 +57,13 @@ class Draws:
     def __len__(self) -> int:
         return self.n_timesteps * self.n_noises
 
-    def timesteps(self, schedule: DDPMScheduler) -> Int64[Tensor, " draws"]:
+    def timesteps(self, objective: Objective) -> Int64[Tensor, " draws"]:
         """Timestep of each draw.
 
         Raises:
-            BadInput: If the noise schedule has fewer.
+            BadInput: If the objective knows fewer.
         """
-        n_known = schedule.config["num_train_timesteps"]
+        n_known = objective.n_times
         if self.n_timesteps > n_known:
             raise BadInput(
                 f"A scorer looks at {self.n_timesteps} noise levels, but this model has "
@@ -71,8 +71,7 @@ class Draws:
                 f"{self.n_timesteps}; in Python, give the scorer Draws(n_timesteps="
                 f"{n_known}) and a larger n_noises."
             )
-        levels = (torch.arange(self.n_timesteps) + 0.5) * n_known / self.n_timesteps
-        return levels.long().repeat_interleave(self.n_noises)
+        return objective.even_times(self.n_timesteps).repeat_interleave(self.n_noises)
 
     def noise(
         self, examples: Examples, timesteps: Int64[Tensor, " draws"]
@@ -101,16 +100,17 @@ class States:
 
     Attributes:
         noisy: Each image at each draw.
-        wanted: What a network should predict: the noise, or the velocity.
+        target: What a network should predict.
         timesteps: Of each draw.
-        weights: What the variational bound weighs the loss at each draw with.
+        weights: What the variational bound weighs the loss at each draw with; None if
+            the objective has no bound.
         condition: Label of each image.
     """
 
     noisy: Float[Tensor, "images draws channels height width"]
-    wanted: Float[Tensor, "images draws channels height width"]
+    target: Float[Tensor, "images draws channels height width"]
     timesteps: Int64[Tensor, " draws"]
-    weights: Float[Tensor, " draws"]
+    weights: Float[Tensor, " draws"] | None
     condition: Int64[Tensor, " images"] | None
 
     @property
@@ -122,62 +122,51 @@ class States:
         """The same images at some of their draws."""
         return States(
             self.noisy[:, draws],
-            self.wanted[:, draws],
+            self.target[:, draws],
             self.timesteps[draws],
-            self.weights[draws],
+            None if self.weights is None else self.weights[draws],
             self.condition,
         )
 
 
 def noised(
-    schedule: DDPMScheduler,
+    objective: Objective,
     clean: Float[Tensor, "images draws channels height width"],
     noise: Float[Tensor, "images draws channels height width"],
     timesteps: Int64[Tensor, " draws"],
     condition: Int64[Tensor, " images"] | None,
 ) -> States:
-    """Add noise to images; every draw may start from an image of its own.
-
-    With α_t = 1 - β_t and ᾱ_t their product, the variational bound weighs the squared
-    error of predicted noise with β_t / (2 α_t (1 - ᾱ_t)) (Ho et al. 2020, eq. 12). The
-    squared error of a predicted velocity is that of the noise divided by ᾱ_t.
-    """
+    """Add noise to images; every draw may start from an image of its own."""
     each = timesteps.repeat(len(clean)).to(clean.device)
     flat, drawn = clean.flatten(0, 1), noise.flatten(0, 1)
-    noisy = schedule.add_noise(flat, drawn, each)  # type: ignore[arg-type]
-    wanted = drawn
-    # Adding noise has moved one of the two to the images' device.
-    beta = schedule.betas.to(clean.device)[each[: len(timesteps)]]
-    kept = schedule.alphas_cumprod.to(clean.device)[each[: len(timesteps)]]
-    weights = beta / (2 * (1 - beta) * (1 - kept))
-    if schedule.config["prediction_type"] == "v_prediction":
-        wanted = schedule.get_velocity(flat, drawn, each)  # type: ignore[arg-type]
-        weights = weights * kept
+    weights = None
+    if objective.has_bound:
+        weights = objective.elbo_weight(timesteps.to(clean.device)).to(clean)
     return States(
-        noisy=noisy.reshape(clean.shape),
-        wanted=wanted.reshape(clean.shape),
+        noisy=objective.perturb(flat, drawn, each).reshape(clean.shape),
+        target=objective.target(flat, drawn, each).reshape(clean.shape),
         timesteps=timesteps,
-        weights=weights.to(clean),
+        weights=weights,
         condition=condition,
     )
 
 
-def drawn_states(schedule: DDPMScheduler, examples: Examples, draws: Draws) -> States:
+def drawn_states(objective: Objective, examples: Examples, draws: Draws) -> States:
     """Every image at every draw."""
-    timesteps = draws.timesteps(schedule)
+    timesteps = draws.timesteps(objective)
     noise = draws.noise(examples, timesteps)
     clean = examples.images[:, None].expand_as(noise)
-    return noised(schedule, clean, noise, timesteps, examples.condition)
+    return noised(objective, clean, noise, timesteps, examples.condition)
 
 
-def loss(prediction: Predicted, wanted: Predicted, _: Values) -> Values:
+def loss(prediction: Predicted, target: Predicted, _: Values) -> Values:
     """Mean squared error, as in training."""
-    return (prediction - wanted).square().mean(dim=(1, 2, 3))
+    return (prediction - target).square().mean(dim=(1, 2, 3))
 
 
-def weighted_loss(prediction: Predicted, wanted: Predicted, weights: Values) -> Values:
+def weighted_loss(prediction: Predicted, target: Predicted, weights: Values) -> Values:
     """Mean squared error, weighed as in the variational bound."""
-    return weights * loss(prediction, wanted, weights)
+    return weights * loss(prediction, target, weights)
 
 
 def squared_norm(prediction: Predicted, _: Predicted, __: Values) -> Values:
@@ -215,12 +204,26 @@ def values(
         condition = condition.repeat_interleave(states.n_draws)
     noisy = states.noisy.flatten(0, 1)
     timesteps = states.timesteps.repeat(n_images).to(noisy.device)
-    found = OUTPUTS[output](
-        predict(network, noisy, timesteps, condition),
-        states.wanted.flatten(0, 1),
-        states.weights.repeat(n_images),
-    )
+    found = read(output, predict(network, noisy, timesteps, condition), states)
     return found.reshape(n_images, states.n_draws)
+
+
+def read(output: str, prediction: Predicted, states: States) -> Values:
+    """An output at the predictions for all states, image by image.
+
+    Raises:
+        BadInput: If it is weighted, and the objective knows no weights.
+    """
+    n_images, weights = len(states.noisy), states.weights
+    if weights is None:
+        if output == "weighted_loss":
+            raise BadInput(
+                "The output weighted_loss is weighted as a variational bound, and the "
+                "objective of these networks has none. Use the output loss."
+            )
+        weights = states.timesteps.new_ones(len(states.timesteps), dtype=torch.float32)
+    target = states.target.flatten(0, 1)
+    return OUTPUTS[output](prediction, target, weights.repeat(n_images).to(target))
 
 
 def gradient_sums(

@@ -76,7 +76,7 @@ class JourneyTrak(KernelScorer):
             asked = queries[part]
             noise = self.feature.draws.noise(asked, timesteps)
             states = per_example.noised(
-                setting.schedule, clean[part], noise, timesteps, asked.condition
+                setting.objective, clean[part], noise, timesteps, asked.condition
             )
             of_part = self.feature.rows(network, states, batch, asked.keys.tolist())
             rows.append(of_part.cpu().numpy())

@@ -125,7 +125,9 @@ class VectorDas:
         self, one: Scored, fitted: Fitted, query: Examples
     ) -> Iterator[Gradients]:
         one.setting.work.gradients += self._n_directions()
-        states = per_example.drawn_states(one.setting.schedule, query, self.query_draws)
+        states = per_example.drawn_states(
+            one.setting.objective, query, self.query_draws
+        )
         passage = one.forward(states)
         (key,) = query.keys.tolist()
         for probe in range(self.n_probes):

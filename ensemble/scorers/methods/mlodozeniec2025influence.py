@@ -97,9 +97,9 @@ class InfluenceFunction:
         """Scores at each damping, from the same curvature and gradients.
 
         Raises:
-            BadInput: If the timestep is not one of the schedule's.
+            BadInput: If the timestep is not one that the objective knows.
         """
-        n_known = setting.schedule.config["num_train_timesteps"]
+        n_known = setting.objective.n_times
         if self.timestep is not None and self.timestep >= n_known:
             raise BadInput(
                 f"timestep is {self.timestep}, but the noise schedule has only "

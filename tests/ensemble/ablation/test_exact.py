@@ -10,17 +10,17 @@ from ensemble.ablation.measurements import (
     MEASUREMENTS,
     displacement,
 )
-from ensemble.models.ensemble_model import (
-    SCHEDULERS,
-    EnsembleModel,
-    build_member,
-    sampler,
-)
+from ensemble.models.denoisers import build_member
+from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.run import config_file, files
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import (
     Queries,
     ablated_pictures,
+)
+from ensemble.sampling.schedulers import (
+    SCHEDULERS,
+    sampler,
 )
 from ensemble.system import seeding
 from splits.codes import ablated_votes

@@ -26,13 +26,13 @@ from ensemble.ablation.removal_sets import (
     votes_without,
 )
 from ensemble.data.datasets import TrainingImages
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
 from ensemble.run import records
 from ensemble.run.folder import create
 from ensemble.run.voters import Membership
 from ensemble.sampling import queries
-from ensemble.sampling.pipeline import (
+from ensemble.sampling.trajectory import (
     initial_noise,
     query_generators,
 )
@@ -40,7 +40,7 @@ from ensemble.system import seeding, text
 from splits.errors import BadInput
 from tests import tiny
 
-HERE = "tests.ensemble.test_measurement"
+HERE = "tests.ensemble.ablation.test_measurements"
 
 
 def middle(images):
@@ -90,8 +90,8 @@ def values_of(measurement, images, full=None):
     if measurement.reading is not None:
         return measurement.reading(mild(len(images)) if full is None else full, images)
     pipe = tiny.ensemble(3)
-    schedule = noise_schedule(tiny.config("none").model)
-    return measurement.of_denoiser(pipe.members, schedule, images, None)
+    objective = objective_of(tiny.config("none").model)
+    return measurement.of_denoiser(pipe.members, objective, images, None)
 
 
 def test_a_measurement_does_not_depend_on_the_batch(digits):
@@ -145,8 +145,8 @@ def test_a_pair_is_most_alike_when_it_is_one_picture(digits):
 def test_the_quadratic_form_is_the_loss_of_the_averaged_prediction(prediction_type):
     pipe = tiny.ensemble(3, prediction_type=prediction_type)
     settings = tiny.config("none", model={"prediction_type": prediction_type}).model
-    schedule, images = noise_schedule(settings), pictures(2)
-    form = denoising_loss_form(pipe.members, schedule, images, None, n_draws=5)
+    objective, images = objective_of(settings), pictures(2)
+    form = denoising_loss_form(pipe.members, objective, images, None, n_draws=5)
     votes = torch.tensor([[0.2, 0.8, 0.0]], dtype=torch.float64)
     loss = torch.zeros(2)
     for draw, level in enumerate([100, 300, 500, 700, 900]):
@@ -155,10 +155,10 @@ def test_the_quadratic_form_is_the_loss_of_the_averaged_prediction(prediction_ty
         )
         noise = noise.double().expand_as(images)
         timestep = torch.full((2,), level)
-        noisy = schedule.add_noise(images, noise, timestep)
+        noisy = objective.schedule.add_noise(images, noise, timestep)
         wanted = noise
         if prediction_type == "v_prediction":
-            wanted = schedule.get_velocity(images, noise, timestep)
+            wanted = objective.schedule.get_velocity(images, noise, timestep)
         averaged = pipe.members(noisy, timestep, votes.expand(2, 3))
         loss += (averaged - wanted).square().mean(dim=(1, 2, 3)).float() / 5
     found = torch.einsum("m,qmn,n->q", votes[0].float(), form, votes[0].float())
@@ -167,11 +167,11 @@ def test_the_quadratic_form_is_the_loss_of_the_averaged_prediction(prediction_ty
 
 def test_draws_side_by_side_make_the_same_bits():
     pipe = tiny.ensemble(3)
-    schedule, images = noise_schedule(tiny.config("none").model), pictures(2)
+    objective, images = objective_of(tiny.config("none").model), pictures(2)
     found = []
     for side_by_side in (1, 3):
         pipe.members.side_by_side = side_by_side
-        found.append(denoising_loss_form(pipe.members, schedule, images, None, 7))
+        found.append(denoising_loss_form(pipe.members, objective, images, None, 7))
     assert torch.equal(*found)
 
 

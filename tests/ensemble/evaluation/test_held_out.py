@@ -12,7 +12,7 @@ from ensemble.ablation.measurements import (
     denoising_loss_form,
 )
 from ensemble.evaluation import held_out, predictors
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.run import files
 from ensemble.sampling import queries
 from ensemble.scorers import runner
@@ -79,7 +79,9 @@ def test_a_scorer_that_follows_the_sampler_refuses_them(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "new", images())
     with pytest.raises(BadInput, match="no noise leads to them"):
-        runner.journey_of(pipe, queries.load(run, "new"))
+        runner.journey_of(
+            pipe, queries.load(run, "new"), objective_of(run.config.model)
+        )
 
 
 def test_ablating_a_source_changes_their_loss_exactly(trained):
@@ -90,7 +92,7 @@ def test_ablating_a_source_changes_their_loss_exactly(trained):
     asked = queries.load(run, "new")
     form = denoising_loss_form(
         pipe.members,
-        noise_schedule(run.config.model),
+        objective_of(run.config.model),
         queries.on_device(pipe, asked.images),
         None,
         4,
@@ -116,7 +118,7 @@ def test_a_smaller_ensemble_is_the_first_members_alone(trained):
     (found,) = predictors.find(run, "fewer", ["ablation_first_3_loss"])
     form = denoising_loss_form(
         pipe.members,
-        noise_schedule(run.config.model),
+        objective_of(run.config.model),
         queries.on_device(pipe, queries.load(run, "fewer").images),
         None,
         4,

@@ -25,7 +25,7 @@ from ensemble.evaluation.lds import bootstrap, chosen_dampings, controls, rows_o
 from ensemble.evaluation.metrics import rank_correlation
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.run import files
 from ensemble.run.folder import Run, open_run
 from ensemble.sampling import queries
@@ -253,7 +253,7 @@ def test_the_truth_is_the_loss_of_models_that_the_trainer_made(run_with_scores):
     paths = [models.member(subset) for subset in range(8)]
     expected = losses.measure(
         paths,
-        noise_schedule(run.config.model),
+        objective_of(run.config.model),
         losses.examples_of(pipe, queries.load(run, "two")),
         4,
     )

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from ensemble.evaluation import losses
-from ensemble.models.ensemble_model import (
+from ensemble.models.denoisers import (
     load_member,
-    noise_schedule,
     predict,
 )
+from ensemble.models.objective import objective_of
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import Examples
 from tests import tiny
@@ -29,17 +29,17 @@ def pictures(n):
 
 def test_the_loss_is_the_mean_squared_error_over_draws(trained):
     run, _ = trained
-    schedule, asked = noise_schedule(run.config.model), pictures(3)
-    found = losses.measure([run.member(1)], schedule, asked, n_draws=6)
+    objective, asked = objective_of(run.config.model), pictures(3)
+    found = losses.measure([run.member(1)], objective, asked, n_draws=6)
     draws = Draws(n_timesteps=6, seed=losses.SEED)
-    timesteps = draws.timesteps(schedule)
+    timesteps = draws.timesteps(objective)
     noise = draws.noise(asked, timesteps)
     network = load_member(run.member(1))
     for picture in range(3):
         errors = []
         for draw, timestep in enumerate(timesteps):
             one = noise[picture, draw][None]
-            noisy = schedule.add_noise(asked.images[picture][None], one, timestep[None])
+            noisy = objective.perturb(asked.images[picture][None], one, timestep[None])
             with torch.no_grad():
                 errors.append(
                     float((predict(network, noisy, timestep) - one).square().mean())
@@ -51,10 +51,10 @@ def test_a_loss_depends_neither_on_other_pictures_nor_on_other_models(
     trained, monkeypatch
 ):
     run, _ = trained
-    schedule = noise_schedule(run.config.model)
+    objective = objective_of(run.config.model)
     both = [run.member(0), run.member(1)]
-    found = losses.measure(both, schedule, pictures(4), 5, side_by_side=2)
+    found = losses.measure(both, objective, pictures(4), 5, side_by_side=2)
     monkeypatch.setattr(losses, "MOST_HELD", 1)
     monkeypatch.setattr(losses, "MOST_AT_ONCE", 2)
-    alone = losses.measure(both[1:], schedule, pictures(4)[2:], 5)
+    alone = losses.measure(both[1:], objective, pictures(4)[2:], 5)
     np.testing.assert_allclose(alone[0], found[1, 2:], rtol=1e-5)

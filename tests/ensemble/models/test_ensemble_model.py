@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from ensemble.models import safe_loading
-from ensemble.models.ensemble_model import (
-    EnsembleModel,
+from ensemble.models.denoisers import (
     build_member,
     load_member,
-    noise_schedule,
 )
+from ensemble.models.ensemble_model import EnsembleModel
+from ensemble.models.objective import objective_of
 from ensemble.report import model_card
 from ensemble.run import files
 from splits.errors import BadInput
@@ -68,12 +68,12 @@ def test_every_option_of_the_architecture_reaches_the_member(change):
 
 
 def test_options_of_the_noise_reach_the_schedule():
-    plain = noise_schedule(settings())
-    cosine = noise_schedule(settings(schedule="cosine"))
-    short = noise_schedule(settings(n_timesteps=100))
-    assert tiny.different(plain.alphas_cumprod, cosine.alphas_cumprod)
-    assert len(short.alphas_cumprod) == 100
-    assert not plain.config["clip_sample"]
+    plain = objective_of(settings())
+    cosine = objective_of(settings(schedule="cosine"))
+    short = objective_of(settings(n_timesteps=100))
+    assert tiny.different(plain.schedule.alphas_cumprod, cosine.schedule.alphas_cumprod)
+    assert len(short.schedule.alphas_cumprod) == 100
+    assert not plain.scheduler_config["clip_sample"]
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,10 @@ import torch
 from diffusers import DDIMScheduler, SchedulerMixin
 
 from ensemble.models import safe_loading
-from ensemble.models.ensemble_model import (
-    SCHEDULERS,
-    EnsembleModel,
-)
+from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.run.folder import WEIGHTS
 from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.schedulers import SCHEDULERS
 from splits.errors import BadInput
 from tests import tiny
 

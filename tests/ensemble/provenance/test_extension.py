@@ -22,7 +22,7 @@ from ensemble.provenance import plan as plans
 from ensemble.run import config_file, files, lineage, records
 from ensemble.run.folder import Run, create, open_run
 from ensemble.run.lineage import Expected
-from ensemble.sampling import pipeline
+from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
 from splits.errors import BadInput
 from tests import tiny
@@ -58,7 +58,7 @@ def made(config_tree):
     ready = plans.prepare(run)
     todo = [m for m in range(ready.codes.n_members) if not run.member(m).exists()]
     assert not trainer.train_members(run, todo, ready, trainer.Stopping())
-    pipeline.complete(run)
+    completion.complete(run)
     return run
 
 

@@ -11,7 +11,7 @@ from ensemble.ablation import exact
 from ensemble.certificate import certificate
 from ensemble.cli import attribute
 from ensemble.evaluation import held_out
-from ensemble.models import ensemble_model
+from ensemble.models import denoisers
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.provenance import plan as plans
 from ensemble.provenance import (
@@ -449,7 +449,7 @@ def test_a_removal_while_the_plan_is_read_is_heeded(run, monkeypatch):
 
 def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
     removal.request(run, [SOURCE], "asked")
-    original, done = ensemble_model.load_member, []
+    original, done = denoisers.load_member, []
 
     def raced(folder, *given, **options):
         if not done:

@@ -11,7 +11,7 @@ import torch
 from ensemble.certificate import certificate
 from ensemble.cli import attribute, train
 from ensemble.evaluation import retraining
-from ensemble.models.ensemble_model import load_member
+from ensemble.models.denoisers import load_member
 from ensemble.provenance import (
     plan,
     removal,
@@ -29,7 +29,7 @@ from ensemble.run.folder import (
     read_codes,
 )
 from ensemble.run.lineage import Expected
-from ensemble.sampling import pipeline
+from ensemble.sampling import loading
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import runner
 from ensemble.system import exits
@@ -536,7 +536,7 @@ def test_a_scheduler_that_is_on_no_record_is_never_accepted(run, whole, tmp_path
 def test_an_edited_scheduler_that_is_on_record_is_refused(run):
     edited_scheduler(run)
     with pytest.raises(BadInput, match="is damaged: expected sha256"):
-        pipeline.check_pipeline(run.path, files.read_json(run.manifest))
+        loading.check_pipeline(run.path, files.read_json(run.manifest))
 
 
 def test_images_of_their_own_are_known_whatever_the_others_are(whole):

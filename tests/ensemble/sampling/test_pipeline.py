@@ -13,18 +13,16 @@ from diffusers import (
 )
 
 from ensemble.certificate import certificate
-from ensemble.models.ensemble_model import (
-    SCHEDULERS,
-    sampler,
-)
 from ensemble.run.config import SamplingConfig
 from ensemble.run.folder import PIPELINE
 from ensemble.sampling import queries
 from ensemble.sampling.arguments import checked_votes
-from ensemble.sampling.pipeline import (
-    EnsemblePipeline,
-    query_generators,
+from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.sampling.schedulers import (
+    SCHEDULERS,
+    sampler,
 )
+from ensemble.sampling.trajectory import query_generators
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
 from tests import tiny

@@ -25,7 +25,7 @@ def gradient_of(network, states: States, image: int, draw: int, output: str):
     condition = states.condition
     alone = States(
         noisy=states.noisy[image : image + 1, draw : draw + 1],
-        wanted=states.wanted[image : image + 1, draw : draw + 1],
+        target=states.target[image : image + 1, draw : draw + 1],
         timesteps=states.timesteps[draw : draw + 1],
         weights=states.weights[draw : draw + 1],
         condition=None if condition is None else condition[image : image + 1],
@@ -44,7 +44,7 @@ def features(
     unit: bool = False,
 ) -> np.ndarray:
     """Whole gradients, averaged over draws."""
-    states = per_example.drawn_states(setting.schedule, examples, draws)
+    states = per_example.drawn_states(setting.objective, examples, draws)
     rows = []
     for image in range(len(examples)):
         drawn = [

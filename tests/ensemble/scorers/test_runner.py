@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.models.ensemble_model import SCHEDULERS
+from ensemble.models.objective import objective_of
 from ensemble.run import files, folder
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
+from ensemble.sampling.schedulers import SCHEDULERS
 from ensemble.scorers import SCORERS, by_source, runner
 from ensemble.scorers.curvature.kfac import Curvature
 from ensemble.scorers.methods.controls import (
@@ -214,12 +215,16 @@ def test_conditional_members_are_told_labels(tmp_path):
     assert not np.allclose(found, plain, rtol=1e-3)
 
 
+def objective_by_name(name):
+    return objective_of(tiny.config("none", model={"prediction_type": name}).model)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_journey_ends_at_the_picture(scheduler, prediction_type):
     pipe = tiny.ensemble(scheduler=scheduler, prediction_type=prediction_type)
     asked = asked_of(pipe)
-    journey = journey_of(pipe, asked)
+    journey = journey_of(pipe, asked, objective_by_name(prediction_type))
     assert journey.clean.shape == (2, 4, 1, 8, 8)
     assert (journey.timesteps.diff() < 0).all()
     torch.testing.assert_close(
@@ -231,7 +236,10 @@ def test_a_journey_is_guided_as_the_picture_was():
     pipe = tiny.ensemble(n_classes=3)
     pipe.register_to_config(guidance_scale=3.0)
     asked = asked_of(pipe, labels=[2, 0])
-    journey = journey_of(pipe, asked)
+    before = pipe.members.n_forwards
+    journey = journey_of(pipe, asked, objective_by_name("epsilon"))
+    # Four steps of two queries by every member, with and without their labels.
+    assert pipe.members.n_forwards - before == 4 * 2 * 2 * pipe.members.n_members
     torch.testing.assert_close(
         journey.clean[:, -1], torch.tensor(asked.images).double(), rtol=1e-5, atol=1e-5
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ensemble.models.ensemble_model import noise_schedule
+from ensemble.models.objective import objective_of
 from ensemble.run import config_file
 from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import Draws
@@ -27,10 +27,10 @@ FEATURE = Feature(draws=DRAWS, projection=Projection(n_dimensions=64))
 WHOLE = Feature(draws=DRAWS, projection=Projection(n_dimensions=None))
 
 
-def schedule(prediction_type: str = "epsilon"):
-    """The noise schedule that all tests share."""
+def objective(prediction_type: str = "epsilon"):
+    """What the networks of all tests are trained to predict."""
     tree = {"run": "none", "model": {"prediction_type": prediction_type}}
-    return noise_schedule(config_file.from_dict(tree).model)
+    return objective_of(config_file.from_dict(tree).model)
 
 
 def examples(n_images: int, seed: int, n_classes: int | None = None) -> Examples:
@@ -71,7 +71,7 @@ def setting(folder: Path) -> Setting:
     return Setting(
         networks=networks,
         saw=codes.bits[source_of].T.copy(),
-        schedule=schedule(),
+        objective=objective(),
         train=examples(12, 0),
         queries=examples(3, 1000),
         source_of=source_of,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.models.ensemble_model import load_member
+from ensemble.models.denoisers import load_member
 from ensemble.provenance import plan
 from ensemble.run import files
 from ensemble.run.folder import REFERENCE, create

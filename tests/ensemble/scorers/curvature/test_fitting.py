@@ -115,15 +115,17 @@ def test_an_images_timesteps_are_spread_over_the_whole_schedule(one):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_perfect_network_would_predict_what_is_wanted(one, prediction_type):
-    schedule = tiny_setting.schedule(prediction_type)
-    setting = dataclasses.replace(one.setting, schedule=schedule)
+    objective = tiny_setting.objective(prediction_type)
+    setting = dataclasses.replace(one.setting, objective=objective)
     sample = fitting.drawn(setting, one.train[:], CURVATURE, 0)
     clean = one.train[:].images.repeat_interleave(3, dim=0)
-    kept = schedule.alphas_cumprod[sample.timestep].double()[:, None, None, None]
+    kept = objective.schedule.alphas_cumprod[sample.timestep].double()[
+        :, None, None, None
+    ]
     if prediction_type == "epsilon":
-        recovered = (sample.noisy - (1 - kept).sqrt() * sample.wanted) / kept.sqrt()
+        recovered = (sample.noisy - (1 - kept).sqrt() * sample.target) / kept.sqrt()
     else:
-        recovered = kept.sqrt() * sample.noisy - (1 - kept).sqrt() * sample.wanted
+        recovered = kept.sqrt() * sample.noisy - (1 - kept).sqrt() * sample.target
     torch.testing.assert_close(recovered, clean, rtol=1e-3, atol=1e-3)
 
 

@@ -93,7 +93,7 @@ def test_the_observed_diagonal_is_the_mean_squared_gradient_of_the_loss():
     _, matrix = fit(network, sample, targets="observed", approximation="diagonal")
     derivative = denoisers.jacobian(network, sample)
     prediction = network(sample.noisy, sample.timestep).sample
-    error = (prediction - sample.wanted).detach().flatten(1)
+    error = (prediction - sample.target).detach().flatten(1)
     gradients = 2 / 16 * torch.einsum("ndp,nd->np", derivative, error)
     torch.testing.assert_close(matrix.diagonal(), gradients.square().mean(dim=0))
 
@@ -201,7 +201,7 @@ def test_kfac_agrees_with_curvlinops(targets, fisher, sharing):
         network.body,
         nn.MSELoss(),
         list(network.parameters()),
-        [(sample.noisy, sample.wanted.flatten(1))],
+        [(sample.noisy, sample.target.flatten(1))],
         fisher_type=fisher,
         kfac_approx=sharing,
         separate_weight_and_bias=False,
@@ -222,7 +222,7 @@ def test_ekfac_agrees_with_curvlinops():
         network.body,
         nn.MSELoss(),
         list(network.parameters()),
-        [(sample.noisy, sample.wanted.flatten(1))],
+        [(sample.noisy, sample.target.flatten(1))],
         fisher_type="empirical",
         separate_weight_and_bias=False,
     )
@@ -240,7 +240,7 @@ def test_the_gauss_newton_matrix_of_these_tests_is_curvlinopss():
         network.body,
         nn.MSELoss(),
         list(network.parameters()),
-        [(sample.noisy, sample.wanted.flatten(1))],
+        [(sample.noisy, sample.target.flatten(1))],
     )
     expected = oracle @ torch.eye(len(matrix), dtype=torch.float64)
     torch.testing.assert_close(matrix, expected, rtol=1e-10, atol=1e-12)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ensemble.models.ensemble_model import predict
+from ensemble.models.denoisers import predict
 from ensemble.scorers.curvature import layers
 from splits.errors import BadInput
 from tests import tiny

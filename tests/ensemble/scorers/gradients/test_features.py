@@ -104,7 +104,7 @@ def test_whatever_decides_a_feature_gives_it_a_file_of_its_own(setting):
     found = [taken(setting, feature) for feature in [FEATURE, *changes]]
     found.append(taken(setting, network=1))
     velocity = dataclasses.replace(
-        setting, schedule=tiny_setting.schedule("v_prediction")
+        setting, objective=tiny_setting.objective("v_prediction")
     )
     found.append(taken(velocity))
     fewer = dataclasses.replace(

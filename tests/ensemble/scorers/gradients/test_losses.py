@@ -20,7 +20,7 @@ from tests.ensemble.scorers.tiny_setting import DRAWS
 def test_losses_are_mean_squared_errors_whatever_is_done_at_once(tmp_path, monkeypatch):
     setting = tiny_setting.setting(tmp_path)
     network = setting.networks[0]
-    states = per_example.drawn_states(setting.schedule, setting.train, DRAWS)
+    states = per_example.drawn_states(setting.objective, setting.train, DRAWS)
     wanted = per_example.values(network, states, "loss").detach().numpy()
     for at_once in (1, 4, 1000):
         monkeypatch.setattr(batch_size, "ENOUGH", at_once)

@@ -66,7 +66,7 @@ def test_a_gradient_does_not_depend_on_how_much_fits_into_memory(setting, monkey
 def test_all_draws_stand_at_the_timestep_that_was_asked_for(setting):
     states = states_at(setting, setting.queries, DRAWS, 300)
     assert states.timesteps.tolist() == [300] * 6
-    flat = states.wanted[0].flatten(1)
+    flat = states.target[0].flatten(1)
     assert len(torch.unique(flat, dim=0)) == 6
 
 

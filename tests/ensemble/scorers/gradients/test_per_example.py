@@ -39,7 +39,7 @@ def network_of(kind="plain"):
 
 def states_of(n_images=3, n_draws=2, n_classes=None, prediction_type="epsilon"):
     return per_example.drawn_states(
-        tiny_setting.schedule(prediction_type),
+        tiny_setting.objective(prediction_type),
         tiny_setting.examples(n_images, 5, n_classes),
         Draws(n_timesteps=n_draws),
     )
@@ -52,9 +52,9 @@ def test_states_are_made_where_the_images_are(prediction_type):
     images = torch.zeros(3, 1, 8, 8, device=meta)
     examples = Examples(images, None, torch.arange(3))
     states = per_example.drawn_states(
-        tiny_setting.schedule(prediction_type), examples, Draws(2)
+        tiny_setting.objective(prediction_type), examples, Draws(2)
     )
-    assert states.noisy.device == states.wanted.device == states.weights.device == meta
+    assert states.noisy.device == states.target.device == states.weights.device == meta
 
 
 def sums(network, states, output="loss", projection=WHOLE):
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_torch_func():
         return (found.sample - wanted).square().mean(dim=(1, 2, 3)).sum()
 
     by_name = vmap(grad(loss), in_dims=(None, 0, 0))(
-        weights, states.noisy, states.wanted
+        weights, states.noisy, states.target
     )
     expected = torch.cat([part.flatten(1) for part in by_name.values()], dim=1)
     torch.testing.assert_close(sums(network, states), expected, rtol=1e-9, atol=1e-12)
@@ -152,7 +152,7 @@ def test_a_gradient_does_not_depend_on_its_batch():
     examples = tiny_setting.examples(4, 5)
     for image in range(4):
         alone = per_example.drawn_states(
-            tiny_setting.schedule(), examples[image : image + 1], Draws(n_timesteps=3)
+            tiny_setting.objective(), examples[image : image + 1], Draws(n_timesteps=3)
         )
         row = sum(sums(network, alone.at(slice(d, d + 1))) for d in range(3))[0]
         torch.testing.assert_close(row, together[image], rtol=1e-10, atol=1e-13)
@@ -163,7 +163,7 @@ def test_float32_is_close_to_float64():
     expected = sums(network, states)
     single = States(
         states.noisy.float(),
-        states.wanted.float(),
+        states.target.float(),
         states.timesteps,
         states.weights.float(),
         None,
@@ -208,31 +208,34 @@ def test_shared_noise_is_the_same_for_all_images():
 
 
 def test_timesteps_are_spread_evenly():
-    levels = Draws(n_timesteps=4, n_noises=2).timesteps(tiny_setting.schedule())
+    levels = Draws(n_timesteps=4, n_noises=2).timesteps(tiny_setting.objective())
     assert levels.tolist() == [125, 125, 375, 375, 625, 625, 875, 875]
 
 
 def test_networks_are_told_the_noise_or_the_velocity():
     states = states_of(prediction_type="v_prediction")
-    schedule = tiny_setting.schedule("v_prediction")
-    kept = schedule.alphas_cumprod[states.timesteps].sqrt()[None, :, None, None, None]
+    kept = (
+        tiny_setting.objective("v_prediction")
+        .schedule.alphas_cumprod[states.timesteps]
+        .sqrt()[None, :, None, None, None]
+    )
     clean = tiny_setting.examples(3, 5).images[:, None]
     # Noise and picture turned by an angle: undoing the turn gives the picture back.
-    back = kept * states.noisy - (1 - kept**2).sqrt() * states.wanted
+    back = kept * states.noisy - (1 - kept**2).sqrt() * states.target
     torch.testing.assert_close(back, clean.expand_as(back), rtol=1e-5, atol=1e-5)
 
 
 def test_the_weighted_loss_says_the_same_of_noise_and_velocity():
     """A prediction that is a given noise off costs the same, however it is put."""
     noise, velocity = states_of(), states_of(prediction_type="v_prediction")
-    kept = tiny_setting.schedule().alphas_cumprod[noise.timesteps].double()
-    error = torch.ones_like(noise.wanted)
+    kept = tiny_setting.objective().schedule.alphas_cumprod[noise.timesteps].double()
+    error = torch.ones_like(noise.target)
     of_noise = per_example.weighted_loss(
-        (noise.wanted + error)[0], noise.wanted[0], noise.weights
+        (noise.target + error)[0], noise.target[0], noise.weights
     )
     as_velocity = error / kept.sqrt()[None, :, None, None, None]
     of_velocity = per_example.weighted_loss(
-        (velocity.wanted + as_velocity)[0], velocity.wanted[0], velocity.weights
+        (velocity.target + as_velocity)[0], velocity.target[0], velocity.weights
     )
     torch.testing.assert_close(of_noise, of_velocity)
 
@@ -255,13 +258,13 @@ def test_outputs_are_what_their_names_say():
 
 
 def test_the_loss_is_the_one_that_members_are_trained_on():
-    network, schedule = network_of().float(), tiny_setting.schedule()
+    network, objective = network_of().float(), tiny_setting.objective()
     clean = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([300])
-    states = per_example.noised(schedule, clean[:, None], noise[:, None], level, None)
+    states = per_example.noised(objective, clean[:, None], noise[:, None], level, None)
     expected = denoising_loss(
-        network, schedule, clean, level, noise, None, Accelerator()
+        network, objective, clean, level, noise, None, Accelerator()
     )
     assert per_example.values(network, states, "loss").item() == expected.item()
 
@@ -306,7 +309,7 @@ def test_more_timesteps_than_there_are_is_refused():
     with pytest.raises(
         BadInput, match="only 1000. Train with model.n_timesteps of at least 1001"
     ):
-        Draws(n_timesteps=1001).timesteps(tiny_setting.schedule())
+        Draws(n_timesteps=1001).timesteps(tiny_setting.objective())
 
 
 @pytest.mark.parametrize("name", ["n_timesteps", "n_noises"])

@@ -26,7 +26,7 @@ def test_journey_trak_asks_for_the_loss_at_what_the_sampler_saw(tmp_path):
         for draw in range(4):
             clean = journey.clean[query, draw // 2].clamp(-1, 1)[None, None]
             states = per_example.noised(
-                setting.schedule,
+                setting.objective,
                 clean,
                 noise[query, draw][None, None],
                 levels[draw : draw + 1],

@@ -28,7 +28,9 @@ class Offset(nn.Module):
         self.offset = nn.Parameter(torch.tensor(loss, dtype=torch.float64).sqrt())
 
     def forward(self, noisy, timestep, class_labels=None):
-        kept = tiny_setting.schedule().alphas_cumprod[timestep][:, None, None, None]
+        kept = tiny_setting.objective().schedule.alphas_cumprod[timestep][
+            :, None, None, None
+        ]
         noise = noisy / (1 - kept).sqrt()
         return SimpleNamespace(sample=noise + self.offset)
 

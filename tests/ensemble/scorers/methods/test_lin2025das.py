@@ -14,7 +14,7 @@ from tests.ensemble.scorers.tiny_setting import DRAWS
 
 def shares(setting):
     """The released residual, from every error at every draw."""
-    states = per_example.drawn_states(setting.schedule, setting.train, DRAWS)
+    states = per_example.drawn_states(setting.objective, setting.train, DRAWS)
     errors = per_example.values(setting.networks[0], states, "loss").detach().sqrt()
     return (errors.mean(dim=1) / errors.norm(dim=1)).numpy()
 

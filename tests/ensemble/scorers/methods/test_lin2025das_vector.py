@@ -57,7 +57,7 @@ def by_brute_force(setting):
         dim=1,
     )
     states = per_example.drawn_states(
-        setting.schedule, setting.queries, QUICK.query_draws
+        setting.objective, setting.queries, QUICK.query_draws
     )
     flat = states.noisy.flatten(0, 1)
     sample = Sample(flat, states.timesteps.repeat(3), None, flat, flat)

@@ -65,7 +65,7 @@ def in_closed_form(setting, output="loss", timestep=None, damping=0.1):
         pull = (
             prediction
             if output == "squared_norm"
-            else prediction - states.wanted.flatten(2)
+            else prediction - states.target.flatten(2)
         )
         if output == "simplified_elbo":
             pull = states.weights[:, None] * pull
@@ -240,7 +240,7 @@ def test_exact_influence_on_a_linear_network_agrees_with_dattri():
 
     def gradients(sample):
         passage = layers.forward(network, found, sample.noisy, sample.timestep)
-        error = passage.prediction.detach() - sample.wanted
+        error = passage.prediction.detach() - sample.target
         return layers.per_image(passage, 2 / 4 * error, len(error))
 
     ours = layers.products(fitted.solve(gradients(asked)), gradients(train))
@@ -251,7 +251,7 @@ def test_exact_influence_on_a_linear_network_agrees_with_dattri():
         return nn.functional.mse_loss(prediction, wanted)
 
     def loader(sample):
-        pairs = TensorDataset(sample.noisy, sample.wanted.flatten(1))
+        pairs = TensorDataset(sample.noisy, sample.target.flatten(1))
         return DataLoader(pairs, batch_size=len(pairs))
 
     task = AttributionTask(

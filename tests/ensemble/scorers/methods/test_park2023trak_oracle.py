@@ -32,8 +32,8 @@ def in_float32(setting):
 
 
 def batch_of(setting, examples):
-    states = per_example.drawn_states(setting.schedule, examples, DRAWS)
-    return [states.noisy, states.wanted]
+    states = per_example.drawn_states(setting.objective, examples, DRAWS)
+    return [states.noisy, states.target]
 
 
 class MeanLoss(trak.modelout_functions.AbstractModelOutput):
@@ -103,7 +103,7 @@ def test_with_their_projection_scores_are_theirs(setting, tmp_path):
     train, queries = (
         per_example.gradient_sums(
             network,
-            per_example.drawn_states(setting.schedule, examples, DRAWS),
+            per_example.drawn_states(setting.objective, examples, DRAWS),
             "loss",
             WHOLE.projection,
             examples.keys.tolist(),
@@ -129,7 +129,7 @@ def test_without_projection_trak_is_theirs(setting, tmp_path):
     ours = Trak(WHOLE, DAMPING).score(setting)
     train = per_example.gradient_sums(
         network,
-        per_example.drawn_states(setting.schedule, setting.train, DRAWS),
+        per_example.drawn_states(setting.objective, setting.train, DRAWS),
         "loss",
         WHOLE.projection,
         setting.train.keys.tolist(),

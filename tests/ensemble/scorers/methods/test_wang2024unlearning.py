@@ -68,7 +68,7 @@ def test_the_query_is_unlearned(setting):
 
     query = setting.queries[:1]
     fitted = fitting.fitted(one, QUICK.curvature)
-    states = per_example.drawn_states(setting.schedule, query, DRAWS)
+    states = per_example.drawn_states(setting.objective, query, DRAWS)
     losses = [
         float(per_example.values(network, states, "loss").detach().mean())
         for network in (
