@@ -31,10 +31,7 @@ from ensemble.ablation import (
 )
 from ensemble.ablation.removal_sets import Units
 from splits.codes import CodeBook
-from splits.designs import (
-    placebos,
-    registry,
-)
+from splits.designs import free_codes, placebos, registry
 
 N_PIXELS = 64
 NOISES = (0.0, 1.0)
@@ -93,7 +90,7 @@ def both_p_values(
     names = [str(source) for source in range(n_sources)]
     units = Units(bits, [[source] for source in range(n_sources)], names, "sources")
     weights = bits.sum(axis=1)
-    drawn = registry.placebos(book, placebo.enough(n_sources), seed, weights.tolist())
+    drawn = free_codes.placebos(book, placebo.enough(n_sources), seed, weights.tolist())
     # Equal but for rounding is equal.
     own, others = (
         np.sqrt(p_values.squared(gram, codes))[None].round(9) for codes in (bits, drawn)

@@ -32,7 +32,7 @@ from ensemble.evaluation import ground_truth as truth
 from ensemble.evaluation.lds import predicted_losses
 from ensemble.evaluation.metrics import rank_correlation
 from ensemble.scorers import SCORERS
-from splits.designs import registry as splits_designs
+from splits.designs import registry
 from splits.errors import BadInput
 
 
@@ -208,7 +208,7 @@ def additive_truth(noise, n_subsets=64):
     """Losses that are minus the sum of what sources are worth, and what these are."""
     rng = np.random.default_rng(0)
     worth = rng.standard_normal((5, 20))
-    subsets = splits_designs.draw("random_subsets", 20, n_subsets).bits
+    subsets = registry.draw("random_subsets", 20, n_subsets).bits
     shape = (2, 5, n_subsets)
     losses = 3 - worth @ subsets + noise * rng.standard_normal(shape)
     return worth, truth.Truth(subsets, losses, {})
@@ -282,4 +282,4 @@ def test_simulated_code_books_accuse_nobody_that_is_innocent():
 def test_books_as_version_0_1_drew_them_are_not_drawn_again():
     first = innocents.drawn("as_in_0.1", 16, 4, 0).digest()
     assert first.startswith("a6fab01af7")
-    assert splits_designs.draw("balanced", 4, 16).digest() != first
+    assert registry.draw("balanced", 4, 16).digest() != first

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from ensemble.ablation.removal_sets import Units
 from ensemble.provenance.plan import Plan
-from splits.designs import registry
+from splits.designs import free_codes
 
 THRESHOLD = 0.05
 
@@ -88,4 +88,4 @@ def codes(
     plan: Plan, units: Units, n_placebos: int, seed: int
 ) -> Bool[np.ndarray, "placebos members"]:
     """Codes of the units' weights that belong to no source."""
-    return registry.placebos(plan.codes, n_placebos, seed, units.weights.tolist())
+    return free_codes.placebos(plan.codes, n_placebos, seed, units.weights.tolist())

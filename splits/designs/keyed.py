@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
+from splits.codes import CodeBook
+from splits.designs.capacity import chosen_weight
 from splits.designs.combinadics import (
     rank,
     unrank,
@@ -36,6 +38,94 @@ Words = UInt64[np.ndarray, "..."]
 def salt_digest(salt: str) -> str:
     """The sha256 of a salt, which commits to it without telling it."""
     return hashlib.sha256(_bytes(salt)).hexdigest()
+
+
+def numbered(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    weight: int | None = None,
+    salt: str = "",
+) -> CodeBook:
+    """A distinct code of one weight for each source number, computed without a table.
+
+    Sources that are appended leave the codes of the others as they are. Splits are as
+    even as chance makes them. The salt takes the place of the seed.
+
+    Args:
+        n_sources: At most C(n_members, weight).
+        n_members: Even, unless a weight is given.
+        rng: Not used.
+        weight: 1 to n_members - 1; None is half of the members.
+        salt: The secret that codes follow from.
+
+    Raises:
+        BadInput: If there are too many sources, a split is empty, or the weight does
+            not fit.
+    """
+    del rng
+    weight = chosen_weight(weight, n_members)
+    return CodeBook(numbered_codes(np.arange(n_sources), n_members, weight, salt))
+
+
+def named(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    names: Sequence[str],
+    weight: int | None = None,
+    salt: str = "",
+) -> CodeBook:
+    """A code of one weight for each source name, by a keyed hash, without a table.
+
+    No code depends on any other source, not even on how many there are. Few sources in
+    many codes are distinct by luck, others may share a code. The salt takes the place
+    of the seed.
+
+    Args:
+        n_sources: How many names there are.
+        n_members: Even, unless a weight is given.
+        rng: Not used.
+        names: What the sources are called, for ever.
+        weight: 1 to n_members - 1; None is half of the members.
+        salt: The secret that codes follow from.
+
+    Raises:
+        BadInput: If a split is empty, or the weight does not fit.
+    """
+    del n_sources, rng
+    weight = chosen_weight(weight, n_members)
+    return CodeBook(named_codes(names, n_members, weight, salt))
+
+
+def rendezvous(
+    n_sources: int,
+    n_members: int,
+    rng: np.random.Generator,
+    names: Sequence[str],
+    weight: int | None = None,
+    salt: str = "",
+) -> CodeBook:
+    """As `named`, for ensembles that grow: a new member hardly changes old codes.
+
+    Going from n_members to n_members + 1, a share of weight / (n_members + 1) of the
+    codes moves one bit to the new member; all others stay. Set the weight, so that it
+    does not grow with the ensemble.
+
+    Args:
+        n_sources: How many names there are.
+        n_members: Even, unless a weight is given.
+        rng: Not used.
+        names: What the sources are called, for ever.
+        weight: 1 to n_members - 1; None is half of the members.
+        salt: The secret that codes follow from.
+
+    Raises:
+        BadInput: If a split is empty, or the weight does not fit.
+    """
+    del n_sources, rng
+    weight = chosen_weight(weight, n_members)
+    return CodeBook(rendezvous_codes(names, n_members, weight, salt))
 
 
 def numbered_codes(

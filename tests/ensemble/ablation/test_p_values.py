@@ -15,7 +15,7 @@ from ensemble.ablation.removal_sets import (
     votes_without,
 )
 from splits.codes import CodeBook
-from splits.designs import registry
+from splits.designs import free_codes, registry
 
 TAU = 0.05
 
@@ -39,7 +39,7 @@ def among_sources(bits):
 def alone(gram, bits, n_placebos=None, seed=0):
     book = CodeBook(bits)
     n = placebo.enough(len(bits)) if n_placebos is None else n_placebos
-    drawn = registry.placebos(book, n, seed)
+    drawn = free_codes.placebos(book, n, seed)
     own, others = (
         np.sqrt(p_values.squared(gram, codes))[None].round(9) for codes in (bits, drawn)
     )
