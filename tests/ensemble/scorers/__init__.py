@@ -1,1 +1,0 @@
-"""A package, so that no other package called `tests` can take its place."""
