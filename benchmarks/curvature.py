@@ -62,7 +62,7 @@ def network_and_samples(
         clean = chosen.repeat_interleave(n_draws, dim=0)
         noise, chance = torch.randn(2, *clean.shape, generator=keyed)
         timestep = torch.randint(1000, (len(clean),), generator=keyed)
-        noisy = objective_of(settings.model).add_noise(clean, noise, timestep)  # type: ignore[arg-type]
+        noisy = objective_of(settings.model).perturb(clean, noise, timestep)
         states.append(Sample(noisy, timestep, None, noise, chance))
     return network, *states
 
@@ -74,7 +74,7 @@ def fitted_to(train: Sample, n_draws: int) -> Sample:
         train.noisy[half],
         train.timestep[half],
         None,
-        train.wanted[half],
+        train.target[half],
         train.chance[half],
     )
 

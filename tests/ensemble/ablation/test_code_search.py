@@ -8,6 +8,7 @@ from ensemble.ablation import (
     first_order,
 )
 from ensemble.ablation.removal_sets import votes_without
+from splits.designs import keyed
 from splits.errors import BadInput
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from ensemble.cli import write_shards
 from ensemble.data.datasets import load
 from ensemble.provenance import (
     coded_shards,
@@ -180,7 +181,7 @@ def test_the_command_writes_digits_that_read_back_exactly(tmp_path, capsys):
     path = tmp_path / "config.yaml"
     path.write_text("run: x\ndata: {n_images: 40}\nsplits: {n_members: 8}\n")
     command = [str(path), str(tmp_path / "out"), "--per-shard", "15"]
-    assert coded_shards.main([*command, "--plan"]) == 0
+    assert write_shards.main([*command, "--plan"]) == 0
     assert not (tmp_path / "out").exists()
     done = run(*command)
     assert (done.returncode, done.stderr) == (0, "")

@@ -24,6 +24,7 @@ from ensemble.run.folder import Run, create, open_run
 from ensemble.run.lineage import Expected
 from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.training import trainer
 from splits.errors import BadInput
 from tests import tiny
 

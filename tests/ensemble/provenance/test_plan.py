@@ -15,7 +15,7 @@ from ensemble.data.inventory import (
     RULES,
 )
 from ensemble.provenance import plan as plans
-from ensemble.run import config_file, files
+from ensemble.run import config_file, files, manifest
 from ensemble.run.folder import Run, create
 from splits import spelling
 from splits.designs import placebos

@@ -421,7 +421,7 @@ def removed_while(monkeypatch, run, owner, name, sources=(SOURCE,)):
 
 
 def test_a_removal_while_members_are_loaded_is_heeded(run, monkeypatch):
-    asked = removed_while(monkeypatch, run, ensemble_model, "load_member")
+    asked = removed_while(monkeypatch, run, denoisers, "load_member")
     pipe = EnsemblePipeline.from_pretrained(run.path)
     assert asked
     voting = voters.Membership.read(run.path)
@@ -431,7 +431,7 @@ def test_a_removal_while_members_are_loaded_is_heeded(run, monkeypatch):
 
 def test_a_command_whose_membership_is_over_is_refused(run, monkeypatch):
     known = voters.Membership.read(run.path)
-    removed_while(monkeypatch, run, ensemble_model, "load_member")
+    removed_while(monkeypatch, run, denoisers, "load_member")
     with pytest.raises(BadInput, match="While this command was at work, sources were"):
         EnsemblePipeline.from_pretrained(run.path, membership=known)
     with pytest.raises(BadInput, match="While this command was at work, sources were"):
@@ -456,7 +456,7 @@ def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
             done.append(repaired(run))
         return original(folder, *given, **options)
 
-    monkeypatch.setattr(ensemble_model, "load_member", raced)
+    monkeypatch.setattr(denoisers, "load_member", raced)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     assert done
     assert pipe.members.member_ids == [0, 1, 2, 3]
@@ -500,7 +500,7 @@ def test_a_removal_before_a_command_loads_members_ends_it_or_is_heeded(
 ):
     attribute.main([str(run.path), "generate", "--n", "1", "--name", "before"])
     name = "new" if command[0] == "generate" else "before"
-    asked = removed_while(monkeypatch, run, ensemble_model, "load_member")
+    asked = removed_while(monkeypatch, run, denoisers, "load_member")
     given = [str(run.path), *command, "--name", name]
     if command[0] == "generate":
         attribute.main(given)

@@ -10,6 +10,7 @@ import torch
 
 from ensemble.certificate import certificate
 from ensemble.cli import attribute, train
+from ensemble.data import datasets
 from ensemble.evaluation import retraining
 from ensemble.models.denoisers import load_member
 from ensemble.provenance import (

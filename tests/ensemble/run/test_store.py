@@ -649,7 +649,7 @@ def test_a_stage_is_recorded_with_its_cost_and_facts(run):
 
 def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent():
     held = np.ones(2**27, np.uint8)
-    command = "from ensemble import store; print(store.peak_memory_bytes())"
+    command = "from ensemble.system import environment; print(environment.peak_memory_bytes())"
     said = subprocess.run([sys.executable, "-c", command], capture_output=True)
     assert held.nbytes < environment.peak_memory_bytes()
     assert 2**23 < int(said.stdout) < environment.peak_memory_bytes() - held.nbytes // 2

@@ -81,7 +81,7 @@ def test_anything_else_keeps_its_traceback(error):
 
 def ended(body, number=None):
     """Run a main in a process of its own, perhaps signalled; code, errors, seconds."""
-    script = "import sys\nfrom ensemble import exits\ndef main(_):\n"
+    script = "import sys\nfrom ensemble.system import exits\ndef main(_):\n"
     script += "".join(f"    {line}\n" for line in body.splitlines())
     script += "sys.exit(exits.guarded(main, []))"
     process = subprocess.Popen(
@@ -196,7 +196,7 @@ def test_a_folder_and_a_file_in_each_others_place_are_named(tmp_path, capsys, ac
 
 def read_some(body, n_lines, *, errors_too=False):
     """Run a main whose reader goes away after some lines; exit code and errors."""
-    script = "import sys\nfrom ensemble import exits\ndef main(_):\n"
+    script = "import sys\nfrom ensemble.system import exits\ndef main(_):\n"
     script += "".join(f"    {line}\n" for line in body.splitlines())
     script += "sys.exit(exits.guarded(main, []))"
     process = subprocess.Popen(

@@ -19,7 +19,7 @@ from splits.errors import BadInput
 ROOT = Path(__file__).parents[3]
 HOLDING = """
 import sys, pathlib
-from ensemble import locks
+from ensemble.system import locks
 with locks.alone(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

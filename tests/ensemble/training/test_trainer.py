@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
+from ensemble.data import datasets
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.data.loader import Split
 from ensemble.provenance import (
@@ -261,7 +262,7 @@ def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, stage, killed)
+        patched.setattr({"seal": records, "publish": files}[stage], stage, killed)
         with pytest.raises(KeyboardInterrupt):
             trainer.train_members(run, [0], ready, Stopping())
     part = run.member(0).with_suffix(".part")
