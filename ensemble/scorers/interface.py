@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from ensemble.models.objective import Objective
+from ensemble.run.cache import Cache
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
@@ -171,6 +172,11 @@ class Setting:
                 f"saw has shape {self.saw.shape}: (networks, images) = {wanted} is "
                 "wanted, who was trained on what."
             )
+
+    @property
+    def cache(self) -> Cache:
+        """What is kept in the folder."""
+        return Cache(self.folder)
 
     def included(self) -> Bool[np.ndarray, "networks sources"]:
         """Which sources each network was trained on."""

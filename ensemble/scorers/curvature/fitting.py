@@ -1,7 +1,6 @@
 """The curvature of a scored network at the images that it saw, kept on disk."""
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble.run import files, records
+from ensemble.run import files
+from ensemble.run.cache import digest_of
 from ensemble.scorers.curvature.kfac import (
     Curvature,
     Fitted,
@@ -24,10 +24,7 @@ from ensemble.scorers.interface import (
     Examples,
     Setting,
 )
-from ensemble.system import (
-    locks,
-    seeding,
-)
+from ensemble.system import seeding
 
 SPECTRA = "spectra.safetensors"
 
@@ -51,7 +48,7 @@ def path(
     """
     # Damping comes after measuring: another one needs no other measurement.
     options = {**dataclasses.asdict(curvature), "damping": None}
-    name = cache.digest_of(
+    name = digest_of(
         {
             "curvature": options,
             "layers": list(scored.layers.modules),
@@ -60,17 +57,11 @@ def path(
             "seen": files.array_digest(scored.seen),
         }
     )
-    folder = scored.setting.folder / f"curvature-{name}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locks.alone(folder):
-        if folder.exists():
-            kept = files.read_json(folder / "info.json")
-            scored.setting.work.seconds_before += kept["seconds"]
-            scored.setting.work.gradients += kept["gradients"]
-        else:
-            _measure(scored, curvature, folder)
-    kept = files.read_json(folder / "info.json")
-    records.check(folder / SPECTRA, kept["files"][SPECTRA])
+    folder, before = scored.setting.cache.files(
+        f"curvature-{name}", lambda partial: _measure(scored, curvature, partial)
+    )
+    scored.setting.work.seconds_before += before.get("seconds", 0)
+    scored.setting.work.gradients += before.get("gradients", 0)
     spectra = _as_spectra(load_file(folder / SPECTRA), scored.layers)
     like = next(scored.network.parameters())
     found = curvature.path(spectra, scored.layers, like, dampings)
@@ -80,21 +71,16 @@ def path(
     return found
 
 
-def _measure(scored: Scored, curvature: Curvature, folder: Path) -> None:
-    """Measure the curvature and write it down, with what that cost."""
-    began, before = time.perf_counter(), scored.setting.work.gradients
+def _measure(scored: Scored, curvature: Curvature, folder: Path) -> dict[str, int]:
+    """Measure the curvature and write it down; returns what that cost."""
+    before = scored.setting.work.gradients
     spectra = curvature.measure(
         scored.network,
         scored.layers,
         lambda number: samples(scored, curvature, number),
     )
-    with files.folder_in_the_making(folder) as partial:
-        save_file(_as_tensors(spectra), partial / SPECTRA)
-        cost = {
-            "seconds": time.perf_counter() - began,
-            "gradients": scored.setting.work.gradients - before,
-        }
-        records.seal(partial, "info.json", cost)
+    save_file(_as_tensors(spectra), folder / SPECTRA)
+    return {"gradients": scored.setting.work.gradients - before}
 
 
 def samples(scored: Scored, curvature: Curvature, number: int) -> Iterator[Sample]:

@@ -1,8 +1,7 @@
 """Scores block by block, kept on disk, so that an interrupted scorer goes on.
 
-A table of scores is a memory map under the digest of everything that decides its
-content. What is not there yet is not a number. Every block of queries is prepared once,
-then meets the training images block by block: no more than one block of either is held.
+Every block of queries is prepared once, then meets the training images block by block:
+no more than one block of either is held.
 """
 
 import dataclasses
@@ -12,21 +11,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64, UInt32
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import nn
 from tqdm.auto import tqdm
 
 from ensemble.run import files
+from ensemble.run.cache import (
+    Kind,
+    Table,
+    digest_of,
+)
 from ensemble.scorers.gradients import cache
 from ensemble.scorers.interface import (
     Setting,
     Work,
 )
-from ensemble.system import locks
 
 # Scores a block of training images for the queries that it was prepared for; perhaps at
 # several dampings.
 Against = Callable[[slice], Float[np.ndarray, "*dampings queries images"]]
+
+# A block's seconds, gradients and forwards are the cost of its first query.
+SCORES = Kind(
+    what="Scores",
+    advice="ask for fewer queries",
+    axis=-2,
+    costs="costs",
+    cost=(np.float32, (3,)),
+)
 
 
 @dataclass(frozen=True)
@@ -61,27 +73,19 @@ def filled(
     Raises:
         BadInput: If there is no room for the table.
     """
-    setting.folder.mkdir(parents=True, exist_ok=True)
-    path = setting.folder / f"scores-{name}.npy"
-    with locks.alone(path):
-        table = cache.opened(path, shape, np.float32, np.nan)
-        costs = cache.opened(path.with_suffix(".costs.npy"), (shape[-2], 3), np.float32)
-        sums = cache.opened(path.with_suffix(".sums.npy"), shape[-2:-1], np.uint32)
-        by_query = np.moveaxis(table, -2, 0)
-        by_query[sums != cache.sums(by_query)] = np.nan
-        _remember(setting.work, costs.sum(axis=0, dtype=np.float64))
+    kept_as = f"scores-{name}"
+    with setting.cache.table(kept_as, shape, np.float32, SCORES) as table:
+        _remember(setting.work, table.costs.sum(axis=0, dtype=np.float64))
         for queries in tqdm(list(_parts(shape[-2], sizes.n_queries)), disable=None):
             began, before = time.perf_counter(), dataclasses.replace(setting.work)
-            _fill(table, sums, queries, sizes.n_images, prepare)
-            costs[queries.start] += (
+            _fill(table, queries, shape[-1], sizes.n_images, prepare)
+            cost = [
                 time.perf_counter() - began,
                 setting.work.gradients - before.gradients,
                 setting.work.forwards - before.forwards,
-            )
-            table.flush()
-            sums.flush()
-            costs.flush()
-    return table
+            ]
+            table.count(queries.start, np.array(cost))
+    return table.values
 
 
 def _remember(work: Work, cost: Float64[np.ndarray, "3"]) -> None:
@@ -92,24 +96,23 @@ def _remember(work: Work, cost: Float64[np.ndarray, "3"]) -> None:
 
 
 def _fill(
-    table: Float32[np.ndarray, "*dampings queries images"],
-    sums: UInt32[np.ndarray, " queries"],
+    table: Table,
     queries: slice,
+    n_images: int,
     images_at_once: int,
     prepare: Callable[[slice], Against],
 ) -> None:
     """Score the images that are missing for a block of queries."""
     missing = [
         images
-        for images in _parts(table.shape[-1], images_at_once)
-        if np.isnan(table[..., queries, images]).any()
+        for images in _parts(n_images, images_at_once)
+        if table.lacks(queries, images)
     ]
     if not missing:
         return
     against = prepare(queries)
     for images in missing:
-        table[..., queries, images] = against(images)
-        sums[queries] = cache.sums(np.moveaxis(table[..., queries, :], -2, 0))
+        table.put(queries, against(images), images)
 
 
 def digest(
@@ -121,7 +124,7 @@ def digest(
     dampings: Sequence[float] = (),
 ) -> str:
     """Of everything that decides the scores by one network."""
-    return cache.digest_of(
+    return digest_of(
         {
             "scorer": type(scorer).__name__,
             "options": dataclasses.asdict(scorer),

@@ -1,9 +1,8 @@
 """Features: the row of numbers by which a kernel method knows an image, kept on disk.
 
-A feature is a projected gradient, averaged over noise draws. Rows are written to a
-memory map block by block, and a second one tells which are there, so an interrupted
-scorer goes on where it was, and methods that look at the same gradients share them. A
-file's name is the digest of everything that decides its content.
+A feature is a projected gradient, averaged over noise draws. Rows are kept in a table
+that is filled block by block, so an interrupted scorer goes on where it was, and methods
+that look at the same gradients share them.
 """
 
 import dataclasses
@@ -19,6 +18,11 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from ensemble.run import files
+from ensemble.run.cache import (
+    Kind,
+    Table,
+    digest_of,
+)
 from ensemble.scorers.gradients import (
     batch_size,
     cache,
@@ -41,8 +45,16 @@ from ensemble.scorers.interface import (
     Setting,
     all_of,
 )
-from ensemble.system import locks
 from splits.errors import BadInput
+
+# A row's cost is its share of the seconds of its block.
+FEATURES = Kind(
+    what="Features",
+    advice="project to fewer dimensions",
+    axis=0,
+    costs="seconds",
+    cost=(np.float64, ()),
+)
 
 
 @dataclass(frozen=True)
@@ -237,8 +249,7 @@ def kept(
     Raises:
         BadInput: If there is no room for them, or a gradient cannot be taken.
     """
-    shape = (len(examples), feature.width(network))
-    name = cache.digest_of(
+    name = digest_of(
         {
             "feature": dataclasses.asdict(feature),
             "network": cache.of_network(setting, network),
@@ -246,20 +257,13 @@ def kept(
             "numbers": files.array_digest(examples.numbers),
         }
     )
-    path = setting.folder / f"{name}.npy"
+    shape = (len(examples), feature.width(network))
     dtype = examples.examples.images[:0].cpu().numpy().dtype
-    setting.folder.mkdir(parents=True, exist_ok=True)
-    with locks.alone(path):
-        advice = "project to fewer dimensions"
-        rows = cache.opened(path, shape, dtype, what="Features", advice=advice)
-        # What each row took; zero: it is not there yet, or not what was written.
-        seconds = cache.opened(path.with_suffix(".seconds.npy"), shape[:1], np.float64)
-        sums = cache.opened(path.with_suffix(".sums.npy"), shape[:1], np.uint32)
-        seconds[sums != cache.sums(rows)] = 0
-        setting.work.seconds_before += float(seconds.sum())
-        _fill(setting, feature, network, examples, rows, seconds, sums)
+    with setting.cache.table(name, shape, dtype, FEATURES) as table:
+        setting.work.seconds_before += float(table.costs.sum())
+        _fill(setting, feature, network, examples, table)
     setting.work.gradients += len(examples) * len(feature.draws)
-    return rows
+    return table.values
 
 
 def _fill(
@@ -267,19 +271,17 @@ def _fill(
     feature: Feature,
     network: nn.Module,
     examples: Seen,
-    rows: np.memmap,
-    seconds: np.memmap,
-    sums: np.memmap,
+    table: Table,
 ) -> None:
     """Take the rows that are missing."""
-    missing = np.flatnonzero(seconds == 0)
+    missing = table.missing()
     if not missing.size:
         return
     batch = feature.batch(setting, network, examples.examples, len(feature.draws))
     with tqdm(
-        total=len(rows),
-        initial=len(rows) - len(missing),
-        desc=f"gradients, {rows.nbytes / 2**20:.0f} MB",
+        total=len(examples),
+        initial=len(examples) - len(missing),
+        desc=f"gradients, {table.values.nbytes / 2**20:.0f} MB",
         unit=" images",
         disable=None,
     ) as bar:
@@ -289,10 +291,6 @@ def _fill(
             chosen = examples[numbers]
             states = per_example.drawn_states(setting.objective, chosen, feature.draws)
             found = feature.rows(network, states, batch, chosen.keys.tolist())
-            rows[numbers] = found.cpu().numpy()
-            rows.flush()
-            sums[numbers] = cache.sums(rows[numbers])
-            sums.flush()
-            seconds[numbers] = (time.perf_counter() - began) / len(numbers)
-            seconds.flush()
+            table.put(numbers, found.cpu().numpy())
+            table.count(numbers, (time.perf_counter() - began) / len(numbers))
             bar.update(len(numbers))

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ensemble.run import cache
 from ensemble.scorers.gradients import (
     blocks,
-    cache,
 )
 from ensemble.scorers.gradients.blocks import Sizes
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction

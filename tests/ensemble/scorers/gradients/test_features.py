@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.run import cache
 from ensemble.scorers.gradients import (
     batch_size,
-    cache,
     features,
     per_example,
 )
