@@ -31,7 +31,6 @@ from splits.errors import BadInput
 
 if TYPE_CHECKING:
     from ensemble.cluster.ray_engine import Cluster
-    from ensemble.sampling import completion
     from ensemble.sampling.pipeline import EnsemblePipeline
 
 DEFAULT_QUERIES = 8
@@ -257,6 +256,8 @@ def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
 
     if "train" not in files.read_json(run.manifest)["stages"]:
         # Whoever finished the run was killed before that was on record.
+        from ensemble.sampling import completion
+
         completion.complete(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     if ready is not None and pipe.membership is not None:
