@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble.provenance import plan
@@ -23,210 +24,17 @@ from ensemble.run import (
     voters,
 )
 from ensemble.run.folder import Run, open_run
-from ensemble.system import (
-    launching,
-)
 from ensemble.system.text import visible
 from splits.errors import BadInput
 
 if TYPE_CHECKING:
+    from ensemble.ablation.influence import Asked
     from ensemble.cluster.ray_engine import Cluster
     from ensemble.sampling.pipeline import EnsemblePipeline
+from ensemble.cli import attribute_options
 
-DEFAULT_QUERIES = 8
 # Exact ablation of more sources than this, each with its placebos, takes hours.
 MANY_SOURCES = 200
-METHODS = ["exact", "differential", "adjoint"]
-EVALUATIONS = ["lds", "deletion", "far", "quality"]
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="attribute.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", help="a run folder that train.py made")
-    parser.set_defaults(command="everything")
-    commands = parser.add_subparsers(dest="command")
-    named = argparse.ArgumentParser(add_help=False)
-    named.add_argument("--name", default="demo", help="name of the queries")
-    engine = argparse.ArgumentParser(add_help=False)
-    launching.add_engine(engine)
-
-    command = commands.add_parser(
-        "generate", parents=[named], help="generate queries with the full ensemble"
-    )
-    command.add_argument("--n", type=int, default=DEFAULT_QUERIES, help="how many")
-    command.add_argument("--seed", type=int, default=0, help="seed of the first")
-    command.add_argument("--labels", help="labels for conditional members, like 3,5")
-
-    command = commands.add_parser(
-        "ablate",
-        parents=[named, engine],
-        help="what each source's removal does to them",
-    )
-    command.add_argument("--method", default="exact", choices=METHODS)
-    which = command.add_mutually_exclusive_group()
-    add_sources(which, "remove just these, together")
-    which.add_argument("--groups", metavar="COLUMN", help="remove by metadata column")
-    command.add_argument(
-        "--measurement",
-        action="append",
-        metavar="NAME",
-        help="read only this off the pictures (may be repeated; default: all that need "
-        "no argument): brightness, contrast, ssim, denoising_loss, similarity:SOURCE, "
-        "similarity:FILE, logit:LABEL, features:MODULE:FUNCTION, MODULE:FUNCTION",
-    )
-    command.add_argument(
-        "--accuracy",
-        type=float,
-        metavar="R",
-        help="differential: rank correlation with exact that the road must reach "
-        "(default: 0.96)",
-    )
-    command.add_argument(
-        "--placebos", type=int, help="placebo codes (default: enough for p = 0.05)"
-    )
-    command.add_argument(
-        "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
-    )
-
-    command = commands.add_parser(
-        "score", parents=[named, engine], help="what gradient methods predict for them"
-    )
-    command.add_argument("--method", metavar="trak,das", help="one or several")
-    command.add_argument("--list", action="store_true", help="show all methods")
-    command.add_argument(
-        "--model",
-        default="ensemble",
-        help="`ensemble` (default), `first-16` for so many of its members, a member's "
-        "number, or `reference`, which `train.py --reference` trains on everything",
-    )
-    command.add_argument(
-        "--dampings",
-        metavar="0.1,1,10",
-        help="score at each of these too, so that one can be chosen on held-out truth",
-    )
-    command.add_argument(
-        "--per-image",
-        action="store_true",
-        help="keep the scores of single images too, METHOD.images.npy",
-    )
-    command.add_argument(
-        "--max-memory", type=int, default=1024, metavar="MB", help="bound on memory"
-    )
-
-    _add_evaluate(commands, named)
-
-    command = commands.add_parser(
-        "verify", help="is the exactness certificate true of this run?"
-    )
-    add_sources(command, "only what concerns removing these, together")
-
-    command = commands.add_parser(
-        "remove",
-        help="remove sources for good: silence the members that saw them",
-        description="The request is recorded, with time and reason, and cannot be taken "
-        "back. From then on no member votes that saw one of the sources; `train.py "
-        "RUN/config.yaml --repair` trains those members again without.",
-    )
-    add_sources(command, "which", required=True)
-    command.add_argument("--reason", required=True, help="why, for the record")
-    command.add_argument(
-        "--force",
-        action="store_true",
-        help="also if nobody is left to vote until members are repaired",
-    )
-
-    commands.add_parser("report", parents=[named], help="write report.html")
-    options = parser.parse_args(arguments)
-    options.command = options.command or "everything"
-    return options
-
-
-def _add_evaluate(commands: Any, named: argparse.ArgumentParser) -> None:
-    command = commands.add_parser(
-        "evaluate",
-        parents=[named],
-        help="how far scores and ablation can be believed, by training again",
-        description="Cost, in steps of training: lds SUBSETS x SEEDS x STEPS (57,600 "
-        "for configs/digits.yaml, about as many as its own 32 members six times), "
-        "deletion (1 + RANDOM x TOPS + methods x QUERIES x TOPS) x SEEDS x STEPS, quality "
-        "SEEDS x (1 + members) x STEPS, far nothing. It is printed before the work "
-        "starts. What is trained is kept and never trained again.",
-    )
-    command.add_argument("--what", required=True, choices=EVALUATIONS)
-    command.add_argument("--method", metavar="trak,das", help="only these methods")
-    command.add_argument(
-        "--measure",
-        metavar="loss|displacement",
-        help="lds: of models of subsets, at the query; or from it to their picture of "
-        "the same noise (default loss)",
-    )
-    for flag, meaning in {
-        "subsets": "lds: random halves of the sources (default: as many as are measured, "
-        "at least 64)",
-        "seeds": "training seeds of all that is trained (default 3)",
-        "steps": "optimiser steps of what is trained (default: the members')",
-        "draws": "noise draws at which a loss is measured (default 128)",
-        "queries": "deletion: the first so many (default 4)",
-        "random": "deletion, far: random removals beside each (default 5)",
-        "images": "quality: pictures of each model (default 512)",
-    }.items():
-        command.add_argument(f"--{flag}", type=int, metavar="N", help=meaning)
-    command.add_argument(
-        "--top", metavar="1,4", help="deletion: sources removed together (default 1,4)"
-    )
-    command.add_argument(
-        "--damping",
-        metavar="0.1,1,10",
-        help="lds: score again with these, and choose on half of the subsets",
-    )
-
-
-def add_sources(parser: Any, purpose: str, required: bool = False) -> None:
-    """The option that names sources; what it takes is the same everywhere."""
-    parser.add_argument(
-        "--sources",
-        metavar="3,17",
-        action="append",
-        required=required,
-        help=f"{purpose}: numbers or names with commas between them; number:7 is the number, "
-        "name:7 the name; a name with a comma stands in double quotes; may be repeated",
-    )
-
-
-def numbers(option: str, text: str) -> list[int]:
-    """Whole numbers with commas between them.
-
-    Raises:
-        BadInput: If it is anything else.
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise BadInput(
-            f"{option} is {text!r}: whole numbers with commas between them are wanted, "
-            "such as 3,17."
-        ) from None
-
-
-def positive(option: str, text: str) -> list[float]:
-    """Numbers above zero with commas between them.
-
-    Raises:
-        BadInput: If it is anything else.
-    """
-    wanted = f"{option} is {text!r}: numbers above 0 are wanted, such as 0.1,1,10."
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise BadInput(wanted) from None
-    if not all(0 < number < float("inf") for number in found):
-        raise BadInput(wanted)
-    return found
 
 
 def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
@@ -285,7 +93,11 @@ def generate(run: Run, options: argparse.Namespace) -> None:
     if options.seed < 0:
         raise BadInput(f"--seed is {options.seed}: a seed from 0 up is wanted.")
     query_names.checked(options.name)
-    labels = numbers("--labels", options.labels) if options.labels else None
+    labels = (
+        attribute_options.numbers("--labels", options.labels)
+        if options.labels
+        else None
+    )
     seeds = range(options.seed, options.seed + options.n)
     queries.generate(run, ensemble_of(run), options.name, seeds, labels)
     print(f"{options.n} queries in {run.queries(options.name)}")
@@ -303,16 +115,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     )
     from ensemble.ablation.measurements import chosen_measurements
 
-    if options.accuracy is not None and options.method != "differential":
-        raise BadInput(
-            f"--accuracy has no effect with --method {options.method}: it chooses the "
-            "road of --method differential. Leave it out."
-        )
-    if options.engine == "ray" and options.method != "exact":
-        raise BadInput(
-            f"--engine ray deals out pictures, and --method {options.method} follows the "
-            "sampler instead: say --method exact, or leave --engine out."
-        )
+    _require_effect(options)
     ready = plan.load(run)
     if options.sources is not None:
         chosen = ready.called.of_text(options.sources, "--sources")
@@ -331,21 +134,44 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         removed,
         chosen_measurements(options.measurement, ready),
     )
+    print(influence.summary(_measured(asked, options)))
+
+
+def _require_effect(options: argparse.Namespace) -> None:
+    """Refuse options that the method of ablation has no use for.
+
+    Raises:
+        BadInput: If one is given.
+    """
+    if options.accuracy is not None and options.method != "differential":
+        raise BadInput(
+            f"--accuracy has no effect with --method {options.method}: it chooses the "
+            "road of --method differential. Leave it out."
+        )
+    if options.engine == "ray" and options.method != "exact":
+        raise BadInput(
+            f"--engine ray deals out pictures, and --method {options.method} follows the "
+            "sampler instead: say --method exact, or leave --engine out."
+        )
+
+
+def _measured(asked: "Asked", options: argparse.Namespace) -> Path:
+    """Ablate by the method that was asked for; returns the folder of the tables."""
+    from ensemble.ablation import influence
+
     if options.engine == "ray":
         from ensemble.cluster import ray_engine
 
-        folder = ray_engine.ablate(
+        return ray_engine.ablate(
             asked, on_cluster(options), options.placebos, options.max_memory
         )
-    elif options.method == "exact":
-        folder = influence.measure_exactly(asked, options.placebos, options.max_memory)
-    elif options.method == "differential":
-        folder = influence.measure_differentially(
+    if options.method == "exact":
+        return influence.measure_exactly(asked, options.placebos, options.max_memory)
+    if options.method == "differential":
+        return influence.measure_differentially(
             asked, options.accuracy, options.placebos
         )
-    else:
-        folder = influence.measure_adjointly(asked)
-    print(influence.summary(folder))
+    return influence.measure_adjointly(asked)
 
 
 def score(run: Run, options: argparse.Namespace) -> None:
@@ -362,7 +188,11 @@ def score(run: Run, options: argparse.Namespace) -> None:
     if not options.method:
         raise BadInput("Name a method with --method, or several: --method trak,das.")
     model = int(options.model) if options.model.isdecimal() else options.model
-    dampings = positive("--dampings", options.dampings) if options.dampings else []
+    dampings = (
+        attribute_options.positive("--dampings", options.dampings)
+        if options.dampings
+        else []
+    )
     asked: dict[str, Any] = {
         "which": model,
         "max_memory_mb": options.max_memory,
@@ -484,7 +314,7 @@ def everything(run: Run, _: argparse.Namespace) -> None:
     """
 
     def do(*stage: str) -> None:
-        options = parse([str(run.path), *stage])
+        options = attribute_options.parse([str(run.path), *stage], __doc__)
         COMMANDS[options.command](run, options)
 
     many = files.read_json(run.manifest)["n_sources"] > MANY_SOURCES
@@ -518,7 +348,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
-    options = parse(arguments)
+    options = attribute_options.parse(arguments, __doc__)
     run = open_run(options.run)
     files.sweep_abandoned(run.path)
     COMMANDS[options.command](run, options)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ensemble.cli import attribute
+from ensemble.cli import attribute, attribute_options
 from ensemble.evaluation import EVALUATIONS
 from ensemble.evaluation import options as evaluation_options
 from ensemble.evaluation.options import Options
@@ -31,7 +31,7 @@ def evaluate(run, *flags):
 
 
 def test_every_evaluation_can_be_asked_for():
-    assert list(EVALUATIONS) == attribute.EVALUATIONS
+    assert list(EVALUATIONS) == attribute_options.EVALUATIONS
 
 
 def test_the_price_is_told_before_and_the_table_after(run, capsys):
