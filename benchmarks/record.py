@@ -9,7 +9,8 @@ from typing import Any
 from ensemble.run import files
 from ensemble.system import environment
 
-RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = Path(__file__).parent
+RESULTS = BENCHMARKS / "results"
 # Of the code that is running: a long benchmark may see others commit meanwhile.
 COMMIT = environment.commit()
 
@@ -21,8 +22,10 @@ def write(
 
     A part of a benchmark that can be run alone has a file of its own, NAME_PART.json.
     """
+    (script,) = BENCHMARKS.glob(f"*/{name}.py")
+    command = f"python -m benchmarks.{script.parent.name}.{name}"
     content = {
-        "benchmark": " ".join(filter(None, [f"python -m benchmarks.{name}", part])),
+        "benchmark": " ".join(filter(None, [command, part])),
         "date": environment.now(),
         "commit": COMMIT,
         "machine": {

@@ -9,24 +9,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import (
+from benchmarks import record
+from benchmarks.attribution import (
     comparison,
-    designs,
     draws,
     error_bars,
-    faults,
     fresh,
     ground_truth,
-    innocents,
     lds,
     limits,
     mnist,
-    races,
-    record,
+    shared_noise_lds,
+)
+from benchmarks.codes import (
+    designs,
     scale,
     shards,
-    shared_noise_lds,
-    teams,
+)
+from benchmarks.influence import innocents
+from benchmarks.models import teams
+from benchmarks.robustness import (
+    faults,
+    races,
 )
 from ensemble.evaluation import ground_truth as truth
 from ensemble.evaluation.lds import predicted_losses
@@ -87,7 +91,14 @@ def test_every_kind_is_killed_by_time_and_by_operation_in_turn():
 def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_path):
     n_kills = len(faults.KINDS)
     finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", tmp_path, str(n_kills), "--smoke"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.robustness.faults",
+            tmp_path,
+            str(n_kills),
+            "--smoke",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -106,7 +117,14 @@ def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_
 def test_what_a_removal_races_with_is_refused_or_made_by_those_who_vote(tmp_path):
     n_races = len(races.RACED)
     finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks.races", tmp_path, str(n_races), "--smoke"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.robustness.races",
+            tmp_path,
+            str(n_races),
+            "--smoke",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -141,11 +159,11 @@ def test_what_is_asked_of_members_is_asked_of_those_that_share_noise():
 
 
 def test_gradients_of_the_ensemble_are_taken_where_they_are_asked_for():
-    (_, digits), (_, mnist) = lds.SETTINGS["digits"], lds.SETTINGS["mnist"]
+    (_, digits), (_, of_mnist) = lds.SETTINGS["digits"], lds.SETTINGS["mnist"]
     both, one = ["ensemble", "reference"], ["reference"]
     assert lds.scored_models("trak", digits) == both
-    assert lds.scored_models("trak", mnist) == one
-    for sizes in (digits, mnist):
+    assert lds.scored_models("trak", of_mnist) == one
+    for sizes in (digits, of_mnist):
         assert lds.scored_models("ekfac", sizes) == both
         assert lds.scored_models("das", sizes) == one
         for method in ("ekfac_all", "pixel_dot", "empirical_influence"):

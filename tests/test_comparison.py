@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import comparison
+from benchmarks.attribution import comparison
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
 SIZES = {

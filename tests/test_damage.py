@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import damage
+from benchmarks.robustness import damage
 from ensemble.cli import train
 from ensemble.evaluation import predictors
 from ensemble.run.folder import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.designs import picture
+from benchmarks.codes.designs import picture
 from ensemble.data import (
     decoding,
     metadata,

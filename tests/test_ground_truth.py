@@ -7,7 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks import ground_truth, packing
+from benchmarks.attribution import (
+    ground_truth,
+    packing,
+)
 from ensemble.ablation import (
     influence,
     removal_sets,

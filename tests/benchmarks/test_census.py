@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from benchmarks import census
+from benchmarks.codes import census
 from splits.designs.keyed import numbered_codes
 from splits.errors import BadInput
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import curvature as benchmark
+from benchmarks.attribution import curvature as benchmark
 from ensemble.scorers.curvature import (
     fitting,
     layers,
