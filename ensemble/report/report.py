@@ -102,6 +102,8 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     n_removals = len(removal_log.requests(run.path))
     asked = {"held_out": False, **files.read_json(run.queries(name) / "info.json")}
     known, of = Membership.read(run.path), table_records.of_queries(run, name)
+    if not asked["held_out"]:
+        known.require_made(run.queries(name), asked)
     tables = findings.saved(run, name, known)
     proof = verification.read(run)
     cards = _cards(run, name, data, tables, known, proof)

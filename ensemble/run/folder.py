@@ -183,9 +183,9 @@ def _require_no_others(path: Path) -> None:
     if there and not (path / "config.yaml").exists():
         others = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
         raise BadInput(
-            f"{path} is no run folder, and not empty: it holds {others}, and no "
-            "config.yaml. Name a new folder as `run`; if this was a run, restore its "
-            "config.yaml."
+            f"{path} is no run folder, and not empty: it holds {others}, but "
+            f"{path / 'config.yaml'} is missing. Name a new folder as `run`; if this "
+            "was a run, restore its config.yaml."
         )
 
 

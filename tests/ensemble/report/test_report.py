@@ -709,3 +709,12 @@ def test_old_p_values_are_said_to_be_against_placebos_alone(tmp_path, data):
     run = finished.asked(finished.trained(tmp_path / "run", data), data)
     page = Page(report.write(finished.ablated(run), "demo", data))
     assert "made by version 0.1, against placebos alone" in " ".join(page.texts("dd"))
+
+
+def test_queries_that_other_members_made_are_refused(tmp_path, data):
+    run = finished.run(tmp_path / "run", data)
+    path = run.queries("demo") / "info.json"
+    info = files.read_json(path) | {"weights_digest": "another"}
+    files.write_json(path, info)
+    with pytest.raises(BadInput, match="queries/demo was made by other members"):
+        report.write(run, "demo", data)
