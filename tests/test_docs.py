@@ -1,19 +1,25 @@
 """What the pages of docs/ promise."""
 
+import contextlib
+import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.codes.designs import picture
+from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.data import (
+    datasets,
     decoding,
     metadata,
 )
 from ensemble.data.inventory import RULES
 from ensemble.scorers import SCORERS
 from splits.designs.registry import DESIGNS
+from tests import tiny
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -34,7 +40,7 @@ def test_every_design_is_explained_and_pictured_as_it_is_drawn(design):
 
 PAGES = [
     *DOCS.glob("*.md"),
-    *(DOCS.parent / page for page in ("README.md", "SECURITY.md")),
+    *(DOCS.parent / page for page in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
 ]
 
 
@@ -52,3 +58,38 @@ def test_every_format_that_is_read_is_on_the_page_of_data():
         assert f"`{ending}`" in text
     for name in metadata.NAMES:
         assert f"`{name}`" in text.replace("`photos/", "`")
+
+
+@pytest.fixture
+def place_of_a_run(tmp_path, monkeypatch):
+    """The current directory holds a trained `runs/mine`; the tables are put back."""
+    monkeypatch.chdir(tmp_path)
+    splits = {"design": "balanced", "n_members": 4, "weight": 2}
+    tiny.trained(Path("runs/mine"), data={"n_images": 6}, splits=splits)
+    with contextlib.ExitStack() as kept:
+        for table in (DESIGNS, SCORERS, MEASUREMENTS, datasets.DATA_SETS):
+            kept.enter_context(mock.patch.dict(table))
+        yield
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/python.md"])
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, place_of_a_run):
+    text = (DOCS.parent / page).read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) > 4
+    names = {"__name__": "page"}
+    for snippet in snippets:
+        exec(compile(snippet, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert "://" in link or (page.parent / link).exists(), link
+
+
+def test_every_page_is_in_the_map():
+    text = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in text
