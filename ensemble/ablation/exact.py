@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -28,6 +28,7 @@ from ensemble.ablation.measurements import (
 )
 from ensemble.ablation.removal_sets import votes_without
 from ensemble.models.denoisers import predict
+from ensemble.models.memory import activation_bytes
 from ensemble.run import files, table_records
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import (
@@ -328,19 +329,9 @@ def pictures_of_a_minute(pipe: EnsemblePipeline) -> int:
 def picture_bytes(pipe: EnsemblePipeline) -> tuple[int, int]:
     """Bytes of one image's activations in a member, and of its state."""
     network = pipe.members.networks[0]
-    total = 0
-
-    def count(_: nn.Module, __: tuple, output: object) -> None:
-        nonlocal total
-        if torch.is_tensor(output):
-            total += output.numel() * output.element_size()
-
-    leaves = [module for module in network.modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(count) for module in leaves]
-    state = _one_forward(pipe)
-    for hook in hooks:
-        hook.remove()
-    return total, state.numel() * state.element_size()
+    state = _one_state(pipe)
+    activations = activation_bytes(network, lambda: _one_forward(pipe))
+    return activations, state.numel() * state.element_size()
 
 
 class _Counted(TorchDispatchMode):
@@ -364,13 +355,17 @@ class _Counted(TorchDispatchMode):
 
 
 @torch.no_grad()
-def _one_forward(pipe: EnsemblePipeline) -> Float[Tensor, "1 channels height width"]:
-    """Run one member on one state, which is returned."""
-    members = pipe.members
-    state = torch.zeros(1, *members.image_shape, device=members.device)
-    state = state.to(members.dtype)
+def _one_forward(pipe: EnsemblePipeline) -> None:
+    """Run one member on one state."""
+    members, state = pipe.members, _one_state(pipe)
     label = None
     if members.no_label is not None:
         label = torch.zeros(1, dtype=torch.int64, device=state.device)
     predict(members.networks[0], state, torch.zeros((), device=state.device), label)
-    return state
+
+
+def _one_state(pipe: EnsemblePipeline) -> Float[Tensor, "1 channels height width"]:
+    """A state of zeros, of the members' type and on their device."""
+    members = pipe.members
+    state = torch.zeros(1, *members.image_shape, device=members.device)
+    return state.to(members.dtype)

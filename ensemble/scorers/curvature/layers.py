@@ -12,10 +12,12 @@ A pull is a direction at the prediction: pulled back through the network it is t
 gradient of <pull, prediction>. Every scalar that we differentiate has its own pull.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -26,6 +28,7 @@ from ensemble.models.denoisers import (
     Timestep,
     predict,
 )
+from ensemble.scorers.gradients import trainable
 from splits.errors import BadInput
 
 Layer = nn.Conv2d | nn.Linear
@@ -77,27 +80,24 @@ def find(network: nn.Module, pattern: str = "") -> Layers:
     Raises:
         BadInput: If no layer is left.
     """
-    modules: dict[str, Layer] = {}
-    ignored: dict[str, str] = {}
-    for name, module in network.named_modules():
-        if not any(weight.requires_grad for weight in module.parameters(recurse=False)):
-            continue
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            ignored[name] = f"is a {type(module).__name__}"
-        elif isinstance(module, nn.Conv2d) and module.groups != 1:
-            ignored[name] = "is a grouped convolution"
-        elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-            ignored[name] = f"is padded by {module.padding_mode}"
-        elif not re.search(pattern, name):
-            ignored[name] = f"does not match {pattern!r}"
-        else:
-            modules[name] = module
-    if not modules:
+    found, ignored = trainable.layers(network, functools.partial(_obstacle, pattern))
+    if not found:
         raise BadInput(
             f"No convolution or linear layer matches {pattern!r}. There are: "
             f"{', '.join(ignored)}. Choose a pattern that finds some of them."
         )
-    return Layers(modules, ignored)
+    return Layers(cast("dict[str, Layer]", found), ignored)
+
+
+def _obstacle(pattern: str, name: str, module: nn.Module) -> str | None:
+    """Why a module takes no part; None if it does."""
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return f"is a {type(module).__name__}"
+    if isinstance(module, nn.Conv2d) and module.groups != 1:
+        return "is a grouped convolution"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"is padded by {module.padding_mode}"
+    return None if re.search(pattern, name) else f"does not match {pattern!r}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,21 +156,12 @@ def forward(
 ) -> Passage:
     """Run the network and keep what its layers were given."""
     calls: list[Call] = []
-    names: dict[nn.Module, str] = {
-        module: name for name, module in layers.modules.items()
-    }
 
-    def keep(module: nn.Module, given: tuple[Tensor, ...], given_out: Tensor) -> None:
-        name = names[module]
-        calls.append(Call(name, layers.modules[name], given[0].detach(), given_out))
+    def keep(name: str, module: Layer, given: Tensor, given_out: Tensor) -> None:
+        calls.append(Call(name, module, given, given_out))
 
-    hooks = [module.register_forward_hook(keep) for module in names]
-    try:
-        with torch.enable_grad():
-            prediction = predict(network, noisy, timestep, condition)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with trainable.watched(layers.modules, keep), torch.enable_grad():
+        prediction = predict(network, noisy, timestep, condition)
     return Passage(prediction, calls)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ensemble.models.denoisers import predict
+from ensemble.models.memory import activation_bytes
 from ensemble.scorers.interface import (
     Examples,
     Setting,
@@ -67,7 +68,7 @@ def batch(
         BadInput: If a single image at a single draw takes more.
     """
     number = examples.images.element_size()
-    state = PASSES * activation_bytes(network, examples)
+    state = PASSES * activation_bytes(network, lambda: _run_once(network, examples))
     state += number * (IMAGES * examples.images[0].numel() + room)
     largest = max(weights.numel() for weights in network.parameters())
     image = number * (GRADIENTS * largest + 2 * width)
@@ -82,21 +83,8 @@ def batch(
     return Batch(max(1, min(fitting, ENOUGH // n_draws)), n_draws)
 
 
-@torch.no_grad()
-def activation_bytes(network: nn.Module, examples: Examples) -> int:
-    """Bytes that a network's layers give out for one image."""
-    total = 0
-
-    def count(_: nn.Module, __: tuple, given_out: object) -> None:
-        nonlocal total
-        if torch.is_tensor(given_out):
-            total += given_out.numel() * given_out.element_size()
-
-    leaves = [module for module in network.modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(count) for module in leaves]
+def _run_once(network: nn.Module, examples: Examples) -> None:
+    """Run a network on the first of the examples."""
     timestep = torch.zeros(1, dtype=torch.int64, device=examples.images.device)
     condition = None if examples.condition is None else examples.condition[:1]
     predict(network, examples.images[:1], timestep, condition)
-    for hook in hooks:
-        hook.remove()
-    return total

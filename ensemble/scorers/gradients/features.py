@@ -27,6 +27,7 @@ from ensemble.scorers.gradients import (
     batch_size,
     cache,
     per_example,
+    trainable,
 )
 from ensemble.scorers.gradients.batch_size import Batch
 from ensemble.scorers.gradients.kernel import (
@@ -81,8 +82,8 @@ class Feature:
 
     def width(self, network: nn.Module) -> int:
         """Numbers in a row."""
-        trainable = per_example.trainable_parameters(network)
-        return self.projection.width(sum(weights.numel() for _, weights in trainable))
+        weights = trainable.parameters(network)
+        return self.projection.width(sum(weight.numel() for _, weight in weights))
 
     def batch(
         self, setting: Setting, network: nn.Module, examples: Examples, n_draws: int

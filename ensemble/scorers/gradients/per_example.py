@@ -10,17 +10,17 @@ was given follows the gradient by its weights, image by image; it is added to th
 features (projection.py) at once and forgotten. No whole gradient is ever held.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
 from ensemble.models.denoisers import predict
 from ensemble.models.objective import Objective
+from ensemble.scorers.gradients import trainable
+from ensemble.scorers.gradients.layer_rules import LAYERS, supported_layers
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import Examples
 from ensemble.system import seeding
@@ -28,7 +28,6 @@ from splits.errors import BadInput
 
 Predicted = Float[Tensor, "states channels height width"]
 Values = Float[Tensor, " states"]
-Named = Iterator[tuple[str, Float[Tensor, "rows weights"]]]
 
 
 @dataclass(frozen=True)
@@ -246,18 +245,14 @@ def gradient_sums(
         BadInput: If a gradient is not finite, or a layer cannot be differentiated image
             by image.
     """
-    layers = trainable_layers(network)
+    layers = supported_layers(network)
     collected = _Collected(network, projection, states, keys)
-    hooks = [
-        module.register_forward_hook(collected.watch(name))
-        for name, module in layers.items()
-    ]
-    try:
-        with frozen(network), torch.enable_grad():
-            values(network, states, output).sum().backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with (
+        trainable.watched(layers, collected.see),
+        trainable.frozen(network),
+        torch.enable_grad(),
+    ):
+        values(network, states, output).sum().backward()
     silent = set(layers) - collected.seen
     if silent:
         raise BadInput(
@@ -281,7 +276,7 @@ class _Collected:
         self.projection, self.keys = projection, keys
         self.first: dict[str, int] = {}
         n_weights = 0
-        for name, weights in trainable_parameters(network):
+        for name, weights in trainable.parameters(network):
             self.first[name] = n_weights
             n_weights += weights.numel()
         self.rows = states.noisy.new_zeros(
@@ -289,20 +284,13 @@ class _Collected:
         )
         self.seen: set[str] = set()
 
-    def watch(self, layer: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-        """A hook that catches what the layer is given, and what comes back to it."""
-
-        def forward(module: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
-            entered = given[0].detach()
-            self.seen.add(layer)
-            # With all weights frozen, derivatives start at the first layers' results.
-            if not result.requires_grad:
-                result.requires_grad_()
-            result.register_hook(
-                lambda returned: self._add(layer, module, entered, returned)
-            )
-
-        return forward
+    def see(self, layer: str, module: nn.Module, given: Tensor, result: Tensor) -> None:
+        """Keep what a layer is given, and wait for what comes back to it."""
+        self.seen.add(layer)
+        # With all weights frozen, derivatives start at the first layers' results.
+        if not result.requires_grad:
+            result.requires_grad_()
+        result.register_hook(lambda returned: self._add(layer, module, given, returned))
 
     def _add(
         self, layer: str, module: nn.Module, given: Tensor, returned: Tensor
@@ -322,117 +310,6 @@ class _Collected:
                 )
             self.projection.add(self.rows, gradient, name, self.first[name])
 
-
-def trainable_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What gradients are taken by, in order."""
-    return [
-        (name, weights)
-        for name, weights in network.named_parameters()
-        if weights.requires_grad
-    ]
-
-
-def trainable_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Modules with trainable weights of their own, by name.
-
-    Raises:
-        BadInput: If there are none, or one cannot be differentiated image by image.
-    """
-    layers, unsupported = {}, []
-    for name, module in network.named_modules():
-        own = list(module.parameters(recurse=False))
-        if not any(weights.requires_grad for weights in own):
-            continue
-        layers[name] = module
-        padding = getattr(module, "padding_mode", "zeros")
-        if type(module) not in LAYERS or padding != "zeros":
-            unsupported.append(f"{name} ({type(module).__name__}, padding {padding})")
-    if unsupported:
-        raise BadInput(
-            "These layers cannot be differentiated image by image: "
-            f"{'; '.join(unsupported)}. Known: "
-            f"{', '.join(kind.__name__ for kind in LAYERS)}, padded with zeros. Freeze "
-            "their weights, or use other blocks."
-        )
-    if not layers:
-        raise BadInput(
-            "The network has no trainable weights to take gradients by. Score another "
-            "model, or let some of its weights require gradients."
-        )
-    return layers
-
-
-@contextlib.contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Without gradients by weights, which nobody reads; all is put back at the end."""
-    trainable = [weights for _, weights in trainable_parameters(network)]
-    try:
-        for weights in trainable:
-            weights.requires_grad_(False)
-        yield
-    finally:
-        for weights in trainable:
-            weights.requires_grad_(True)
-
-
-def _convolution(
-    module: nn.Conv2d, given: Tensor, returned: Tensor, n_images: int
-) -> Named:
-    given = given.reshape(n_images, -1, *given.shape[1:])
-    returned = returned.reshape(n_images, -1, *returned.shape[1:])
-    gradients = [
-        conv2d_weight(
-            of_image,
-            module.weight.shape,
-            came_back,
-            module.stride,  # type: ignore[arg-type]
-            module.padding,  # type: ignore[arg-type]
-            module.dilation,  # type: ignore[arg-type]
-            module.groups,
-        )
-        for of_image, came_back in zip(given, returned, strict=True)
-    ]
-    yield "weight", torch.stack(gradients).flatten(1)
-    if module.bias is not None:
-        yield "bias", returned.sum(dim=(1, 3, 4))
-
-
-def _linear(module: nn.Linear, given: Tensor, returned: Tensor, n_images: int) -> Named:
-    given = given.reshape(n_images, -1, given.shape[-1])
-    returned = returned.reshape(n_images, -1, returned.shape[-1])
-    yield "weight", torch.bmm(returned.mT, given).flatten(1)
-    if module.bias is not None:
-        yield "bias", returned.sum(dim=1)
-
-
-def _group_norm(
-    module: nn.GroupNorm, given: Tensor, returned: Tensor, n_images: int
-) -> Named:
-    normal = nn.functional.group_norm(given, module.num_groups, eps=module.eps)
-    for name, came_back in (("weight", returned * normal), ("bias", returned)):
-        yield (
-            name,
-            came_back.reshape(
-                n_images, -1, module.num_channels, given[0, 0].numel()
-            ).sum(dim=(1, 3)),
-        )
-
-
-def _embedding(
-    module: nn.Embedding, given: Tensor, returned: Tensor, n_images: int
-) -> Named:
-    chosen = nn.functional.one_hot(given, module.num_embeddings).to(returned)
-    chosen = chosen.reshape(n_images, -1, module.num_embeddings)
-    returned = returned.reshape(n_images, -1, module.embedding_dim)
-    yield "weight", torch.bmm(chosen.mT, returned).flatten(1)
-
-
-LAYERS: dict[type[nn.Module], Callable[..., Named]] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _linear,
-    nn.GroupNorm: _group_norm,
-    nn.Embedding: _embedding,
-}
 
 OUTPUTS: dict[str, Callable[[Predicted, Predicted, Values], Values]] = {
     "loss": loss,
