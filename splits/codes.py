@@ -25,6 +25,13 @@ class CodeBook:
 
     Raises:
         BadInput: If there is no source or no member, or a member's split is empty.
+
+    Examples:
+        >>> book = CodeBook(np.array([[1, 0], [1, 1], [0, 1]], dtype=bool))
+        >>> book.n_sources, book.n_members
+        (3, 2)
+        >>> book.split(1).tolist()
+        [1, 2]
     """
 
     bits: Bool[np.ndarray, "sources members"]
@@ -69,7 +76,12 @@ class CodeBook:
 
 
 def full_votes(n_members: int) -> Float64[np.ndarray, " members"]:
-    """Every member counts the same."""
+    """Every member counts the same.
+
+    Examples:
+        >>> full_votes(4).tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
     return np.full(n_members, 1 / n_members)
 
 
@@ -92,6 +104,12 @@ def ablated_votes(
 
     Raises:
         BadInput: If a source does not exist, or no member survives.
+
+    Examples:
+        >>> codes = CodeBook(np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]],
+        ...     dtype=bool))
+        >>> ablated_votes(codes, [0]).tolist()
+        [0.0, 0.0, 0.5, 0.5]
     """
     chosen = np.asarray(list(sources), dtype=np.int64)
     unknown = chosen[(chosen < 0) | (chosen >= codes.n_sources)]
@@ -110,6 +128,10 @@ def surviving_votes(
 
     Raises:
         BadInput: If every member is silenced.
+
+    Examples:
+        >>> surviving_votes(np.array([True, False, False])).tolist()
+        [0.0, 0.5, 0.5]
     """
     survives = ~silenced
     if not survives.any():

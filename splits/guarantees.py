@@ -42,6 +42,13 @@ def promises(codes: CodeBook) -> dict[str, Any]:
 
     Raises:
         BadInput: If the book has one source only.
+
+    Examples:
+        >>> codes = CodeBook(np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]],
+        ...     dtype=bool))
+        >>> found = promises(codes)
+        >>> found["split_min"], found["survivors_of_one_min"], found["pairs"]
+        (1, 2, 'exact')
     """
     if codes.n_sources < 2:
         raise BadInput(

@@ -36,6 +36,12 @@ def assign(
     Raises:
         BadInput: If there is no such column, it has a gap or another length than the
             images, or there would be fewer than two sources.
+
+    Examples:
+        >>> source_of, names = assign("artist", ["a.png", "b.png", "c.png"],
+        ...     {"artist": ["Eve", "Adam", "Eve"]})
+        >>> source_of.tolist(), names
+        ([1, 0, 1], ['Adam', 'Eve'])
     """
     if source == IMAGE:
         return each_image(len(images)), list(images)
@@ -92,6 +98,11 @@ def by_column(
 
     Raises:
         BadInput: If a value is missing, or all are the same.
+
+    Examples:
+        >>> source_of, names = by_column(["10", "9", "10"])
+        >>> source_of.tolist(), names
+        ([1, 0, 1], ['9', '10'])
     """
     for image, value in enumerate(values):
         if _is_missing(value):

@@ -11,17 +11,32 @@ from splits.errors import BadInput
 
 
 def plain(name: str) -> str:
-    """A name without what cannot be seen: blanks around it, Unicode's other forms."""
+    """A name without what cannot be seen: blanks around it, Unicode's other forms.
+
+    Examples:
+        >>> plain(" Eve ")
+        'Eve'
+    """
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def same(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in blanks or Unicode form only, in their order."""
+    """Pairs of names that differ in blanks or Unicode form only, in their order.
+
+    Examples:
+        >>> same(["Eve", "Adam", " Eve"])
+        [(' Eve', 'Eve')]
+    """
     return _pairs(names, plain)
 
 
 def similar(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs that differ in capitals or in compatible characters, and are not `same`."""
+    """Pairs that differ in capitals or in compatible characters, and are not `same`.
+
+    Examples:
+        >>> similar(["Eve", "Adam", "EVE"])
+        [('EVE', 'Eve')]
+    """
     return [
         (one, other)
         for one, other in _pairs(names, _folded)

@@ -121,6 +121,11 @@ def from_dict(tree: dict[str, Any]) -> Config:
 
     Raises:
         BadInput: If a key, type or value is wrong, or `run` is missing.
+
+    Examples:
+        >>> config = from_dict({"run": "runs/mine", "splits": {"n_members": 8}})
+        >>> config.splits.n_members, config.data.kind
+        (8, 'digits')
     """
     if tree.get("run") in (None, ""):
         raise BadInput("The config has no `run`: write the run folder's path there.")
@@ -138,7 +143,13 @@ def to_yaml(config: Config) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line `key: old -> new` for every option in which two configs differ."""
+    """One line `key: old -> new` for every option in which two configs differ.
+
+    Examples:
+        >>> old, new = ({"training": {"steps": steps}} for steps in (100, 200))
+        >>> differences(old, new)
+        ['training.steps: 100 -> 200']
+    """
     return [
         f"{key}: {before!r} -> {after!r}" for key, before, after in changes(old, new)
     ]

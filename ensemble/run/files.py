@@ -59,7 +59,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole; its digest is the sha256 of its text without it."""
+    """Write a JSON file whole; its digest is the sha256 of its text without it.
+
+    Examples:
+        >>> write_json(Path("facts.json"), {"seed": 0})
+        >>> read_json(Path("facts.json"))
+        {'seed': 0}
+    """
     placed = {**content, "place": _place(path)}
     digest = text.digest(_as_json(placed, ""))
     _write(path, _as_json(placed, digest).encode("utf-8"))
@@ -100,7 +106,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
-    """Write a .npy file whole; returns its sha256."""
+    """Write a .npy file whole; returns its sha256.
+
+    Examples:
+        >>> digest = write_array(Path("codes.npy"), np.arange(3))
+        >>> read_array(Path("codes.npy"), digest).tolist()
+        [0, 1, 2]
+    """
     with replacing(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
         file.flush()
@@ -212,7 +224,12 @@ def sha256(path: Path) -> str:
 
 
 def array_digest(array: np.ndarray) -> str:
-    """The sha256 of an array's type, shape and content, in hexadecimal."""
+    """The sha256 of an array's type, shape and content, in hexadecimal.
+
+    Examples:
+        >>> array_digest(np.zeros(2)) == array_digest(np.zeros(2)[::-1])
+        True
+    """
     return digest_in_parts(array.dtype, array.shape, [array])
 
 

@@ -18,6 +18,10 @@ def checked(name: str) -> str:
 
     Raises:
         BadInput: If it cannot be the name of a folder of a run.
+
+    Examples:
+        >>> checked("demo")
+        'demo'
     """
     wrong = _wrong(name)
     if wrong:

@@ -18,6 +18,10 @@ def mean_left(n_members: int, weight: int, removed: int) -> float:
     Each is left by each source with chance 1 - weight / n_members:
 
         n_members (1 - weight / n_members)^removed
+
+    Examples:
+        >>> mean_left(n_members=16, weight=8, removed=2)
+        4.0
     """
     return n_members * (1 - weight / n_members) ** removed
 
@@ -28,6 +32,10 @@ def nobody_left(n_members: int, weight: int, removed: int) -> float:
     By inclusion and exclusion over the members that are left, with r = removed,
 
         sum over j of (-1)^j C(M, j) (C(M - j, w) / C(M, w))^r
+
+    Examples:
+        >>> nobody_left(n_members=4, weight=2, removed=2)
+        0.16666666666666666
     """
     return _covered(n_members, n_members, weight, removed)
 
@@ -64,6 +72,10 @@ def welch(n_sources: int, n_members: int) -> float:
 
     Zero up to n_members - 1 sources, and beyond, with K sources and M members,
     (K - M + 1) / ((M - 1) (K - 1)). (Welch 1974, https://doi.org/10.1109/TIT.1974.1055219)
+
+    Examples:
+        >>> welch(n_sources=15, n_members=16), round(welch(1000, 16), 3)
+        (0.0, 0.066)
     """
     surplus = n_sources - n_members + 1
     return max(0.0, surplus / ((n_members - 1) * (n_sources - 1)))

@@ -35,6 +35,10 @@ def half(n_members: int) -> int:
 
     Raises:
         BadInput: If their number is odd.
+
+    Examples:
+        >>> half(16)
+        8
     """
     if n_members % 2:
         raise BadInput(
@@ -49,6 +53,10 @@ def chosen_weight(weight: int | None, n_members: int) -> int:
 
     Raises:
         BadInput: If every member, or none, would see a source of this weight.
+
+    Examples:
+        >>> chosen_weight(None, 16), chosen_weight(3, 16)
+        (8, 3)
     """
     weight = half(n_members) if weight is None else weight
     if not 0 < weight < n_members:

@@ -30,6 +30,10 @@ def unrank(
 
     Raises:
         BadInput: If no code has such a rank.
+
+    Examples:
+        >>> unrank(np.array([0, 5]), n_members=4, weight=2).astype(int).tolist()
+        [[1, 1, 0, 0], [0, 0, 1, 1]]
     """
     require_ranks(ranks, n_members, weight)
     table = _binomials(n_members, weight)
@@ -70,6 +74,10 @@ def rank(bits: Bool[np.ndarray, "codes members"]) -> Shaped[np.ndarray, " codes"
 
     Raises:
         BadInput: If the weights differ.
+
+    Examples:
+        >>> rank(unrank(np.array([3, 1]), n_members=4, weight=2)).tolist()
+        [3, 1]
     """
     n_members = bits.shape[1]
     weights = np.unique(bits.sum(axis=1))

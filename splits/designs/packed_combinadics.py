@@ -32,6 +32,10 @@ def unrank(
 
     Raises:
         BadInput: If no code has such a rank, or there are too many members.
+
+    Examples:
+        >>> [f"{word:04b}" for word in unrank(np.array([0, 5]), 4, 2).tolist()]
+        ['0011', '1100']
     """
     if not 1 <= n_members <= 64:
         raise BadInput(
@@ -45,7 +49,12 @@ def unrank(
 def packed(
     words: UInt64[np.ndarray, " codes"], n_members: int
 ) -> UInt8[np.ndarray, "codes bytes"]:
-    """The bits of words, eight members to a byte, the first in the lowest bit."""
+    """The bits of words, eight members to a byte, the first in the lowest bit.
+
+    Examples:
+        >>> packed(np.array([3, 12], dtype=np.uint64), n_members=4).tolist()
+        [[3], [12]]
+    """
     content = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
     return content[:, : -(-n_members // 8)]
 

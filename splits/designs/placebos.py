@@ -31,6 +31,11 @@ def n_matched(code: Bool[np.ndarray, " members"], other: np.ndarray) -> int:
         C(v, o) C(M - v, w - o)
 
     The code itself is one of them.
+
+    Examples:
+        >>> bits = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool)
+        >>> n_matched(bits[0], bits[1])
+        4
     """
     shared = int((code & other).sum())
     return _count(len(code), int(code.sum()), int(other.sum()), shared)
@@ -105,6 +110,10 @@ def inseparable(bits: Bits) -> list[tuple[int, int]]:
     """Pairs of sources whose codes do not tell which one of the two matters.
 
     At least one of the two cannot reach the threshold beside the other.
+
+    Examples:
+        >>> inseparable(np.array([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=bool))
+        [(0, 1)]
     """
     p = smallest_p(bits)
     first, second = np.nonzero(np.triu(np.maximum(p, p.T) > THRESHOLD, 1))

@@ -60,6 +60,13 @@ def draw(
     Raises:
         BadInput: If there is no such design, it has no use for an option that is given,
             or it cannot keep its promise for these numbers.
+
+    Examples:
+        >>> codes = draw("balanced", n_sources=6, n_members=4)
+        >>> codes.bits.sum(axis=1).tolist()
+        [2, 2, 2, 2, 2, 2]
+        >>> codes.digest() == draw("balanced", 6, 4).digest()
+        True
     """
     if name not in DESIGNS:
         raise _unknown(name)
