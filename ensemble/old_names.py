@@ -57,7 +57,7 @@ MODULES = {
     "ensemble.scorers.kernel": "ensemble.scorers.gradients.kernel",
     "ensemble.scorers.layers": "ensemble.scorers.curvature.layers",
     "ensemble.scorers.lin2025das": "ensemble.scorers.methods.lin2025das",
-    "ensemble.scorers.lin2025das_vector": "ensemble.scorers.methods.lin2025das_vector",
+    "ensemble.scorers.lin2025das_vector": "ensemble.scorers.methods.lin2025das",
     "ensemble.scorers.losses": "ensemble.scorers.gradients.losses",
     "ensemble.scorers.memory": "ensemble.scorers.gradients.batch_size",
     "ensemble.scorers.mlodozeniec2025influence": "ensemble.scorers.methods.mlodozeniec2025influence",

@@ -26,8 +26,7 @@ from ensemble.scorers.methods.controls import (
 )
 from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
 from ensemble.scorers.methods.ilyas2022datamodels import Datamodel, EmpiricalInfluence
-from ensemble.scorers.methods.lin2025das import Das
-from ensemble.scorers.methods.lin2025das_vector import VectorDas
+from ensemble.scorers.methods.lin2025das import Das, VectorDas
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.methods.park2023trak import (
     DTrak,

@@ -1,15 +1,124 @@
-"""DAS against its formula, with whole gradients, in float64."""
+"""DAS against its formula with whole gradients, and its vector form against the Jacobian."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
+from ensemble.scorers.curvature import (
+    fitting,
+    layers,
+)
+from ensemble.scorers.curvature.kfac import (
+    Curvature,
+    Sample,
+)
 from ensemble.scorers.gradients import per_example
-from ensemble.scorers.methods.lin2025das import MOST_LEVERAGE, Das
-from tests.ensemble.scorers import references, tiny_setting
+from ensemble.scorers.gradients.network import scored
+from ensemble.scorers.gradients.per_example import Draws
+from ensemble.scorers.methods.lin2025das import MOST_LEVERAGE, Das, VectorDas
+from ensemble.system import seeding
+from splits.errors import BadInput
+from tests.ensemble.scorers import denoisers, references, tiny_setting
+from tests.ensemble.scorers.methods.test_mlodozeniec2025influence import small
 from tests.ensemble.scorers.references import DAMPING, agree, expected, trak, whole
 from tests.ensemble.scorers.tiny_setting import DRAWS
+
+QUICK = VectorDas(
+    n_probes=100,
+    query_draws=Draws(n_timesteps=2),
+    curvature=Curvature(n_draws=3),
+    draws=Draws(n_timesteps=3),
+)
+
+
+@pytest.fixture(name="setting")
+def small_setting(tmp_path):
+    """One network so small that its Jacobian can be written out."""
+    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    return dataclasses.replace(
+        setting,
+        networks=[denoisers.deep_linear()],
+        train=small(setting.train),
+        queries=small(setting.queries),
+    )
+
+
+def by_brute_force(setting):
+    """J_q (H + λI)⁻¹ ∇loss(i): (queries, draws, values, images), all written out."""
+    (one,) = scored(setting, "")
+    trained = one.gradients(one.train[:], "loss", QUICK.draws)
+    moved = fitting.fitted(one, QUICK.curvature).solve(trained)
+    # In the order of the network's parameters: weights, then the bias.
+    steps = torch.cat(
+        [
+            part.flatten(1)
+            for step in moved.values()
+            for part in (step[..., :-1], step[..., -1])
+        ],
+        dim=1,
+    )
+    states = per_example.drawn_states(
+        setting.objective, setting.queries, QUICK.query_draws
+    )
+    flat = states.noisy.flatten(0, 1)
+    sample = Sample(flat, states.timesteps.repeat(3), None, flat, flat)
+    derivative = denoisers.jacobian(one.network, sample)
+    return torch.einsum("sdw,iw->sdi", derivative, steps).reshape(3, 2, 4, -1)
+
+
+def test_the_vector_form_is_the_squared_product_of_probes_with_the_change_of_the_prediction(
+    setting,
+):
+    change = by_brute_force(setting)
+    found = dataclasses.replace(QUICK, n_probes=3).score(setting)
+    for query, key in enumerate(setting.queries.keys.tolist()):
+        probes = [
+            torch.randn(2, 1, 2, 2, generator=seeding.generator(0, "probe", key, probe))
+            for probe in range(3)
+        ]
+        probes = torch.stack(probes).double().flatten(2)
+        products = torch.einsum("ptd,tdi->pti", probes, change[query])
+        expected = products.square().mean(dim=(0, 1))
+        np.testing.assert_allclose(found[query], expected, rtol=1e-5)
+
+
+def test_the_vector_form_is_the_squared_change_of_the_prediction_on_average(setting):
+    expected = by_brute_force(setting).square().sum(dim=2).mean(dim=1).numpy()
+    # 100 probes of each of two draws: five standard errors are at most 0.5.
+    np.testing.assert_allclose(QUICK.score(setting), expected, rtol=0.5)
+    assert np.log(QUICK.score(setting) / expected).mean() == pytest.approx(0, abs=0.15)
+
+
+def test_the_vector_form_is_never_negative(setting):
+    assert (dataclasses.replace(QUICK, n_probes=1).score(setting) >= 0).all()
+
+
+def test_a_query_does_not_depend_on_the_others(setting, tmp_path):
+    scorer = dataclasses.replace(QUICK, n_probes=2)
+    alone = dataclasses.replace(setting, queries=setting.queries[1:2])
+    together = scorer.score(setting)
+    np.testing.assert_allclose(scorer.score(alone)[0], together[1], rtol=1e-5)
+
+
+def test_no_probes_are_refused():
+    with pytest.raises(BadInput, match="n_probes is 0; at least 1"):
+        VectorDas(n_probes=0)
+
+
+def test_directions_that_are_not_finite_are_named(setting):
+    setting.queries.images[1] = torch.inf
+    with pytest.raises(BadInput, match=r"layer body\.\d at query 1001 is not finite"):
+        QUICK.score(setting)
+
+
+def test_networks_are_found_by_their_layers(setting):
+    assert set(layers.find(setting.networks[0]).modules) == {
+        "body.1",
+        "body.2",
+        "body.3",
+    }
 
 
 def shares(setting):
