@@ -1,7 +1,10 @@
 """What the pages of docs/ promise."""
 
 import contextlib
+import dataclasses
 import re
+import runpy
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -17,11 +20,15 @@ from ensemble.data import (
     metadata,
 )
 from ensemble.data.inventory import RULES
+from ensemble.run import config_file
+from ensemble.run.config import Config, TrainingConfig
 from ensemble.scorers import SCORERS
 from splits.designs.registry import DESIGNS
 from tests import tiny
 
 DOCS = Path(__file__).parents[1] / "docs"
+errors = runpy.run_path(str(DOCS / "errors.py"))
+options = runpy.run_path(str(DOCS / "options.py"))
 
 
 @pytest.mark.parametrize("method", SCORERS)
@@ -93,3 +100,74 @@ def test_every_page_is_in_the_map():
     text = (DOCS / "README.md").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in text
+
+
+@pytest.mark.parametrize("path", errors["files"](), ids=str)
+def test_every_message_has_a_cause_and_a_remedy(path):
+    for message in errors["messages"](path):
+        cause, remedy = errors["parts"](message)
+        assert len(cause) > 5, message
+        assert len(remedy) > 5, f"this says nothing of what to do: {message}"
+
+
+def test_the_page_of_errors_is_that_of_the_code():
+    kept = errors["PAGE"].read_text(encoding="utf-8")
+    assert kept == errors["page"](), "write it again: python docs/errors.py"
+
+
+def test_every_call_is_on_the_page():
+    page = errors["PAGE"].read_text(encoding="utf-8")
+    for path in errors["files"]():
+        n_calls = path.read_text(encoding="utf-8").count("BadInput(")
+        n_found = len(errors["messages"](path))
+        assert n_found >= min(1, n_calls - ("class BadInput(" in path.read_text()))
+    assert "is damaged: expected sha256" in page
+    assert "has no key" in page
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    kept = options["PAGE"].read_text(encoding="utf-8")
+    assert kept == options["page"](), "write it again: python -m docs.options"
+
+
+def test_every_option_is_on_the_page():
+    page = options["PAGE"].read_text(encoding="utf-8")
+    tree = config_file.to_dict(Config("x"))
+    for section, content in tree.items():
+        if not isinstance(content, dict):
+            assert f"| `{section}` |" in page
+            continue
+        for name in content:
+            assert f"| `{section}.{name}` |" in page
+
+
+def test_types_and_defaults_are_those_of_yaml():
+    page = options["PAGE"].read_text(encoding="utf-8")
+    assert "| `training.learning_rate` | number | `0.002` | Peak of AdamW" in page
+    assert "| `training.ema_decay` | number or null | `null` |" in page
+    assert "| `model.block_out_channels` | list of whole numbers | `[16, 32]` |" in page
+    assert "| `run` | text | \N{EN DASH} | The run folder. |" in page
+    assert "balanced" in page
+
+
+def test_meanings_go_over_several_lines():
+    meaning = options["meanings"](TrainingConfig)["slices"]
+    assert meaning.startswith("Let the sources join a member")
+    assert meaning.endswith("a repair starts again.")
+
+
+def test_an_option_that_nobody_explained_is_found():
+    @dataclass
+    class Bare:
+        """A section.
+
+        Attributes:
+            known: What it is.
+        """
+
+        known: int = 0
+        unknown: int = 0
+
+    assert len(dataclasses.fields(Bare)) == 2
+    with pytest.raises(KeyError, match="unknown"):
+        options["meanings"](Bare)

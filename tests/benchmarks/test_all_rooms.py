@@ -102,7 +102,7 @@ def test_a_kill_of_each_kind_leaves_nothing_half_written_and_changes_no_bit(tmp_
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
@@ -128,7 +128,7 @@ def test_what_a_removal_races_with_is_refused_or_made_by_those_who_vote(tmp_path
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
