@@ -149,7 +149,8 @@ class Forked:
         self.process = os.fork()
         if self.process == 0:
             os.environ.update(env)
-            finish("train", command[2:])
+            # What stands before is `python -m ensemble.cli train`.
+            finish("train", command[4:])
 
     def poll(self) -> int | None:
         """Its exit code, negative if a signal ended it; None while it runs."""
