@@ -37,7 +37,7 @@ from ensemble.ablation import (
     influence,
     removal_sets,
 )
-from ensemble.ablation.influence import Asked
+from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.data import datasets
 from ensemble.evaluation import (

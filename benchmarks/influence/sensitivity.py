@@ -27,9 +27,7 @@ from ensemble.ablation import (
     audit,
     first_order,
 )
-from ensemble.ablation import (
-    exact as ablation,
-)
+from ensemble.ablation.exact import pictures_without
 from ensemble.ablation.removal_sets import votes_without
 from ensemble.provenance import plan
 from ensemble.run import folder
@@ -77,7 +75,7 @@ def exact_displacement(
     rows = []
     for query, full in enumerate(asked.images):
         of_query = np.full(len(silenced), query)
-        found = ablation.pictures_without(pipe, asked, of_query, silenced)
+        found = pictures_without(pipe, asked, of_query, silenced)
         rows.append(queries.distance(found, full[None]))
     return np.stack(rows)
 

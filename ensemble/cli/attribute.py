@@ -28,7 +28,8 @@ from ensemble.system.text import visible
 from splits.errors import BadInput
 
 if TYPE_CHECKING:
-    from ensemble.ablation.influence import Asked
+    from ensemble.ablation import influence, influence_request, influence_tables
+    from ensemble.ablation.influence_request import Asked
     from ensemble.cluster.ray_engine import Cluster
     from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.cli import attribute_options
@@ -109,10 +110,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     Raises:
         BadInput: If an option has no effect.
     """
-    from ensemble.ablation import (
-        influence,
-        removal_sets,
-    )
+    from ensemble.ablation import removal_sets
     from ensemble.ablation.measurements import chosen_measurements
 
     _require_effect(options)
@@ -126,7 +124,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         removed = removal_sets.each_source(ready)
     for line in removal_sets.survivors(removed):
         print(visible(line))
-    asked = influence.Asked(
+    asked = influence_request.Asked(
         run,
         ensemble_of(run, ready),
         ready,
@@ -134,7 +132,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         removed,
         chosen_measurements(options.measurement, ready),
     )
-    print(influence.summary(_measured(asked, options)))
+    print(influence_tables.summary(_measured(asked, options)))
 
 
 def _require_effect(options: argparse.Namespace) -> None:
@@ -157,8 +155,6 @@ def _require_effect(options: argparse.Namespace) -> None:
 
 def _measured(asked: "Asked", options: argparse.Namespace) -> Path:
     """Ablate by the method that was asked for; returns the folder of the tables."""
-    from ensemble.ablation import influence
-
     if options.engine == "ray":
         from ensemble.cluster import ray_engine
 

@@ -26,11 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemble.ablation import (
-    exact,
-    influence,
-)
-from ensemble.ablation.influence import Asked
+from ensemble.ablation import exact, influence
+from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import chosen_measurements
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from ensemble.ablation.influence import quadratic_influence
+from ensemble.ablation.influence_tables import quadratic_influence
 from ensemble.ablation.measurements import denoising_loss_form
 from ensemble.ablation.removal_sets import (
     each_source,

@@ -15,7 +15,7 @@ from ensemble.ablation import (
     influence,
     removal_sets,
 )
-from ensemble.ablation.influence import Asked
+from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.cli import attribute
 from ensemble.evaluation import (

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from ensemble.ablation import (
+    approximations,
     audit,
     differential,
     removal_sets,
 )
-from ensemble.ablation.differential import Question
+from ensemble.ablation.approximations import Question
+from ensemble.ablation.exact import pictures_without
 from ensemble.ablation.first_order import (
     DESIGNED_ROADS,
     ONE_BY_ONE_ROADS,
@@ -61,7 +63,7 @@ def exact_displacement(question):
     """The naive twin: every unit ablated exactly."""
     every = question.units.silenced
     n_queries = len(question.queries.seeds)
-    pictures = differential.ablation.pictures_without(
+    pictures = pictures_without(
         question.pipe,
         question.queries,
         np.repeat(np.arange(n_queries), len(every)),
@@ -119,7 +121,7 @@ def test_rows_that_were_recomputed_are_exact_and_said_to_be(pipe):
 def test_units_and_placebos_are_compared_by_the_same_matrix(pipe, monkeypatch):
     saying(monkeypatch, 0.5, 0.99)
     question = question_of(pipe, n_units=30, n_audit=10)
-    monkeypatch.setattr(differential, "exact_generations", lambda _: 1000.0)
+    monkeypatch.setattr(approximations, "exact_generations", lambda _: 1000.0)
     found = differential.ablate(question)
     change = removal_sets.votes_without(question.units.silenced) - 1 / 8
     squared = np.einsum("um,qmn,un->qu", change, found.gram, change)
@@ -152,7 +154,7 @@ def test_units_and_placebos_are_compared_by_the_same_matrix(pipe, monkeypatch):
 def test_the_road_that_agrees_best_is_taken(pipe, monkeypatch, said, taken, why):
     saying(monkeypatch, *said)
     question = question_of(pipe)
-    monkeypatch.setattr(differential, "exact_generations", lambda _: 1000.0)
+    monkeypatch.setattr(approximations, "exact_generations", lambda _: 1000.0)
     found = differential.ablate(question).facts
     tried = found["roads_tried"]
     assert [one["spearman"] for one in tried[: len(said)]] == said
@@ -166,7 +168,7 @@ def test_the_road_that_agrees_best_is_taken(pipe, monkeypatch, said, taken, why)
 
 
 def test_too_few_units_choose_no_road(pipe, monkeypatch):
-    monkeypatch.setattr(differential, "exact_is_cheaper", lambda *_: False)
+    monkeypatch.setattr(approximations, "exact_is_cheaper", lambda *_: False)
     found = differential.ablate(question_of(pipe, n_audit=4)).facts
     assert [one["road"] for one in found["roads_tried"]] == ["designed"]
     assert "too few units to choose a road by" in found["road_sentence"]
@@ -184,7 +186,7 @@ def test_all_is_recomputed_where_that_costs_less(pipe):
         found.displacement, exact_displacement(question), rtol=1e-4
     )
     # Twelve half-generations, nothing twice; and one road for the placebos.
-    road = differential.FOR_PLACEBOS
+    road = approximations.FOR_PLACEBOS
     assert [one["road"] for one in found.facts["roads_tried"]] == [road.name]
     assert spent <= 12 / 2 + road.generations(8)
     assert (
@@ -200,16 +202,16 @@ def test_all_is_recomputed_where_that_costs_less(pipe):
 )
 def test_what_costs_less_is_known_before_anything_is_spent(n_units, n_audit, cheaper):
     asked = units_of(n_units)
-    assert differential.exact_generations(asked) == n_units / 2
+    assert approximations.exact_generations(asked) == n_units / 2
     # The cheapest road takes 1.875, the audit and two top units half of each.
     assert (n_units / 2 <= 1.875 + (n_audit + 2) / 2) == cheaper
-    assert differential.exact_is_cheaper(asked, n_audit, 2) == cheaper
+    assert approximations.exact_is_cheaper(asked, n_audit, 2) == cheaper
 
 
 def test_the_demo_is_ablated_exactly():
     demo = units_of(16, n_members=32, weight=16)
-    assert differential.exact_generations(demo) == 8
-    assert differential.exact_is_cheaper(demo, n_audit=32, n_top=6)
+    assert approximations.exact_generations(demo) == 8
+    assert approximations.exact_is_cheaper(demo, n_audit=32, n_top=6)
 
 
 def test_units_that_silence_the_same_members_are_ablated_once(pipe):
@@ -220,17 +222,17 @@ def test_units_that_silence_the_same_members_are_ablated_once(pipe):
         sources=[[one] for one in range(24)],
         names=[str(one) for one in range(24)],
     )
-    assert differential.exact_generations(twice) == 6
+    assert approximations.exact_generations(twice) == 6
     question = question_of(pipe, units=twice)
     before = pipe.members.n_forwards
     found = differential.ablate(question)
     spent = (pipe.members.n_forwards - before) / question.generation
-    assert spent <= 6 + differential.FOR_PLACEBOS.generations(8)
+    assert spent <= 6 + approximations.FOR_PLACEBOS.generations(8)
     assert np.array_equal(found.displacement[:, ::2], found.displacement[:, 1::2])
 
 
 def test_roads_are_tried_from_cheap_to_dear_and_following_units_beats_planes():
-    few = differential.roads_within(units_of(20))
+    few = approximations.roads_within(units_of(20))
     assert [road for _, road in few] == [
         Road(),
         Road(paired=True),
@@ -239,7 +241,7 @@ def test_roads_are_tried_from_cheap_to_dear_and_following_units_beats_planes():
         OneByOne(4),
     ]
     assert [cost for cost, _ in few] == [1.875, 2.75, 3.5, 6, 11]
-    many = [road for _, road in differential.roads_within(units_of(70))]
+    many = [road for _, road in approximations.roads_within(units_of(70))]
     assert many == [*DESIGNED_ROADS, *ONE_BY_ONE_ROADS]
 
 
@@ -248,7 +250,7 @@ def test_roads_stop_before_exact_ablation_of_all_would_have_cost_less(
 ):
     saying(monkeypatch, *[0.5] * 8)
     question = question_of(pipe, n_units=30)
-    assert differential.exact_generations(question.units) == 15
+    assert approximations.exact_generations(question.units) == 15
     before = pipe.members.n_forwards
     found = differential.ablate(question)
     spent = (pipe.members.n_forwards - before) / question.generation
@@ -261,11 +263,11 @@ def test_roads_stop_before_exact_ablation_of_all_would_have_cost_less(
 
 def test_one_by_one_reads_and_costs_the_same_in_blocks(pipe, monkeypatch):
     question = question_of(pipe)
-    whole = differential._one_by_one(question, OneByOne())
+    whole = approximations._one_by_one(question, OneByOne())
     assert whole.generations == pytest.approx(1 + 30 / 8)
     assert whole.gram is None
-    monkeypatch.setattr(differential, "STATES_OF_A_BLOCK", 1)
-    parts = differential._one_by_one(question, OneByOne())
+    monkeypatch.setattr(approximations, "STATES_OF_A_BLOCK", 1)
+    parts = approximations._one_by_one(question, OneByOne())
     assert parts.generations == whole.generations
     np.testing.assert_allclose(parts.displacement, whole.displacement, rtol=1e-6)
     np.testing.assert_allclose(
@@ -273,7 +275,7 @@ def test_one_by_one_reads_and_costs_the_same_in_blocks(pipe, monkeypatch):
     )
     labelled = tiny.ensemble(8, n_classes=2, codes=CodeBook(units_of(30).silenced))
     told = question_of(labelled, queries=queries_of(labelled, labels=[0, 1]))
-    by_parts = differential._one_by_one(told, OneByOne())
+    by_parts = approximations._one_by_one(told, OneByOne())
     monkeypatch.undo()
-    together = differential._one_by_one(told, OneByOne())
+    together = approximations._one_by_one(told, OneByOne())
     np.testing.assert_allclose(by_parts.displacement, together.displacement, rtol=1e-6)

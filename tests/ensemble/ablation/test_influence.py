@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 
 from ensemble.ablation import (
-    exact as ablation,
-)
-from ensemble.ablation import (
+    exact,
     first_order,
     influence,
+    influence_tables,
     placebo,
     removal_sets,
 )
-from ensemble.ablation.influence import (
-    Asked,
-    quadratic_influence,
-)
+from ensemble.ablation.influence_request import Asked
+from ensemble.ablation.influence_tables import quadratic_influence
 from ensemble.ablation.measurements import (
     MEASUREMENTS,
     chosen_measurements,
@@ -117,13 +114,15 @@ def test_what_came_out_is_recorded(ablated):
     # 4 steps x 6 members a generation; 14 vectors of 3 members, first step shared.
     assert info["member_forwards"] == 2 * (6 + 3 * 14 * 3)
     assert info["generations"] == pytest.approx(info["member_forwards"] / 48)
-    assert "for 0 of 2 queries" in influence.summary(run.influence("two") / "exact")
+    assert "for 0 of 2 queries" in influence_tables.summary(
+        run.influence("two") / "exact"
+    )
     assert not (run.influence("two") / "exact.work").exists()
 
 
 def test_the_summary_says_what_p_covers(ablated):
     run, _, _ = ablated
-    said = influence.summary(run.influence("two") / "exact")
+    said = influence_tables.summary(run.influence("two") / "exact")
     assert "for one picture, not for the 2 pictures" in said
 
 
@@ -135,7 +134,7 @@ def test_a_failed_audit_takes_the_place_of_the_headline(ablated, tmp_path):
     audited = {"spearman": -0.19, "relative_error": 0.84, "sentence": "Audit: poor."}
     facts = {**info, "audit": audited, "road_sentence": "Road: a road."}
     records.seal(folder, "info.json", facts)
-    said = influence.summary(folder)
+    said = influence_tables.summary(folder)
     assert "stand out" not in said
     assert "smallest possible" not in said
     assert "The approximation is not good enough here" in said
@@ -214,7 +213,7 @@ def test_differential_ablation_fills_the_same_tables(ablated):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert info["member_forwards"] == spent
     assert info["generations"] == pytest.approx(spent / 48, abs=1e-3)
-    said = influence.summary(folder)
+    said = influence_tables.summary(folder)
     assert "All sources were ablated exactly" in said
     assert "nothing was left" in said
     assert "more than 0.000" not in said
@@ -242,7 +241,7 @@ def test_the_adjoint_agrees_with_the_derivative_of_the_measurement(ablated):
         values = [float(chosen["contrast"].of_pictures(end.images)) for end in ends]
         slope = (values[0] - values[1]) / (2 * size)
         assert found[0, source] == pytest.approx(-slope, rel=0.05, abs=1e-3)
-    assert "Signed influence" in influence.summary(folder)
+    assert "Signed influence" in influence_tables.summary(folder)
 
 
 def test_the_adjoint_follows_one_measurement_of_pictures(ablated):
@@ -435,8 +434,8 @@ def test_what_version_0_1_was_asked_otherwise_is_made_anew(copied):
 def test_seconds_of_all_sessions_are_on_record(copied, monkeypatch):
     run, plan, pipe = copied
     asked = asked_of(run, plan, pipe, removal_sets.one_set(plan, [1]))
-    monkeypatch.setattr(ablation, "block_size", lambda *_: 1)
-    real, left = ablation.ablated_pictures, [2]
+    monkeypatch.setattr(exact, "block_size", lambda *_: 1)
+    real, left = exact.ablated_pictures, [2]
 
     def dies_at_the_third(*arguments):
         left[0] -= 1
@@ -445,7 +444,7 @@ def test_seconds_of_all_sessions_are_on_record(copied, monkeypatch):
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablation, "ablated_pictures", dies_at_the_third)
+        patch.setattr(exact, "ablated_pictures", dies_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             influence.measure_exactly(asked, n_placebos=5)
     (progress,) = run.path.glob("influence/two/*.work/progress.json")
@@ -493,13 +492,13 @@ def test_whoever_stands_out_is_compared_with_matched_codes(
     assert info["unattributable"] == [0, 1]
     assert [(one["query"], one["unit"]) for one in info["doubts"]] == [(1, 0), (1, 1)]
     assert all(one["inseparable"] for one in info["doubts"])
-    assert "one of source 0 and source 1" in influence.summary(folder)
+    assert "one of source 0 and source 1" in influence_tables.summary(folder)
     assert "at most 5 %" in info["p_sentence"]
     if method == "exact":
         # The second query alone is sampled beside its ablations, and that is on record.
-        road = influence.FOR_MATCHED.generations(8) * first_order.generation_forwards(
-            pipe, 1
-        )
+        road = influence_tables.FOR_MATCHED.generations(
+            8
+        ) * first_order.generation_forwards(pipe, 1)
         n_exact = 2 * (8 + 3 * (20 + 3) * 6)
         assert info["member_forwards"] == n_exact + road
         assert "gram.npy" not in info["files"]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ensemble.ablation import influence
-from ensemble.ablation.influence import Asked
+from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import (
     MEASUREMENTS,
     WITH_ARGUMENT,

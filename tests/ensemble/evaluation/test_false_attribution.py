@@ -5,11 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ensemble.ablation import (
-    influence,
-    removal_sets,
-)
-from ensemble.ablation.influence import Asked
+from ensemble.ablation import influence, removal_sets
+from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.evaluation import EVALUATIONS
 from ensemble.evaluation.false_attribution import (

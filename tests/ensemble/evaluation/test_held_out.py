@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.ablation import (
-    influence,
-    removal_sets,
-)
+from ensemble.ablation import influence, influence_request, removal_sets
 from ensemble.ablation.measurements import (
     MEASUREMENTS,
     denoising_loss_form,
@@ -63,7 +60,7 @@ def test_no_method_ablates_pictures_that_no_noise_leads_to(trained, method, meas
     name = f"given_{method}"
     held_out.write(run, plan, name, images())
     chosen = {"brightness": MEASUREMENTS["brightness"]}
-    asked = influence.Asked(
+    asked = influence_request.Asked(
         run, pipe, plan, name, removal_sets.each_source(plan), chosen
     )
     with pytest.raises(BadInput, match="no noise leads to them"):

@@ -6,11 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.ablation import (
-    influence,
-    removal_sets,
-)
-from ensemble.ablation.influence import Asked
+from ensemble.ablation import influence, removal_sets
+from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.evaluation import (
     EVALUATIONS,
