@@ -30,7 +30,7 @@ from splits.errors import BadInput
 if TYPE_CHECKING:
     from ensemble.ablation import influence, influence_request, influence_tables
     from ensemble.ablation.influence_request import Asked
-    from ensemble.cluster.ray_engine import Cluster
+    from ensemble.cluster.ray_cluster import Cluster
     from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.cli import attribute_options
 
@@ -80,7 +80,7 @@ def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
 
 def on_cluster(options: argparse.Namespace) -> "Cluster":
     """The Ray cluster that was asked for."""
-    from ensemble.cluster.ray_engine import Cluster
+    from ensemble.cluster.ray_cluster import Cluster
 
     return Cluster(options.address, options.gpus_per_task)
 

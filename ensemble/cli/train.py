@@ -180,9 +180,9 @@ def train_on_cluster(
     run: Run, todo: Sequence[Trainable], options: argparse.Namespace
 ) -> int:
     """Train members on a Ray cluster; returns the exit code."""
-    from ensemble.cluster import ray_engine
+    from ensemble.cluster import ray_cluster, ray_engine
 
-    cluster = ray_engine.Cluster(options.address, options.gpus_per_task)
+    cluster = ray_cluster.Cluster(options.address, options.gpus_per_task)
     print(f"Training {described(todo)} on a Ray cluster.", flush=True)
     return ray_engine.train(run, todo, cluster)
 

@@ -27,7 +27,7 @@ pytest.importorskip("ray", reason="needs the extra `ray`")
 
 from ray.cluster_utils import Cluster
 
-from ensemble.cluster import ray_engine
+from ensemble.cluster import node_tasks, ray_cluster
 
 ROOT = Path(__file__).parents[3]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -71,7 +71,7 @@ def same_files(first, second, pattern):
 
 def task(function, run, *arguments):
     """What a node does, done here."""
-    return function(ray_engine.Place(str(run.path), os.getcwd()), *arguments)
+    return function(node_tasks.Place(str(run.path), os.getcwd()), *arguments)
 
 
 def test_scripts_and_package_import_nothing_of_ray():
@@ -88,18 +88,18 @@ def test_scripts_and_package_import_nothing_of_ray():
 def test_without_the_extra_the_engine_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadInput, match="Install the extra `ray`"):
-        importlib.reload(ray_engine)
+        importlib.reload(ray_cluster)
 
 
 def test_a_share_of_a_gpu_is_not_negative():
     with pytest.raises(BadInput, match="cannot have -1.0 GPUs"):
-        ray_engine.Cluster(gpus=-1.0)
+        ray_cluster.Cluster(gpus=-1.0)
 
 
 @pytest.mark.parametrize("gpus", [1.5, 2.25])
 def test_more_than_one_gpu_is_a_whole_number(gpus):
     with pytest.raises(BadInput, match=f"cannot have {gpus} GPUs: a share of one"):
-        ray_engine.Cluster(gpus=gpus)
+        ray_cluster.Cluster(gpus=gpus)
 
 
 @pytest.mark.parametrize(
@@ -110,19 +110,19 @@ def test_where_nobody_listens_there_is_no_cluster(address):
     expected = f"There is no Ray cluster at {address!r} .*or say --address local"
     with (
         pytest.raises(BadInput, match=expected),
-        ray_engine.Cluster(address).connected(),
+        ray_cluster.Cluster(address).connected(),
     ):
         pass
     assert time.monotonic() - began < 60
 
 
 def test_where_somebody_else_listens_there_is_no_cluster(monkeypatch):
-    monkeypatch.setattr(ray_engine, "HEALTH_SECONDS", 3)
+    monkeypatch.setattr(ray_cluster, "HEALTH_SECONDS", 3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with (
             pytest.raises(BadInput, match="whoever listens there is no Ray cluster"),
-            ray_engine.Cluster(address).connected(),
+            ray_cluster.Cluster(address).connected(),
         ):
             pass
 
@@ -150,17 +150,17 @@ class FakeRay:
 def test_a_task_that_a_cluster_of_its_own_cannot_take_is_refused(
     monkeypatch, gpus, cpus, wanted
 ):
-    monkeypatch.setattr(ray_engine, "ray", FakeRay())
+    monkeypatch.setattr(ray_cluster, "ray", FakeRay())
     with pytest.raises(BadInput, match=f"No node of the cluster has {wanted}, which"):
-        ray_engine.Tasks(gpus, own=True).start(print, cpus=cpus)
+        ray_cluster.Tasks(gpus, own=True).start(print, cpus=cpus)
 
 
 @pytest.mark.parametrize(("gpus", "lines"), [(1.0, 1), (0.0, 0)])
 def test_a_standing_cluster_that_cannot_take_a_task_is_told_of_once(
     monkeypatch, capsys, gpus, lines
 ):
-    monkeypatch.setattr(ray_engine, "ray", FakeRay())
-    tasks = ray_engine.Tasks(gpus)
+    monkeypatch.setattr(ray_cluster, "ray", FakeRay())
+    tasks = ray_cluster.Tasks(gpus)
     tasks.waiting = [1, 2]
     assert tasks.next_done() == 1
     assert tasks.next_done() == 2
@@ -176,16 +176,16 @@ def test_methods_that_do_not_sample_without_units_are_refused(tmp_path):
 
 
 def test_a_node_that_does_not_see_the_run_says_so(tmp_path):
-    place = ray_engine.Place(str(tmp_path / "none"), os.getcwd())
+    place = node_tasks.Place(str(tmp_path / "none"), os.getcwd())
     with pytest.raises(BadInput, match=r"does not see .*none\. Every node needs"):
-        ray_engine._train_member(place, 0)
+        node_tasks.train_member(place, 0)
 
 
 def test_a_member_that_diverges_is_told_and_not_tried_again(tmp_path):
     wild = {"learning_rate": 1e30, "max_grad_norm": 1e30, "warmup_steps": 0}
     run = create(tiny.config(tmp_path / "run", training=wild))
     plan.prepare(run)
-    assert "Member 000: the loss is" in str(task(ray_engine._train_member, run, 0))
+    assert "Member 000: the loss is" in str(task(node_tasks.train_member, run, 0))
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def held(tmp_path):
 def test_a_task_waits_for_the_process_that_outlives_its_node(held):
     run, holder = held
     threading.Timer(0.5, holder.release).start()
-    assert task(ray_engine._train_member, run, 0) is None
+    assert task(node_tasks.train_member, run, 0) is None
     assert run.member(0).exists()
 
 
@@ -211,7 +211,7 @@ def test_a_task_that_waits_stops_when_it_is_asked_to(held):
     before = signal.getsignal(signal.SIGINT)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(trainer.Interrupted):
-        task(ray_engine._train_member, run, 0)
+        task(node_tasks.train_member, run, 0)
     assert signal.getsignal(signal.SIGINT) is before
 
 
