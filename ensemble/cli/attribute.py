@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemble.cli import attribute_options
 from ensemble.provenance import plan
 from ensemble.report import outdated
 from ensemble.run import (
@@ -28,11 +29,9 @@ from ensemble.system.text import visible
 from splits.errors import BadInput
 
 if TYPE_CHECKING:
-    from ensemble.ablation import influence, influence_request, influence_tables
     from ensemble.ablation.influence_request import Asked
     from ensemble.cluster.ray_cluster import Cluster
     from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.cli import attribute_options
 
 # Exact ablation of more sources than this, each with its placebos, takes hours.
 MANY_SOURCES = 200
@@ -110,7 +109,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     Raises:
         BadInput: If an option has no effect.
     """
-    from ensemble.ablation import removal_sets
+    from ensemble.ablation import influence_request, influence_tables, removal_sets
     from ensemble.ablation.measurements import chosen_measurements
 
     _require_effect(options)
@@ -155,6 +154,8 @@ def _require_effect(options: argparse.Namespace) -> None:
 
 def _measured(asked: "Asked", options: argparse.Namespace) -> Path:
     """Ablate by the method that was asked for; returns the folder of the tables."""
+    from ensemble.ablation import influence
+
     if options.engine == "ray":
         from ensemble.cluster import ray_engine
 
