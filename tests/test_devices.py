@@ -25,6 +25,7 @@ from ensemble.ablation.measurements import (
     log_odds,
     similarity,
 )
+from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
 from ensemble.models.denoisers import predict
 from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
@@ -98,9 +99,10 @@ def test_a_member_makes_no_tensor_elsewhere_than_where_it_is(n_classes):
     pipe = tiny.ensemble(2, n_classes)
     model = pipe.members.float().to(META)
     model.forward_batch = 2
-    labels = (
-        None if n_classes is None else torch.zeros(3, dtype=torch.int64, device=META)
-    )
+    labels: Condition = NOTHING
+    if n_classes is not None:
+        zeros = torch.zeros(3, dtype=torch.int64, device=META)
+        labels = ClassLabels(zeros, n_classes)
     for timestep in (
         torch.zeros((), device=META),
         torch.zeros(3, dtype=torch.int64, device=META),
@@ -119,7 +121,7 @@ def test_the_loss_makes_no_tensor_elsewhere(prediction_type):
         pictures(),
         torch.zeros(3, dtype=torch.int64, device=META),
         pictures(),
-        None,
+        NOTHING,
         trainer.Accelerator(cpu=True),
     )
     assert loss.device == META
@@ -143,7 +145,7 @@ def test_projections_make_no_tensor_elsewhere():
 
 
 def test_noise_of_scorers_is_drawn_by_the_processor_and_moved():
-    examples = Examples(pictures(), None, torch.arange(3))
+    examples = Examples(pictures(), NOTHING, torch.arange(3))
     states = per_example.drawn_states(tiny_setting.objective(), examples, Draws(2))
     assert states.noisy.device == states.target.device == META
 
@@ -260,7 +262,7 @@ def moved(setting: Setting, device: torch.device) -> Setting:
     """A setting whose networks and pictures are on a device, in float32."""
 
     def examples(ones: Examples) -> Examples:
-        return Examples(ones.images.float().to(device), None, ones.keys.to(device))
+        return Examples(ones.images.float().to(device), NOTHING, ones.keys.to(device))
 
     def journey():
         found = setting.journey()

@@ -35,6 +35,7 @@ from torch.func import functional_call
 
 from benchmarks import record
 from ensemble.data import datasets
+from ensemble.models.conditioning import NOTHING
 from ensemble.models.denoisers import build_member
 from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
@@ -96,7 +97,7 @@ def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]
     images = torch.from_numpy(
         datasets.load(settings.data).images[: sizes.n_images].copy()
     )
-    train = Examples(images, None, torch.arange(len(images)))
+    train = Examples(images, NOTHING, torch.arange(len(images)))
     return network, Setting(
         networks=[network],
         saw=np.ones((1, len(images)), dtype=bool),

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from benchmarks import record
+from ensemble.models.conditioning import NOTHING
 from ensemble.provenance import plan
 from ensemble.run import config_file
 from ensemble.run.config import Config
@@ -115,7 +116,7 @@ def bare_step(one: trainer.Trainee, clean: torch.Tensor) -> None:
     """Only forward, backward and optimiser, on inputs that lie ready."""
     timestep, noise = torch.full((len(clean),), 500), torch.ones_like(clean)
     loss = trainer.denoising_loss(
-        one.network, one.schedule, clean, timestep, noise, None, one.accelerator
+        one.network, one.objective, clean, timestep, noise, NOTHING, one.accelerator
     )
     one.accelerator.backward(loss)
     one.accelerator.clip_grad_norm_(one.network.parameters(), 1.0)

@@ -21,7 +21,7 @@ from ensemble.ablation.first_order import (
     every_member,
     guided_member,
 )
-from ensemble.models.denoisers import Condition
+from ensemble.models.conditioning import Condition
 from ensemble.sampling import schedulers
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries

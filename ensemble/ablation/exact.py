@@ -358,10 +358,8 @@ class _Counted(TorchDispatchMode):
 def _one_forward(pipe: EnsemblePipeline) -> None:
     """Run one member on one state."""
     members, state = pipe.members, _one_state(pipe)
-    label = None
-    if members.no_label is not None:
-        label = torch.zeros(1, dtype=torch.int64, device=state.device)
-    predict(members.networks[0], state, torch.zeros((), device=state.device), label)
+    told = members.condition(None if members.no_label is None else [0])
+    predict(members.networks[0], state, torch.zeros((), device=state.device), told)
 
 
 def _one_state(pipe: EnsemblePipeline) -> Float[Tensor, "1 channels height width"]:

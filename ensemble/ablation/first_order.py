@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ensemble.ablation.removal_sets import votes_in_blocks
-from ensemble.models.denoisers import Condition
+from ensemble.models.conditioning import Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
@@ -233,7 +233,6 @@ def guided_member(
     return guided(
         lambda label: model.predict_by(member, states, timestep, label),
         condition,
-        model.no_label,
         sampling.guidance_scale,
     )
 
@@ -300,10 +299,8 @@ def _feedback(
     def difference(block: tuple[int, np.ndarray]) -> Tensor:
         member, vectors = block
         chosen = states[:, vectors].flatten(0, 1)
-        label = condition
-        if condition is not None:
-            label = condition.repeat_interleave(len(vectors))
-        found = guided_member(model, sampling, member, chosen, timestep, label)
+        told = condition.repeat(len(vectors))
+        found = guided_member(model, sampling, member, chosen, timestep, told)
         found = found.unflatten(0, (len(states), len(vectors)))
         return found - at_query[:, member, None]
 

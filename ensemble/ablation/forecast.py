@@ -20,6 +20,7 @@ from ensemble.ablation import (
 )
 from ensemble.ablation.removal_sets import Units
 from ensemble.data.datasets import require_classes
+from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
 from ensemble.models.denoisers import (
     build_member,
     predict,
@@ -154,17 +155,14 @@ def _works(
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, fused=True)
     per_member = config.training.processes_per_member
 
-    def given(n_images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def given(n_images: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
         noise = torch.randn((n_images, *shape), generator=torch.Generator())
         times = objective.even_times(n_images)
-        told = None if n_classes is None else torch.arange(n_images) % n_classes
-        parts = (noise, times, told)
-        noise, times, told = (
-            None if part is None else part.to(accelerator.device) for part in parts
-        )
-        assert noise is not None
-        assert times is not None
-        return noise, times, told
+        told: Condition = NOTHING
+        if n_classes is not None:
+            told = ClassLabels(torch.arange(n_images) % n_classes, n_classes)
+        device = accelerator.device
+        return noise.to(device), times.to(device), told.to(device)
 
     noise, times, told = given(config.training.batch_size // per_member)
     pictures = given(_PICTURES)

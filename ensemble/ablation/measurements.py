@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ensemble.data import decoding
+from ensemble.models.conditioning import Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.models.objective import Objective
 from ensemble.provenance.plan import Plan
@@ -61,7 +62,7 @@ class Measurement:
     of_pictures: Callable[[Images], Values] | None = None
     of_denoiser: (
         Callable[
-            [EnsembleModel, Objective, Images, Int[Tensor, " images"] | None],
+            [EnsembleModel, Objective, Images, Condition],
             Float[Tensor, "images members members"],
         ]
         | None
@@ -97,7 +98,7 @@ def denoising_loss_form(
     model: EnsembleModel,
     objective: Objective,
     images: Images,
-    condition: Int[Tensor, " images"] | None,
+    condition: Condition,
     n_draws: int = 32,
 ) -> Float[Tensor, "images members members"]:
     """The ensemble's denoising loss at a picture, as a quadratic form of the votes.

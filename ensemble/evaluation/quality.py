@@ -250,13 +250,10 @@ def _single(
 
 
 def _examples(pipe: EnsemblePipeline, plan: Plan, chosen: np.ndarray) -> Examples:
-    condition = None
-    if pipe.members.no_label is not None and plan.data.labels is not None:
-        labels = torch.from_numpy(plan.data.labels[chosen])
-        condition = labels.to(pipe.members.device)
+    labels = None if plan.data.labels is None else plan.data.labels[chosen]
     images = queries.on_device(pipe, plan.data.images[chosen])
     keys = torch.from_numpy(chosen).to(images.device)
-    return Examples(images, condition, keys)
+    return Examples(images, pipe.members.condition(labels), keys)
 
 
 def _flat(pictures: Pictures) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensemble.models import safe_loading
+from ensemble.models.conditioning import NOTHING, Condition
 from ensemble.run import (
     lineage,
     records,
@@ -26,7 +27,6 @@ from ensemble.run.lineage import Expected
 from splits.errors import BadInput
 
 Timestep = Int[Tensor, ""] | Int[Tensor, " states"] | Float[Tensor, ""] | int
-Condition = Int[Tensor, " states"] | None
 _KEEP = (
     "Its files are those that were written, so keep them: see to memory, disk and the "
     "versions of diffusers and torch, and give the same command again."
@@ -90,10 +90,10 @@ def predict(
     member: nn.Module,
     noisy: Float[Tensor, "states channels height width"],
     timestep: Timestep,
-    condition: Condition = None,
+    condition: Condition = NOTHING,
 ) -> Float[Tensor, "states channels height width"]:
     """What one member predicts."""
-    return member(noisy, timestep, class_labels=condition).sample
+    return member(noisy, timestep, **condition.arguments()).sample
 
 
 def member_folder(root: str | Path, member: int) -> Path:

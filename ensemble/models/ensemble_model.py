@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from diffusers import (
     ConfigMixin,
@@ -17,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensemble.models import denoisers
-from ensemble.models.denoisers import Condition, Timestep
+from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
+from ensemble.models.denoisers import Timestep
 from ensemble.run import (
     voters,
 )
@@ -68,12 +70,23 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         n_embeddings = self.config["member"]["num_class_embeds"]
         return None if n_embeddings is None else n_embeddings - 1
 
+    def condition(self, labels: Sequence[int] | np.ndarray | None) -> Condition:
+        """What the members are told of images, where the members are.
+
+        Args:
+            labels: Of each image; None for unconditional members.
+        """
+        if labels is None or self.no_label is None:
+            return NOTHING
+        told = torch.tensor(np.asarray(labels), dtype=torch.int64)
+        return ClassLabels(told.to(self.device), self.no_label)
+
     def predict_by(
         self,
         member: int,
         noisy: Float[Tensor, "states channels height width"],
         timestep: Timestep,
-        condition: Condition = None,
+        condition: Condition = NOTHING,
     ) -> Float[Tensor, "states channels height width"]:
         """What the member at this position predicts; the work is counted."""
         with self._counting:
@@ -88,7 +101,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
                     network,
                     noisy[part[0] : part[-1] + 1],
                     _at(timestep, part),
-                    None if condition is None else condition[part],
+                    condition[part],
                 )
                 for part in parts
             ]
@@ -99,7 +112,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         noisy: Float[Tensor, "states channels height width"],
         timestep: Timestep,
         votes: Float[Tensor, "images members"],
-        condition: Condition = None,
+        condition: Condition = NOTHING,
         state_of: Int[Tensor, " images"] | None = None,
     ) -> Float[Tensor, "images channels height width"]:
         """The members' predictions, averaged by votes.
@@ -112,7 +125,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             noisy: The states.
             timestep: Of the diffusion; one for all, or one for each state.
             votes: How much each member counts for each image; rows sum to one.
-            condition: Label of each state, for conditional members.
+            condition: What the members are told of each state.
             state_of: The state that each image stands at; by default image i stands at
                 state i. Images that share a state share the work.
         """
@@ -123,9 +136,8 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         def share(member: int) -> tuple[Tensor, Tensor]:
             images = torch.nonzero(voted[:, member]).flatten()
             states, position = torch.unique(state_of[images], return_inverse=True)
-            label = None if condition is None else condition[states]
             at = _at(timestep, states)
-            prediction = self.predict_by(member, noisy[states], at, label)
+            prediction = self.predict_by(member, noisy[states], at, condition[states])
             return images, prediction[position]
 
         total = noisy.new_zeros(len(votes), *noisy.shape[1:])

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ensemble.models import safe_loading
+from ensemble.models.conditioning import Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.provenance import access
 from ensemble.run.files import (
@@ -205,7 +206,7 @@ class EnsemblePipeline(DiffusionPipeline):
 
     def condition(
         self, class_labels: Sequence[int] | int | Any, n_images: int
-    ) -> Int[Tensor, " images"] | None:
+    ) -> Condition:
         """Labels as the members are told them.
 
         Raises:
@@ -213,9 +214,7 @@ class EnsemblePipeline(DiffusionPipeline):
         """
         no_label = self.members.no_label
         labels = arguments.checked_labels(class_labels, no_label, n_images)
-        if labels is None:
-            return None
-        return torch.tensor(labels, dtype=torch.int64).to(self._execution_device)
+        return self.members.condition(labels).to(self._execution_device)
 
     def _noise_of(
         self, seeds: Any, generator: Any, latents: Tensor | None, batch_size: Any

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
+from ensemble.models.conditioning import Condition
 from ensemble.run import files, manifest, records, table_records
 from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
@@ -79,7 +80,7 @@ class Queries:
             torch.Generator().set_state(states[query]) for query in of_query.tolist()
         ]
 
-    def condition(self, pipe: EnsemblePipeline) -> Int[Tensor, " queries"] | None:
+    def condition(self, pipe: EnsemblePipeline) -> Condition:
         """Labels as the members are told them."""
         labels = None if self.conditions is None else self.conditions.tolist()
         return pipe.condition(labels, len(self.seeds))
@@ -269,7 +270,7 @@ def ablated_pictures(
         pipe.sampling(),
         queries.noise(pipe)[torch.from_numpy(chosen)].to(device),
         torch.from_numpy(votes).to(device, pipe.members.dtype),
-        None if condition is None else condition[torch.from_numpy(chosen).to(device)],
+        condition[torch.from_numpy(chosen).to(device)],
         queries.generators(pipe, of_query),
         torch.from_numpy(state_of).to(device),
     )

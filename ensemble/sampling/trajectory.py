@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensemble.models.denoisers import Condition
+from ensemble.models.conditioning import NOTHING, Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling import arguments, schedulers
 from ensemble.sampling.arguments import (
@@ -67,24 +67,22 @@ def initial_noise(
 def guided(
     predicted: Callable[[Condition], Tensor],
     condition: Condition,
-    no_label: int | None,
     guidance_scale: float,
 ) -> Float[Tensor, "images channels height width"]:
-    """A prediction for a label, pushed away from the one without a label.
+    """A prediction under a condition, pushed away from the one under none.
 
     Guidance is linear in the prediction, so guiding the average is averaging the
     guided members. (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598)
 
     Args:
-        predicted: The prediction under given labels.
-        condition: The labels; None for unconditional members.
-        no_label: The label that stands for "no label".
+        predicted: The prediction under a condition.
+        condition: What is asked for.
         guidance_scale: Strength; 1 is none.
     """
     told = predicted(condition)
-    if condition is None or no_label is None or guidance_scale == 1.0:
+    if condition.says_nothing or guidance_scale == 1.0:
         return told
-    untold = predicted(torch.full_like(condition, no_label))
+    untold = predicted(condition.null())
     return untold + guidance_scale * (told - untold)
 
 
@@ -180,7 +178,7 @@ def denoise(
     sampling: Sampling,
     noise: Float[Tensor, "states channels height width"],
     votes: Float[Tensor, "images members"],
-    condition: Int[Tensor, " states"] | None = None,
+    condition: Condition = NOTHING,
     generator: Generators = None,
     state_of: Int[Tensor, " images"] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -194,7 +192,7 @@ def denoise(
         sampling: How to step.
         noise: Standard normal noise of each state.
         votes: Votes of each image.
-        condition: Label of each state, for conditional members.
+        condition: What the members are told of each state.
         generator: For samplers that add noise: one per image.
         state_of: The state that each image starts from; by default image i starts from
             state i.
@@ -213,11 +211,10 @@ def denoise(
                 model, moment.scaled, moment.timestep, votes, state_of=state_of
             ),
             condition,
-            model.no_label,
             sampling.guidance_scale,
         )
         walk.step(prediction, state_of)
         if state_of is not None:
-            condition = None if condition is None else condition[state_of]
+            condition = condition[state_of]
             state_of = None
         yield moment.number, moment.timestep, walk.states

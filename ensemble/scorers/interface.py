@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
+from ensemble.models.conditioning import Condition
 from ensemble.models.objective import Objective
 from ensemble.run.cache import Cache
 from splits.codes import CodeBook
@@ -43,15 +44,14 @@ class Examples:
     """
 
     images: Float[Tensor, "images channels height width"]
-    condition: Int64[Tensor, " images"] | None
+    condition: Condition
     keys: Int64[Tensor, " images"]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, chosen: slice | Tensor) -> "Examples":
-        condition = None if self.condition is None else self.condition[chosen]
-        return Examples(self.images[chosen], condition, self.keys[chosen])
+        return Examples(self.images[chosen], self.condition[chosen], self.keys[chosen])
 
 
 @dataclass(frozen=True, eq=False)

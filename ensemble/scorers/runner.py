@@ -530,7 +530,6 @@ def journey_of(pipe: EnsemblePipeline, asked: Queries, objective: Objective) -> 
         prediction = guided(
             functools.partial(pipe.members, moment.scaled, moment.timestep, votes),
             condition,
-            pipe.members.no_label,
             sampling.guidance_scale,
         )
         timesteps.append(moment.timestep.round().long().cpu())
@@ -594,12 +593,9 @@ def _scored_model(
 
 
 def _training_images(pipe: EnsemblePipeline, plan: Plan) -> Examples:
-    condition = None
-    if pipe.members.no_label is not None:
-        condition = torch.tensor(plan.data.labels, device=pipe.members.device)
     return Examples(
         images=queries.on_device(pipe, np.array(plan.data.images)),
-        condition=condition,
+        condition=pipe.members.condition(plan.data.labels),
         keys=torch.arange(len(plan.data.images), device=pipe.members.device),
     )
 

@@ -41,6 +41,7 @@ from ensemble.data.loader import (
     batches,
     key_of,
 )
+from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
 from ensemble.models.denoisers import (
     build_member,
     predict,
@@ -171,16 +172,16 @@ class Trainee:
             lambda step: team.part(self.split.batch(step, self.settings.batch_size)),
             self.settings.steps,
         )
-        self.labels = None
+        self.condition: Condition = NOTHING
         n_classes = None
         if run.config.model.class_conditional:
             n_classes = require_classes(data)
-            self.labels = torch.tensor(data.labels, device=accelerator.device)
+            labels = torch.tensor(data.labels, device=accelerator.device)
+            self.condition = ClassLabels(labels, n_classes)
         self.seed = seeding.seed_of(self.settings.seed, "weights", *self._whose())
         network = build_member(run.config.model, self.shape, n_classes, self.seed)
         if start is not None:
             load_model(network, start.weights)
-        self.no_label = n_classes or 0
         self.network = network.to(accelerator.device).train()
         self.objective = objective_of(run.config.model)
         self.optimizer = torch.optim.AdamW(
@@ -242,8 +243,8 @@ class Trainee:
         """What keys a stream: nothing where members share it, else the member."""
         return [] if self.settings.shared_noise else key_of(self.member)
 
-    def _inputs(self, shown: np.ndarray, step: int) -> tuple[Tensor, Tensor | None]:
-        """Images and labels of this process's part of a batch, augmented."""
+    def _inputs(self, shown: np.ndarray, step: int) -> tuple[Tensor, Condition]:
+        """Images and conditions of this process's part of a batch, augmented."""
         part = self.team.part
         clean = self.batches.at(step, part(shown))
         if self.settings.flip:
@@ -252,13 +253,13 @@ class Trainee:
             clean = torch.where(
                 mirrored[:, None, None, None].to(clean.device), clean.flip(-1), clean
             )
-        if self.labels is None:
-            return clean, None
+        if not isinstance(self.condition, ClassLabels):
+            return clean, self.condition
         rng = seeding.rng(self.settings.seed, "label", *self._whose(), step)
         hidden = part(rng.random(len(shown))) < self.settings.label_dropout
-        label = self.labels[torch.from_numpy(part(shown)).to(self.labels.device)]
-        hidden = torch.from_numpy(hidden).to(label.device)
-        return clean, label.masked_fill(hidden, self.no_label)
+        device = self.condition.labels.device
+        told = self.condition[torch.from_numpy(part(shown)).to(device)]
+        return clean, told.hidden(torch.from_numpy(hidden).to(device))
 
     def _noise(self, n_images: int, step: int) -> tuple[Tensor, Tensor]:
         """Timesteps and noise of this process's part; they depend on no image."""
@@ -399,7 +400,7 @@ def denoising_loss(
     clean: Float[Tensor, "batch channels height width"],
     timestep: Int[Tensor, " batch"],
     noise: Float[Tensor, "batch channels height width"],
-    condition: Int[Tensor, " batch"] | None,
+    condition: Condition,
     accelerator: Accelerator,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the prediction (Ho et al. 2020, eq. 14)."""

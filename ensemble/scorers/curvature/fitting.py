@@ -117,13 +117,10 @@ def drawn(
     clean = examples.images.repeat_interleave(curvature.n_draws, dim=0)
     timestep = torch.cat(timesteps).to(clean.device)
     noise = torch.cat(noises).to(clean)
-    condition = examples.condition
     return Sample(
         noisy=setting.objective.perturb(clean, noise, timestep),
         timestep=timestep,
-        condition=None
-        if condition is None
-        else condition.repeat_interleave(curvature.n_draws),
+        condition=examples.condition.repeat(curvature.n_draws),
         target=setting.objective.target(clean, noise, timestep),
         chance=torch.cat(chances).to(clean),
     )

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from ensemble.models.conditioning import Condition
 from ensemble.scorers.curvature.layers import (
     Given,
     Gradients,
@@ -49,14 +50,14 @@ class Sample:
     Attributes:
         noisy: What the network is run on.
         timestep: Of the diffusion.
-        condition: Labels, for conditional networks.
+        condition: What the network is told of each draw.
         target: What the loss compares the prediction with.
         chance: Standard normal; makes the pseudo-targets.
     """
 
     noisy: Float[Tensor, "draws channels height width"]
     timestep: Int64[Tensor, " draws"]
-    condition: Int64[Tensor, " draws"] | None
+    condition: Condition
     target: Float[Tensor, "draws channels height width"]
     chance: Float[Tensor, "draws channels height width"]
 
@@ -65,7 +66,7 @@ class Sample:
         return Sample(
             self.noisy[draws],
             self.timestep[draws],
-            None if self.condition is None else self.condition[draws],
+            self.condition[draws],
             self.target[draws],
             self.chance[draws],
         )

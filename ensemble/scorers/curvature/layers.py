@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ensemble.models.conditioning import NOTHING, Condition
 from ensemble.models.denoisers import (
-    Condition,
     Timestep,
     predict,
 )
@@ -152,7 +152,7 @@ def forward(
     layers: Layers,
     noisy: Float[Tensor, "draws channels height width"],
     timestep: Timestep,
-    condition: Condition = None,
+    condition: Condition = NOTHING,
 ) -> Passage:
     """Run the network and keep what its layers were given."""
     calls: list[Call] = []

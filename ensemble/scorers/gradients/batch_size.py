@@ -86,5 +86,4 @@ def batch(
 def _run_once(network: nn.Module, examples: Examples) -> None:
     """Run a network on the first of the examples."""
     timestep = torch.zeros(1, dtype=torch.int64, device=examples.images.device)
-    condition = None if examples.condition is None else examples.condition[:1]
-    predict(network, examples.images[:1], timestep, condition)
+    predict(network, examples.images[:1], timestep, examples.condition[:1])

@@ -27,11 +27,10 @@ def of_network(setting: Setting, network: nn.Module) -> dict[str, Any]:
 
 def of_examples(examples: Examples) -> dict[str, Any]:
     """Digests of images, labels and keys."""
-    condition = examples.condition
     return {
         "images": _of_tensor(examples.images),
         "keys": _of_tensor(examples.keys),
-        "condition": None if condition is None else _of_tensor(condition),
+        "condition": examples.condition.digest(),
     }
 
 

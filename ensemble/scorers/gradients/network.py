@@ -112,9 +112,7 @@ class Scored:
     def forward(self, states: States) -> Passage:
         """Run the network on every image at every draw."""
         n_images = len(states.noisy)
-        condition = states.condition
-        if condition is not None:
-            condition = condition.repeat_interleave(states.n_draws)
+        condition = states.condition.repeat(states.n_draws)
         noisy = states.noisy.flatten(0, 1)
         timesteps = states.timesteps.repeat(n_images).to(noisy.device)
         return layers.forward(self.network, self.layers, noisy, timesteps, condition)

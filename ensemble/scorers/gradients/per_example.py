@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ensemble.models.conditioning import Condition
 from ensemble.models.denoisers import predict
 from ensemble.models.objective import Objective
 from ensemble.scorers.gradients import trainable
@@ -103,14 +104,14 @@ class States:
         timesteps: Of each draw.
         weights: What the variational bound weighs the loss at each draw with; None if
             the objective has no bound.
-        condition: Label of each image.
+        condition: What the network is told of each image.
     """
 
     noisy: Float[Tensor, "images draws channels height width"]
     target: Float[Tensor, "images draws channels height width"]
     timesteps: Int64[Tensor, " draws"]
     weights: Float[Tensor, " draws"] | None
-    condition: Int64[Tensor, " images"] | None
+    condition: Condition
 
     @property
     def n_draws(self) -> int:
@@ -133,7 +134,7 @@ def noised(
     clean: Float[Tensor, "images draws channels height width"],
     noise: Float[Tensor, "images draws channels height width"],
     timesteps: Int64[Tensor, " draws"],
-    condition: Int64[Tensor, " images"] | None,
+    condition: Condition,
 ) -> States:
     """Add noise to images; every draw may start from an image of its own."""
     each = timesteps.repeat(len(clean)).to(clean.device)
@@ -198,9 +199,7 @@ def values(
 ) -> Float[Tensor, "images draws"]:
     """The output at each image and draw; can be differentiated."""
     n_images = len(states.noisy)
-    condition = states.condition
-    if condition is not None:
-        condition = condition.repeat_interleave(states.n_draws)
+    condition = states.condition.repeat(states.n_draws)
     noisy = states.noisy.flatten(0, 1)
     timesteps = states.timesteps.repeat(n_images).to(noisy.device)
     found = read(output, predict(network, noisy, timesteps, condition), states)

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ensemble.data import encoders
+from ensemble.models.conditioning import ClassLabels
 from ensemble.scorers.gradients import features
 from ensemble.scorers.interface import Setting
 from splits.errors import BadInput
@@ -120,10 +121,10 @@ def pixels(
 
 def _trained(setting: Setting) -> Encoder:
     """A small encoder, trained on the training images; what it was taught is noted."""
-    labels = setting.train.condition
+    told = setting.train.condition
     trained = encoders.train(
         setting.train.images.cpu().numpy(),
-        None if labels is None else labels.cpu().numpy(),
+        told.labels.cpu().numpy() if isinstance(told, ClassLabels) else None,
     )
     setting.notes.append({"encoder": f"trained {trained.taught}"})
     return lambda images: trained(images.cpu().numpy())

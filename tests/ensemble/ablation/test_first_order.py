@@ -279,9 +279,7 @@ def test_all_members_in_turn_are_the_mean_over_members():
             full = moved = start[None].double()
             for timestep in scheduler.timesteps:
                 at_full, at_moved = (
-                    torch.stack(
-                        [model.predict_by(m, at, timestep, None) for m in range(4)]
-                    )
+                    torch.stack([model.predict_by(m, at, timestep) for m in range(4)])
                     for at in (full, moved)
                 )
                 mean = at_full.mean(dim=0)

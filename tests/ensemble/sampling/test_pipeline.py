@@ -77,7 +77,7 @@ def test_images_at_one_state_share_its_forward(pipe):
     states, votes = torch.randn(2, 1, 8, 8).double(), torch.rand(6, 4).double()
     state_of = torch.tensor([0, 0, 1, 1, 1, 0])
     before = pipe.members.n_forwards
-    shared = pipe.members(states, 500, votes, None, state_of)
+    shared = pipe.members(states, 500, votes, state_of=state_of)
     assert pipe.members.n_forwards - before == 2 * 4
     torch.testing.assert_close(shared, pipe.members(states[state_of], 500, votes))
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from ensemble.models.conditioning import NOTHING
 from ensemble.scorers.curvature.kfac import (
     Fitted,
     Sample,
@@ -60,7 +61,7 @@ def sample(n_draws: int, *shape: int, seed: int = 0) -> Sample:
         3, n_draws, *shape, generator=generator, dtype=torch.float64
     )
     timestep = torch.zeros(n_draws, dtype=torch.int64)
-    return Sample(noisy, timestep, None, wanted, chance)
+    return Sample(noisy, timestep, NOTHING, wanted, chance)
 
 
 def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:

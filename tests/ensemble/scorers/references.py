@@ -22,13 +22,12 @@ DAMPING = 0.3
 
 def gradient_of(network, states: States, image: int, draw: int, output: str):
     """Torch's gradient by all weights, at one image and one draw."""
-    condition = states.condition
     alone = States(
         noisy=states.noisy[image : image + 1, draw : draw + 1],
         target=states.target[image : image + 1, draw : draw + 1],
         timesteps=states.timesteps[draw : draw + 1],
         weights=states.weights[draw : draw + 1],
-        condition=None if condition is None else condition[image : image + 1],
+        condition=states.condition[image : image + 1],
     )
     value = per_example.values(network, alone, output).sum()
     parts = torch.autograd.grad(value, list(network.parameters()))

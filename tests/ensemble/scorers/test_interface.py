@@ -39,7 +39,7 @@ def test_examples_are_chosen_with_all_that_belongs_to_them():
     examples = tiny_setting.examples(4, 10, n_classes=3)
     chosen = examples[torch.tensor([3, 1])]
     assert torch.equal(chosen.images, examples.images[[3, 1]])
-    assert chosen.condition.tolist() == [0, 1]
+    assert chosen.condition.labels.tolist() == [0, 1]
     assert chosen.keys.tolist() == [13, 11]
     assert len(examples[1:]) == 3
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.models.conditioning import ClassLabels
 from ensemble.models.objective import objective_of
 from ensemble.run import files, folder
 from ensemble.sampling import queries
@@ -203,13 +204,14 @@ def test_conditional_members_are_told_labels(tmp_path):
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3, 4], labels=[1, 0])
     setting = setting_of(run, pipe, plan, queries.load(run, "demo"), 0)
-    assert setting.train.condition.tolist() == plan.data.labels.tolist()
-    assert setting.queries.condition.tolist() == [1, 0]
+    assert setting.train.condition.labels.tolist() == plan.data.labels.tolist()
+    assert setting.queries.condition.labels.tolist() == [1, 0]
     plain = DOT.score(setting)
     for scorer in (JourneyTrak(FEATURE), Das(FEATURE, residual=DRAWS)):
         assert np.isfinite(scorer.score(setting)).all()
     relabelled = dataclasses.replace(
-        setting.train, condition=(setting.train.condition + 1) % 3
+        setting.train,
+        condition=ClassLabels((setting.train.condition.labels + 1) % 3, 3),
     )
     found = DOT.score(dataclasses.replace(setting, train=relabelled))
     assert not np.allclose(found, plain, rtol=1e-3)

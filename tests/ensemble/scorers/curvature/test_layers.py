@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ensemble.models.conditioning import NOTHING, ClassLabels
 from ensemble.models.denoisers import predict
 from ensemble.scorers.curvature import layers
 from splits.errors import BadInput
@@ -30,7 +31,7 @@ def inputs(n_draws):
     return noisy, torch.arange(n_draws) * 100, pull
 
 
-def naive(network, found, noisy, timestep, pull, condition=None):
+def naive(network, found, noisy, timestep, pull, condition=NOTHING):
     """Torch's gradient of <pull, prediction>, as matrices with the bias beside."""
     prediction = predict(network, noisy, timestep, condition)
     expected = {}
@@ -69,7 +70,7 @@ def test_an_images_gradient_is_the_sum_over_its_draws():
     network = unet(n_classes=3)
     found = layers.find(network)
     noisy, timestep, pull = inputs(4)
-    labels = torch.tensor([0, 0, 2, 2])
+    labels = ClassLabels(torch.tensor([0, 0, 2, 2]), 2)
     passage = layers.forward(network, found, noisy, timestep, labels)
     gradients = layers.per_image(passage, pull, n_images=2)
     expected = naive(network, found, noisy[2:], timestep[2:], pull[2:], labels[2:])

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from ensemble.models.conditioning import ClassLabels
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.network import (
     scored,
@@ -77,7 +78,9 @@ def test_conditional_networks_are_told_each_images_label(tmp_path):
     setting = dataclasses.replace(plain, networks=[network], train=labelled)
     (one,) = scored(setting, "conv_in")
     found = one.gradients(labelled, "loss", DRAWS)["conv_in"]
-    all_alike = dataclasses.replace(labelled, condition=torch.zeros(12).long())
+    all_alike = dataclasses.replace(
+        labelled, condition=ClassLabels(torch.zeros(12).long(), 3)
+    )
     other = one.gradients(all_alike, "loss", DRAWS)["conv_in"]
     same = [torch.equal(*pair) for pair in zip(found, other, strict=True)]
     assert same == [True, False] * 6

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from ensemble.models.conditioning import NOTHING
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.per_example import (
     LAYERS,
@@ -50,7 +51,7 @@ def test_states_are_made_where_the_images_are(prediction_type):
     """A device without numbers refuses what is mixed with the processor's, as GPUs do."""
     meta = torch.device("meta")
     images = torch.zeros(3, 1, 8, 8, device=meta)
-    examples = Examples(images, None, torch.arange(3))
+    examples = Examples(images, NOTHING, torch.arange(3))
     states = per_example.drawn_states(
         tiny_setting.objective(prediction_type), examples, Draws(2)
     )
@@ -166,7 +167,7 @@ def test_float32_is_close_to_float64():
         states.target.float(),
         states.timesteps,
         states.weights.float(),
-        None,
+        NOTHING,
     )
     found = sums(network.float(), single)
     assert found.dtype == torch.float32
@@ -262,9 +263,11 @@ def test_the_loss_is_the_one_that_members_are_trained_on():
     clean = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([300])
-    states = per_example.noised(objective, clean[:, None], noise[:, None], level, None)
+    states = per_example.noised(
+        objective, clean[:, None], noise[:, None], level, NOTHING
+    )
     expected = denoising_loss(
-        network, objective, clean, level, noise, None, Accelerator()
+        network, objective, clean, level, noise, NOTHING, Accelerator()
     )
     assert per_example.values(network, states, "loss").item() == expected.item()
 
