@@ -43,7 +43,7 @@ from ensemble.system import (
     launching,
 )
 from ensemble.system.text import visible
-from splits.choosing import compare
+from splits.choosing import compare, comparison_table
 from splits.choosing.compare import Wish
 from splits.errors import BadInput
 
@@ -131,7 +131,7 @@ def compared(config: Config, wishes: dict[str, int]) -> str:
     rows = compare.compare(wish, config.splits.seed)
     shown = config.training.steps * config.training.batch_size
     n_weights = trainer.weights_of_a_member(config, data)
-    return compare.table(rows, wish, shown, 4 * n_weights)
+    return comparison_table.table(rows, wish, shown, 4 * n_weights)
 
 
 def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainable]:

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from splits.choosing import (
-    compare as comparison,
-)
-from splits.choosing import (
     expectations,
 )
 from splits.choosing.candidates import CANDIDATES
@@ -18,11 +15,12 @@ from splits.choosing.compare import (
     Found,
     Row,
     Wish,
+    _choices,
     compare,
     keeps,
     recommended,
-    table,
 )
+from splits.choosing.comparison_table import table
 from splits.designs.registry import draw
 from splits.errors import BadInput
 
@@ -104,13 +102,13 @@ def test_sampled_choices_are_distinct_sources_and_give_nearly_what_all_choices_d
 ):
     wish = Wish(n_sources=30, remove=3, keep=1, budget=10)
     (counted,) = (row for row in compare(wish) if row.design == "random_subsets")
-    monkeypatch.setattr(comparison, "MOST_CHOICES", 2000)
-    comparison._choices.cache_clear()
-    choices = comparison._choices(30, 3)
+    monkeypatch.setattr("splits.choosing.compare.MOST_CHOICES", 2000)
+    _choices.cache_clear()
+    choices = _choices(30, 3)
     assert choices.shape == (2000, 3)
     assert all(len(set(choice)) == 3 for choice in choices.tolist())
     (sampled,) = (row for row in compare(wish) if row.design == "random_subsets")
-    comparison._choices.cache_clear()
+    _choices.cache_clear()
     chance = counted.nobody.value
     assert (counted.nobody.how, sampled.nobody.how) == ("all", "sample")
     assert abs(sampled.nobody.value - chance) < 5 * np.sqrt(chance / 2000)
