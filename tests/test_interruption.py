@@ -16,7 +16,11 @@ import yaml
 
 from ensemble.cli import train
 from ensemble.provenance import plan
-from ensemble.run import files, manifest, records
+from ensemble.run import (
+    files,
+    manifest,
+)
+from ensemble.run.files import check
 from ensemble.run.folder import CHECKPOINT, create, open_run
 from ensemble.system import exits
 from tests import tiny
@@ -77,7 +81,7 @@ def test_two_trainers_share_the_members_and_train_none_twice(shared):
         assert said.count(f"member {member:03d}: trained") == 1
         record = files.read_json(run.member(member) / "member.json")
         for name, digest in record["files"].items():
-            records.check(run.member(member) / name, digest)
+            check(run.member(member) / name, digest)
     assert said.count("Next: python attribute.py") >= 1
     assert manifest.is_complete(run)
 
@@ -93,7 +97,7 @@ def test_two_attributors_measure_once_and_a_trainer_beside_them_harms_nothing(sh
     assert [code for code, _, _ in outcomes] == [0, 0, 0], outcomes
     info = files.read_json(run.influence("demo") / "exact" / "info.json")
     for name, digest in info["files"].items():
-        records.check(run.influence("demo") / "exact" / name, digest)
+        check(run.influence("demo") / "exact" / name, digest)
     assert not list(run.path.rglob("*.part"))
     assert not list(run.path.rglob("*.work"))
     assert run.reference.exists()

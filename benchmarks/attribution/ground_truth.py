@@ -43,7 +43,11 @@ from ensemble.evaluation.predictors import TABLES
 from ensemble.models.conditioning import NOTHING
 from ensemble.models.objective import objective_of
 from ensemble.provenance import plan
-from ensemble.run import files, manifest, records
+from ensemble.run import (
+    files,
+    manifest,
+    records,
+)
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import queries
 from ensemble.scorers.interface import Examples

@@ -30,7 +30,13 @@ from ensemble.data import datasets
 from ensemble.data.datasets import Loaded
 from ensemble.provenance import plan as plans
 from ensemble.provenance.plan import Plan
-from ensemble.run import config_file, files, folder, manifest, records
+from ensemble.run import (
+    config_file,
+    files,
+    folder,
+    manifest,
+    records,
+)
 from ensemble.run.config import (
     Config,
     DataConfig,

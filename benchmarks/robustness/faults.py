@@ -43,7 +43,11 @@ from safetensors import safe_open
 
 from benchmarks import record
 from ensemble.cli import attribute, train, write_shards
-from ensemble.run import files, manifest, records
+from ensemble.run import (
+    files,
+    manifest,
+)
+from ensemble.run.files import check
 from ensemble.run.folder import open_run
 from ensemble.system import (
     exits,
@@ -381,9 +385,9 @@ def require_whole(path: Path) -> None:
     elif path.suffix == ".json":
         content = files.read_json(path)
         for name, digest in content.get("files", {}).items():
-            records.check(path.parent / name, digest)
+            check(path.parent / name, digest)
         if "images_sha256" in content:
-            records.check(path.with_suffix(".npy"), content["sha256"])
+            check(path.with_suffix(".npy"), content["sha256"])
     elif path.suffix == ".yaml":
         yaml.safe_load(path.read_text())
 

@@ -40,7 +40,12 @@ from ensemble.ablation.removal_sets import (
     votes_in_blocks,
     votes_without,
 )
-from ensemble.run import files, manifest, records, table_records
+from ensemble.run import (
+    files,
+    manifest,
+    records,
+    table_records,
+)
 from ensemble.sampling import queries
 from ensemble.sampling.queries import Queries
 from ensemble.system import locks, text

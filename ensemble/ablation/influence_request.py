@@ -13,7 +13,11 @@ from ensemble.ablation.removal_sets import (
     Units,
 )
 from ensemble.provenance.plan import Plan
-from ensemble.run import files, records, table_records
+from ensemble.run import (
+    files,
+    records,
+    table_records,
+)
 from ensemble.run.folder import Run
 from ensemble.run.table_records import Kind
 from ensemble.sampling import queries

@@ -16,7 +16,11 @@ from ensemble.certificate.subject import (
     noted,
     some,
 )
-from ensemble.run import files, lineage, records
+from ensemble.run import (
+    files,
+    lineage,
+    records,
+)
 from ensemble.run.folder import (
     REFERENCE,
     Trainable,

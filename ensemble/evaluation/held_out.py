@@ -23,7 +23,11 @@ from ensemble.ablation.removal_sets import (
 )
 from ensemble.models.objective import objective_of
 from ensemble.provenance.plan import Plan
-from ensemble.run import files, records, table_records
+from ensemble.run import (
+    files,
+    records,
+    table_records,
+)
 from ensemble.run.folder import Run
 from ensemble.run.table_records import Kind
 from ensemble.sampling import queries

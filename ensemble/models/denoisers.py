@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from ensemble.models import safe_loading
 from ensemble.models.conditioning import NOTHING, Condition
-from ensemble.run import (
-    lineage,
-    records,
-)
+from ensemble.run import lineage, records
 from ensemble.run.config import (
     ModelConfig,
 )

@@ -21,7 +21,11 @@ from ensemble.report import (
 )
 from ensemble.report.page import counted
 from ensemble.report.verification import Verification
-from ensemble.run import files, records, table_records
+from ensemble.run import (
+    files,
+    records,
+    table_records,
+)
 from ensemble.run.folder import Run
 from ensemble.run.table_records import Kind
 from ensemble.run.voters import Membership

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt32
 
 from ensemble.run import files, records
+from ensemble.run.files import check
 from ensemble.system import locks
 from splits.errors import BadInput
 
@@ -124,7 +125,7 @@ class Cache:
                     seconds = time.perf_counter() - began
                     records.seal(partial, INFO, {"seconds": seconds, **facts})
         for file, expected in files.read_json(folder / INFO)["files"].items():
-            records.check(folder / file, expected)
+            check(folder / file, expected)
         return folder, made_before
 
     @contextlib.contextmanager

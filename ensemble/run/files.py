@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.run import records
 from ensemble.system import text
 from splits.errors import BadInput
 from splits.unreadable import too_large, unreadable
@@ -150,7 +149,7 @@ def read_array(path: Path, expected: str | None = None) -> np.ndarray:
     if not path.exists():
         raise missing(path)
     if expected is not None:
-        records.check(path, expected)
+        check(path, expected)
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
@@ -244,6 +243,24 @@ def digest_in_parts(
         # Read where it is: a copy of all training images would be large.
         digest.update(content.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def check(path: Path, expected: str, record: Path | None = None) -> None:
+    """Compare a file with the sha256 on record.
+
+    Args:
+        path: The file.
+        expected: The sha256.
+        record: Where that was read, for the message.
+
+    Raises:
+        BadInput: If it is missing, or its bytes are not those that were written.
+    """
+    if not path.exists():
+        raise missing(path)
+    found = sha256(path)
+    if found != expected:
+        raise damaged(path, expected, found, record)
 
 
 def changed(folder: Path, name: str, wanted: Any, found: Any) -> BadInput:

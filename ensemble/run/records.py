@@ -20,24 +20,6 @@ def require_recorded(folder: Path, facts: dict[str, Any]) -> None:
             raise files.changed(folder, name, manifest.get(name), found)
 
 
-def check(path: Path, expected: str, record: Path | None = None) -> None:
-    """Compare a file with the sha256 on record.
-
-    Args:
-        path: The file.
-        expected: The sha256.
-        record: Where that was read, for the message.
-
-    Raises:
-        BadInput: If it is missing, or its bytes are not those that were written.
-    """
-    if not path.exists():
-        raise files.missing(path)
-    found = files.sha256(path)
-    if found != expected:
-        raise files.damaged(path, expected, found, record)
-
-
 def seal(folder: Path, name: str, facts: dict[str, Any]) -> None:
     """Write the done mark of a folder: facts, and the sha256 of every file in it."""
     digests = {
@@ -56,7 +38,7 @@ def check_sealed(folder: Path, name: str) -> dict[str, Any]:
     """
     record = files.read_json(folder / name)
     for file, expected in record["files"].items():
-        check(folder / file, expected, folder / name)
+        files.check(folder / file, expected, folder / name)
     return record
 
 
@@ -69,7 +51,7 @@ def sealed_array(folder: Path, name: str, file: str) -> np.ndarray:
     digests = files.read_json(folder / name)["files"]
     if file not in digests:
         raise files.missing(folder / file)
-    check(folder / file, digests[file], folder / name)
+    files.check(folder / file, digests[file], folder / name)
     return files.read_array(folder / file)
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.models.ensemble_model import EnsembleModel
-from ensemble.run import records, voters
+from ensemble.run import voters
 from ensemble.run.files import (
+    check,
     read_json,
 )
 from ensemble.run.folder import (
@@ -42,7 +43,7 @@ def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
             f"{folder / 'config.yaml'}."
         )
     for name, expected in files.items():
-        records.check(folder / name, expected)
+        check(folder / name, expected)
 
 
 def members_of_run(

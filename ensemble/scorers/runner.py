@@ -31,10 +31,10 @@ from ensemble.provenance.plan import Plan
 from ensemble.run import (
     files,
     manifest,
-    records,
     table_records,
     voters,
 )
+from ensemble.run.files import check
 from ensemble.run.folder import (
     REFERENCE,
     Run,
@@ -219,7 +219,7 @@ def _check(path: Path, kept: dict[str, Any]) -> None:
     }
     for file, digest in digests.items():
         if digest is not None:
-            records.check(file, digest, path.with_suffix(".json"))
+            check(file, digest, path.with_suffix(".json"))
 
 
 def _write(

@@ -19,7 +19,12 @@ from ensemble.provenance import (
     repair,
 )
 from ensemble.provenance import plan as plans
-from ensemble.run import config_file, files, lineage, records
+from ensemble.run import (
+    config_file,
+    files,
+    lineage,
+    records,
+)
 from ensemble.run.folder import Run, create, open_run
 from ensemble.run.lineage import Expected
 from ensemble.sampling import completion

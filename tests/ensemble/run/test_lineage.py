@@ -18,7 +18,11 @@ from ensemble.provenance import (
     removal,
     repair,
 )
-from ensemble.run import files, lineage, records
+from ensemble.run import (
+    files,
+    lineage,
+    records,
+)
 from ensemble.run.folder import (
     CHECKPOINT,
     REFERENCE,

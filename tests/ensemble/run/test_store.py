@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 from ensemble.run import config_file, records
 from ensemble.run.files import (
     array_digest,
+    check,
     folder_in_the_making,
     make_array,
     publish,
@@ -347,7 +348,7 @@ def test_a_digest_tells_content_type_and_shape_apart():
 
 @pytest.mark.parametrize(
     "read",
-    [read_json, read_array, lambda path: records.check(path, "0" * 64)],
+    [read_json, read_array, lambda path: check(path, "0" * 64)],
     ids=["json", "array", "check"],
 )
 def test_a_missing_file_is_named_with_what_to_do(tmp_path, read):
@@ -724,7 +725,7 @@ READERS = [
     (read_json, "a.json"),
     (read_array, "a.npy"),
     (read_codes, "a.npy"),
-    (lambda path: records.check(path, ""), "a.npy"),
+    (lambda path: check(path, ""), "a.npy"),
     (sha256, "a.npy"),
 ]
 

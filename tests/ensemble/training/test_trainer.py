@@ -17,7 +17,12 @@ from ensemble.provenance import (
     coded_shards,
     plan,
 )
-from ensemble.run import config, files, records
+from ensemble.run import (
+    config,
+    files,
+    records,
+)
+from ensemble.run.files import check
 from ensemble.run.folder import CHECKPOINT, REFERENCE, create
 from ensemble.system import launching
 from ensemble.training import trainer
@@ -199,7 +204,7 @@ def test_the_reference_trains_on_everything_and_is_no_member(reference, undistur
     everything = CodeBook(np.ones((ready.codes.n_sources, 1), dtype=bool))
     assert record["split_digest"] == everything.split_digest(0)
     for name, digest in record["files"].items():
-        records.check(reference.reference / name, digest)
+        check(reference.reference / name, digest)
 
 
 def test_an_interrupted_reference_continues_to_the_same_bits(reference, tmp_path):
