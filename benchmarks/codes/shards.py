@@ -38,10 +38,7 @@ from ensemble.run.config import Config
 from ensemble.run.folder import create
 from ensemble.system import environment
 from ensemble.training import trainer
-from splits import (
-    shard_order,
-    shards,
-)
+from splits import shard_order, shards
 
 # Many images of few codes first; at last each image has a code of its own.
 DESIGNS = {

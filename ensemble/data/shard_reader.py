@@ -32,9 +32,10 @@ from ensemble.data import (
 from ensemble.data.inventory import Inventory
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.run.config import DataConfig
-from splits import shards, spelling
+from splits import archives, shards, spelling
+from splits.archives import Place
 from splits.errors import BadInput
-from splits.shards import Place, Shard
+from splits.shards import Shard
 
 HIDDEN = "hidden"
 NO_KEY = "without an ending, or with a name that WebDataset takes for no sample"
@@ -166,11 +167,11 @@ def _located(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
 def _inspected(path: Path, url: str, inventory: Inventory) -> list[Place]:
     """Where every file lies in a tar file that is whole."""
     try:
-        return shards.inspect(path, url)
+        return archives.inspect(path, url)
     except BadInput as error:
         if inventory.strict:
             raise
-        places = shards.inspect(path, url, alone=False)
+        places = archives.inspect(path, url, alone=False)
         inventory.notes.append(str(error))
         return places
 

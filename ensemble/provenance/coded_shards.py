@@ -24,10 +24,7 @@ from ensemble.run.config import (
 from ensemble.system import (
     locks,
 )
-from splits import (
-    shard_order,
-    shards,
-)
+from splits import shard_order, shards
 from splits.errors import BadInput
 from splits.shard_order import Reading
 from splits.shards import Sample

@@ -17,7 +17,7 @@ from ensemble.data.inventory import (
     Inventory,
 )
 from ensemble.run.config import DataConfig
-from splits import shards
+from splits import archives, shards
 from splits.errors import BadInput
 
 
@@ -365,7 +365,7 @@ def test_indexed_shards_are_streamed_whole_or_in_part(indexed):
 
 
 def test_streaming_needs_no_look_at_the_headers_of_indexed_shards(indexed, monkeypatch):
-    monkeypatch.setattr(shards, "inspect", None)
+    monkeypatch.setattr(archives, "inspect", None)
     assert shades(streamed(indexed / "images-000001.tar")[0]) == [2, 3]
 
 
