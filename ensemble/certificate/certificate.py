@@ -16,8 +16,8 @@ from ensemble.certificate import parts
 from ensemble.certificate.subject import (
     Finding,
     Subject,
-    broken,
-    some,
+    first_few,
+    violation,
 )
 from ensemble.provenance import extension
 from ensemble.provenance import plan as plans
@@ -29,7 +29,8 @@ from ensemble.run import (
 )
 from ensemble.run.folder import Run
 
-# Sources of which the same is said: so many in full, the others by number.
+# If the same remark is made about many sources, this many are shown in full; the
+# others are only listed by number.
 MOST_NAMED = 5
 
 
@@ -60,20 +61,20 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing contradicts it."""
+        """Whether nothing contradicts the certificate."""
         return not self.violations
 
     @property
     def remedies(self) -> list[str]:
-        """What to do about the contradictions, each remedy once."""
+        """What to do about the contradictions; each remedy is listed once."""
         found = [one.remedy for one in self.findings if one.holds is False]
         return list(dict.fromkeys(found))
 
     @property
     def inexact(self) -> dict[int, list[str]]:
-        """Why the ablation of a source is not exact by itself, by source.
+        """For each source whose ablation by itself is not exact: the reasons.
 
-        Sources are here even if the certificate holds as a whole.
+        A source can be listed here although the certificate holds as a whole.
         """
         found: dict[int, list[str]] = {}
         for one in self.findings:
@@ -83,17 +84,20 @@ class Certificate:
         return found
 
     def statement(self) -> str:
-        """What has been established, for people; every line was checked just now."""
+        """The certificate as text; every line of it has just been checked."""
         whose = f"its {self.n_members} members and {self.n_sources} sources"
         if self.asked:
             whose = f"the ablation of {self.called}"
         state = "holds for" if self.holds else "does not hold for"
         first = f"The certificate of {self.path} {state} {whose}."
-        return "\n".join([first, *_lines(self.findings)])
+        return "\n".join([first, *_report_lines(self.findings)])
 
 
-def _lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Findings as text; of what is worth knowing of single sources, the first few."""
+def _report_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Findings as lines of text.
+
+    Remarks about single sources are cut after the first `MOST_NAMED` in a row.
+    """
     kinds = itertools.groupby(
         findings, lambda one: one.clause if one.holds is None and one.sources else ""
     )
@@ -106,7 +110,7 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
         )
         if len(found) > len(shown):
             more = [source for one in found[len(shown) :] for source in one.sources]
-            yield f"({kind}) the same of sources {some(more)}"
+            yield f"({kind}) the same of sources {first_few(more)}"
 
 
 def check(run: Run, sources: Sequence[int | str] = ()) -> Certificate:
@@ -123,7 +127,7 @@ def check(run: Run, sources: Sequence[int | str] = ()) -> Certificate:
     plan, manifest = plans.read(run), files.read_json(run.manifest)
     sources = plan.called.chosen(sources, "sources")
     found = [
-        broken(
+        violation(
             "a, c",
             f"{name} of {run.path / files.FILE_OF.get(name, '')}: the run was made with "
             f"{wanted}, found {value}; so says {run.manifest}",
@@ -132,7 +136,7 @@ def check(run: Run, sources: Sequence[int | str] = ()) -> Certificate:
     ]
     if not found:
         # Against a wrong plan everything else would look wrong too.
-        found = _of_parts(run, plan, manifest, sources)
+        found = _check_parts(run, plan, manifest, sources)
     return Certificate(
         run.path,
         tuple(sources),
@@ -153,7 +157,7 @@ def violations(run: Run, sources: Sequence[int | str] = ()) -> list[str]:
 
 
 def statement(run: Run) -> str:
-    """What has been established, for people.
+    """The certificate of all sources of a run as text.
 
     Raises:
         BadInput: If the run has no plan to check against.
@@ -161,9 +165,10 @@ def statement(run: Run) -> str:
     return check(run).statement()
 
 
-def _of_parts(
+def _check_parts(
     run: Run, plan: Plan, manifest: dict[str, object], sources: list[int]
 ) -> list[Finding]:
+    """The findings of every part, of an extended run, and of the ablation itself."""
     silent = voters.silenced(run.path)
     subject = Subject(
         run=run,
@@ -175,13 +180,13 @@ def _of_parts(
         asked=sources,
     )
     found = [one for part in parts.PARTS for one in part.check(subject)]
-    found += _of_earlier(run)
+    found += _check_earlier_run(run)
     if all(one.holds is not False or one.sources for one in found):
         found = [*parts.LAST.check(subject), *found]
     return found
 
 
-def _of_earlier(run: Run) -> list[Finding]:
+def _check_earlier_run(run: Run) -> list[Finding]:
     """The certificate of the run that this one extends, which must hold too."""
     before = extension.earlier(locations.of_run(run))
     if before is None:
@@ -189,7 +194,9 @@ def _of_earlier(run: Run) -> list[Finding]:
     earlier = check(before)
     wrong = [one for one in earlier.findings if one.holds is False]
     if wrong:
-        return [broken("", f"{before.path}: {one.line}", one.remedy) for one in wrong]
+        return [
+            violation("", f"{before.path}: {one.line}", one.remedy) for one in wrong
+        ]
     n_notes = sum(one.holds is None for one in earlier.findings)
     notes = f", with {n_notes} remarks of its own" if n_notes else ""
     return [Finding("", f"Extends {before.path}, whose certificate holds too{notes}")]

@@ -1,4 +1,4 @@
-"""Clause (c) of the code book: what the codes follow from."""
+"""Clause (c) for the code book: what determines the codes."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ import numpy as np
 from ensemble.certificate.subject import (
     Finding,
     Subject,
-    broken,
-    noted,
+    remark,
+    violation,
 )
 from ensemble.provenance import plan as plans
 from splits.designs.registry import DESIGNS
@@ -17,11 +17,11 @@ from splits.sources import NEAR_DUPLICATES
 
 
 def code_book(subject: Subject) -> Iterator[Finding]:
-    """Do the codes follow from names, numbers and a seed alone?"""
+    """Check that the codes follow from names, numbers and a seed alone."""
     config = subject.run.config
     splits, by_name = config.splits, "names" in DESIGNS[config.splits.design].facts
     if config.extends is not None:
-        yield noted(
+        yield remark(
             "c",
             "Not drawn again: the codes of a run that extends another. codes.npy is "
             "the one that the manifest has on record",
@@ -30,10 +30,10 @@ def code_book(subject: Subject) -> Iterator[Finding]:
     try:
         again = plans.codes_again(config, subject.plan)
     except BadInput as error:
-        yield noted("c", f"Not drawn again: the code book ({error})")
+        yield remark("c", f"Not drawn again: the code book ({error})")
         return
     if again is None:
-        yield noted(
+        yield remark(
             "c",
             "Not drawn again: the code book, because whose the images of removed "
             "sources were is not known any more",
@@ -42,7 +42,7 @@ def code_book(subject: Subject) -> Iterator[Finding]:
     same = np.array_equal(again.bits, subject.drawn)
     if by_name and not same:
         wrong = np.flatnonzero((again.bits != subject.drawn).any(axis=1))
-        yield broken(
+        yield violation(
             "c",
             f"the codes of {len(wrong)} sources, the first {int(wrong[0])} "
             f"({subject.plan.source_names[wrong[0]]}), are not those that their names "
@@ -59,26 +59,27 @@ def code_book(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "c",
             f"drawn again, the code book is the same: by the design {splits.design!r} "
-            f"it follows from {_key(subject)}, and from how many sources there are and "
+            f"it follows from {_seed_option(subject)}, and from how many sources there are and "
             "the order of their names, whatever the images show. A source that had "
             "never been there, or had had another name, would have left others with "
             "other codes",
         )
     else:
-        yield noted(
+        yield remark(
             "c",
             f"Not confirmed: this version draws another code book by the design "
             f"{splits.design!r}. codes.npy is the one that the manifest has on record",
         )
 
 
-def _key(subject: Subject) -> str:
+def _seed_option(subject: Subject) -> str:
+    """The option that the design draws codes from, as a message names it."""
     salted = "salt" in DESIGNS[subject.run.config.splits.design].options
     return "its salt" if salted else "splits.seed"
 
 
 def clusters(subject: Subject) -> Iterator[Finding]:
-    """How far the grouping of images by their looks weakens the certificate."""
+    """State how far the grouping of similar images weakens the certificate."""
     if subject.run.config.data.source != NEAR_DUPLICATES:
         return
     sizes = np.bincount(subject.plan.source_of)
@@ -89,7 +90,7 @@ def clusters(subject: Subject) -> Iterator[Finding]:
         else ", except that how many clusters there are, which decides about codes too, "
         "follows from all images"
     )
-    yield noted(
+    yield remark(
         "c",
         f"holds for whole sources: {sizes[sizes > 1].sum()} of "
         f"{len(subject.plan.source_of)} images share theirs with images that they "

@@ -1,4 +1,4 @@
-"""Clauses (a) and (b) of the images: how they were read, and whether any comes twice."""
+"""Clauses (a) and (b) for images: how they were read, and whether any occurs twice."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ import numpy as np
 from ensemble.certificate.subject import (
     Finding,
     Subject,
-    broken,
-    noted,
-    some,
+    first_few,
+    remark,
+    violation,
 )
 from splits import duplicates
 
-# What stands in for a rule that is known, by `data.kind`: none of them looks at more
-# than one image. A kind of data that is not here has no such sentence.
+# How images of each `data.kind` are mapped to [-1, 1]. Every rule looks at one image
+# at a time. For a kind that is not listed here, the certificate says "not checked".
 RULES = {
     "digits": "16 shades of grey become -1 to 1",
     "folder": "each file alone is decoded, cut and scaled, and 0 to 255 become -1 to 1",
@@ -24,11 +24,11 @@ RULES = {
 
 
 def mapping(subject: Subject) -> Iterator[Finding]:
-    """Was anything fitted to map images to what members see?"""
+    """State by which fixed rule images become tensors, so that nothing was fitted."""
     settings = subject.run.config.data
     rule = RULES.get(settings.kind)
     if rule is None:
-        yield noted(
+        yield remark(
             "b",
             f"Not checked: how images of data.kind {settings.kind!r} become what "
             "members see",
@@ -42,7 +42,7 @@ def mapping(subject: Subject) -> Iterator[Finding]:
         "fitted",
     )
     if settings.n_images is not None:
-        yield noted(
+        yield remark(
             "b",
             f"data.n_images keeps the first {settings.n_images} images by name. `A run "
             "that never held a source' means one of the same images without those of "
@@ -51,12 +51,13 @@ def mapping(subject: Subject) -> Iterator[Finding]:
 
 
 def identical(subject: Subject) -> Iterator[Finding]:
-    """Identical images in sources with different codes: removing one is not enough.
+    """Look for identical images in sources with different codes.
 
-    Images of removed sources are blank, and like no picture.
+    Removing one of such sources leaves the same picture in the other. Images of
+    removed sources are masked, so they are left out of the comparison.
     """
     plan, found, concerned = subject.plan, 0, 0
-    for same in _copies(subject):
+    for same in _groups_of_copies(subject):
         owners = np.unique(plan.source_of[same]).tolist()
         if len(np.unique(plan.codes.bits[owners], axis=0)) == 1:
             continue
@@ -67,11 +68,11 @@ def identical(subject: Subject) -> Iterator[Finding]:
             f"to {plan.called.these(owners)}, whose codes differ: without one, the "
             "other stays"
         )
-        if subject.asked and not _stays(subject, owners):
-            yield noted("a", text, tuple(owners))
+        if subject.asked and not _picture_stays(subject, owners):
+            yield remark("a", text, tuple(owners))
         else:
             concerned += 1
-            yield broken("a", text, _together(owners), tuple(owners))
+            yield violation("a", text, _remedy_for_copies(owners), tuple(owners))
     yield from _twins_of_removed(subject)
     if not found:
         yield Finding(
@@ -81,9 +82,9 @@ def identical(subject: Subject) -> Iterator[Finding]:
         yield Finding("a", "no image of these sources is identical to one that stays")
 
 
-def _copies(subject: Subject) -> Iterator[list[int]]:
-    """Images that are the same, bit by bit: several at a time, in order."""
-    there = np.flatnonzero(subject.there)
+def _groups_of_copies(subject: Subject) -> Iterator[list[int]]:
+    """Groups of images that are equal bit by bit, each group in ascending order."""
+    there = np.flatnonzero(subject.present)
     images = (subject.plan.data.images[image] for image in there.tolist())
     same: dict[int, list[int]] = {}
     for first, other in duplicates.identical(images).tolist():
@@ -92,15 +93,20 @@ def _copies(subject: Subject) -> Iterator[list[int]]:
         yield there[copies].tolist()
 
 
-def _stays(subject: Subject, owners: list[int]) -> bool:
-    """Whether a picture of the sources asked about is in members that they leave."""
+def _picture_stays(subject: Subject, owners: list[int]) -> bool:
+    """Whether members that survive the ablation saw a picture of the ablated sources.
+
+    Args:
+        subject: What is checked; its `asked` sources are ablated together.
+        owners: The sources that hold the same picture.
+    """
     if not set(owners) & set(subject.asked):
         return False
     bits = subject.plan.codes.bits
     return bool((bits[owners] & ~bits[subject.asked].any(axis=0)).any())
 
 
-def _together(owners: list[int]) -> str:
+def _remedy_for_copies(owners: list[int]) -> str:
     return (
         "Identical images of several sources are exact only together: ablate or remove "
         f"all of them (sources {','.join(map(str, owners))}), delete all files but one "
@@ -110,14 +116,14 @@ def _together(owners: list[int]) -> str:
 
 
 def _twins_of_removed(subject: Subject) -> Iterator[Finding]:
-    """Pictures of removed sources that another source has too."""
+    """Look for pictures of removed sources that another source still holds."""
     number_of = {name: image for image, name in enumerate(subject.plan.data.names)}
     for removed, twin in subject.twins:
         image = number_of.get(twin)
-        if image is None or not subject.there[image]:
+        if image is None or not subject.present[image]:
             continue
         source = int(subject.plan.source_of[image])
-        yield broken(
+        yield violation(
             "a",
             f"{removed} was removed, but the same picture stays as {twin}, of "
             f"{subject.plan.called.these([source])}",
@@ -127,11 +133,11 @@ def _twins_of_removed(subject: Subject) -> Iterator[Finding]:
 
 
 def near(subject: Subject) -> Iterator[Finding]:
-    """Images that differ in some byte but hardly to the eye, with different codes."""
+    """Look for near-duplicate images in sources with different codes."""
     plan, within = subject.plan, subject.run.config.data.near
-    there = np.flatnonzero(subject.there)
+    there = np.flatnonzero(subject.present)
     if len(there) > duplicates.MOST_IMAGES:
-        yield noted(
+        yield remark(
             "",
             f"Not checked: near-duplicates among more than {duplicates.MOST_IMAGES:,} "
             "images.",
@@ -143,7 +149,7 @@ def near(subject: Subject) -> Iterator[Finding]:
     codes = plan.codes.bits[owners]
     apart = (codes[:, 0] != codes[:, 1]).any(axis=1)
     if subject.asked:
-        # Of others it is asked without --sources.
+        # Pairs between other sources are reported by a check without --sources.
         apart &= np.isin(owners, subject.asked).sum(axis=1) == 1
     chosen = np.flatnonzero(apart)
     if not chosen.size:
@@ -156,10 +162,10 @@ def near(subject: Subject) -> Iterator[Finding]:
         return
     first, second = pairs[chosen[0]]
     concerned = np.unique(owners[chosen]).tolist()
-    yield noted(
+    yield remark(
         "",
         f"Warning: (a) {chosen.size} pairs of images at a distance of {within:g} or less "
-        f"sit in sources with different codes ({some(concerned)}), the closest being "
+        f"sit in sources with different codes ({first_few(concerned)}), the closest being "
         f"{plan.data.names[first]} and {plan.data.names[second]} "
         f"({distances[chosen[0]]:.4f}): without one, the other stays. Make them one "
         "source (data.source: near_duplicates), or remove both",

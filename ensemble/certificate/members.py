@@ -1,4 +1,4 @@
-"""Clauses (a), (d) and (e) of the members: what they saw, how they began, what they share."""
+"""Clauses (a), (d) and (e) for members: what they saw, their first weights, what they share."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from ensemble.certificate.subject import (
     Finding,
     Member,
     Subject,
-    begun,
-    broken,
-    noted,
-    some,
+    first_few,
+    member_start,
+    remark,
+    violation,
 )
 from ensemble.provenance import extension
 from ensemble.provenance.plan import Plan
@@ -31,9 +31,9 @@ from ensemble.training import sisa
 
 
 def records(subject: Subject) -> Iterator[Finding]:
-    """Is every member that votes the one that its code and its record say?"""
+    """Check that every voting member is the one that its code and its record describe."""
     for number, why in subject.unreadable.items():
-        yield broken("a", f"member {number}: {why}")
+        yield violation("a", f"member {number}: {why}")
     codes, found = subject.plan.codes, 0
     for member in subject.members:
         expected, split = (
@@ -42,7 +42,7 @@ def records(subject: Subject) -> Iterator[Finding]:
         )
         if split != expected:
             found += 1
-            yield broken(
+            yield violation(
                 "a",
                 f"member {member.number} was trained on another split than the code "
                 f"book says: {split}, expected {expected}",
@@ -56,13 +56,13 @@ def records(subject: Subject) -> Iterator[Finding]:
 
 
 def exposure(subject: Subject) -> Iterator[Finding]:
-    """Was every member shown the images of its split evenly, and no others?"""
+    """Check that every member was shown the images of its split evenly, and no others."""
     slice_of = sisa.of_images(subject.run.config, subject.plan)
     found = 0
     for member in subject.members:
-        for text in _exposed(subject, member, slice_of):
+        for text in _exposure_errors(subject, member, slice_of):
             found += 1
-            yield broken("a", text)
+            yield violation("a", text)
     if found or not subject.members:
         return
     yield Finding(
@@ -77,20 +77,20 @@ def exposure(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _exposed(
+def _exposure_errors(
     subject: Subject, member: Member, slice_of: np.ndarray | None
 ) -> Iterator[str]:
     plan, settings = subject.plan, subject.run.config.training
-    found = [*_outside(member, plan)]
+    found = [*_images_outside_split(member, plan)]
     yield from found
-    if found or (member.not_begun and member.start is None):
-        # Phase by phase, or without what was shown before, it would be said again.
+    if found or (member.start_errors and member.start is None):
+        # The checks below would report the same error again.
         return
     if slice_of is None:
         before = np.zeros_like(member.exposure)
         if member.start is not None and member.start.goes_on:
             before = member.start.exposure
-        yield from _uneven(member, before, plan)
+        yield from _unequal_exposure(member, before, plan)
         return
     images = np.flatnonzero(plan.codes.bits[plan.source_of, member.number])
     phases = sisa.Phases(images, slice_of[images], settings, member.number)
@@ -101,8 +101,8 @@ def _exposed(
         yield f"member {member.number}: {one}"
 
 
-def _outside(member: Member, plan: Plan) -> Iterator[str]:
-    """Images outside the split that were shown."""
+def _images_outside_split(member: Member, plan: Plan) -> Iterator[str]:
+    """Messages about images outside the member's split that it was shown."""
     shown, allowed = member.exposure, plan.codes.bits[plan.source_of, member.number]
     if len(shown) != len(allowed):
         yield (
@@ -117,10 +117,13 @@ def _outside(member: Member, plan: Plan) -> Iterator[str]:
         )
 
 
-def _uneven(member: Member, before: np.ndarray, plan: Plan) -> Iterator[str]:
-    """Images of the split that were shown more often than others.
+def _unequal_exposure(member: Member, before: np.ndarray, plan: Plan) -> Iterator[str]:
+    """A message if some images of the split were shown more often than others.
 
-    What an earlier run had shown to the member does not count.
+    Args:
+        member: The member.
+        before: How often an earlier run had shown it each image; this does not count.
+        plan: Holds the code book.
     """
     images_seen = member.record["images_seen"] - int(before.sum())
     added = member.exposure.astype(np.int64) - before
@@ -128,20 +131,20 @@ def _uneven(member: Member, before: np.ndarray, plan: Plan) -> Iterator[str]:
     if shown.max() - shown.min() > 1 or shown.sum() != images_seen:
         yield (
             f"member {member.number}: the images of its split were shown {shown.min()} "
-            f"to {shown.max()} times, {shown.sum()} in all; {images_seen} were due, the "
-            "same number for each give or take one"
+            f"to {shown.max()} times, {shown.sum()} in all; {images_seen} were due, and "
+            "the counts of two images may differ by at most one"
         )
 
 
 def starts(subject: Subject) -> Iterator[Finding]:
-    """Where every member began: from random weights, or from an earlier run's member."""
-    found = [text for member in subject.members for text in member.not_begun]
-    found += [*_other_seeds(subject)]
+    """Check that members began from random weights or from an earlier run's member."""
+    found = [text for member in subject.members for text in member.start_errors]
+    found += [*_wrong_seeds(subject)]
     n_images = len(subject.plan.source_of)
     extended = subject.run.config.extends is not None
     for number in subject.silenced if extended else ():
-        found += begun(subject.run, number, n_images)[1]
-    yield from (broken("e", text) for text in found)
+        found += member_start(subject.run, number, n_images)[1]
+    yield from (violation("e", text) for text in found)
     if found or not subject.members:
         return
     begun_there = [one.number for one in subject.members if one.start is not None]
@@ -152,9 +155,9 @@ def starts(subject: Subject) -> Iterator[Finding]:
         if one.start is None and "weights_seed" not in one.record
     ]
     if unrecorded:
-        yield noted(
+        yield remark(
             "e",
-            f"Not recorded: from which random weights members {some(unrecorded)} began",
+            f"Not recorded: from which random weights members {first_few(unrecorded)} began",
         )
     elif n_fresh:
         shared = subject.run.config.training.shared_noise
@@ -173,14 +176,14 @@ def starts(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _other_seeds(subject: Subject) -> Iterator[str]:
-    """Members that began from nothing, but not from the weights that they should."""
+def _wrong_seeds(subject: Subject) -> Iterator[str]:
+    """Messages about members whose initial weights come from another seed."""
     settings = subject.run.config.training
     for member in subject.members:
         found = member.record.get("weights_seed")
         whose = [] if settings.shared_noise else [member.number]
         expected = seeding.seed_of(settings.seed, "weights", *whose)
-        fresh = member.start is None and not member.not_begun
+        fresh = member.start is None and not member.start_errors
         if fresh and found is not None and found != expected:
             yield (
                 f"member {member.number} began from the random weights of seed {found}; "
@@ -189,7 +192,7 @@ def _other_seeds(subject: Subject) -> Iterator[str]:
 
 
 def shared_weights(subject: Subject) -> Iterator[Finding]:
-    """Do two members have the same weights, or one those of the reference?"""
+    """Check that no two members have equal weights, and none those of the reference."""
     run, found, owner = subject.run, 0, dict[str, Trainable]()
     for member in (REFERENCE, *range(subject.plan.codes.n_members)):
         path = run.trained(member) / folder.WEIGHTS
@@ -198,19 +201,19 @@ def shared_weights(subject: Subject) -> Iterator[Finding]:
         first = owner.setdefault(files.sha256(path), member)
         if first == REFERENCE != member:
             found += 1
-            yield broken(
+            yield violation(
                 "a",
                 f"member {member} has the weights of the reference, which was trained on "
                 "everything",
             )
         elif first != member:
             found += 1
-            yield broken("e", f"members {first} and {member} have the same weights")
+            yield violation("e", f"members {first} and {member} have the same weights")
     if found:
         return
     yield Finding("e", "no two members have the same weights")
     if run.reference.exists():
-        yield noted(
+        yield remark(
             "",
             f"Not part of the ensemble: {run.reference}, trained on everything to be "
             "scored. It never votes, and no member has its weights.",
@@ -218,7 +221,7 @@ def shared_weights(subject: Subject) -> Iterator[Finding]:
 
 
 def removals(subject: Subject) -> Iterator[Finding]:
-    """What was removed, and who still knows it."""
+    """State which sources were removed, and which members still know them."""
     run, wrong = subject.run, bool(subject.unreadable)
     for request in removal_log.requests(run.path):
         images = np.isin(subject.plan.source_of, request.sources)
@@ -235,7 +238,7 @@ def removals(subject: Subject) -> Iterator[Finding]:
                 f"shown one of the {images.sum()} images of theirs",
             )
     if subject.silenced:
-        yield noted(
+        yield remark(
             "",
             f"Silenced: members {subject.silenced}. They saw what was removed, and "
             "their weights are still on the disk until they are trained again without: "
@@ -244,13 +247,13 @@ def removals(subject: Subject) -> Iterator[Finding]:
 
 
 def earlier(subject: Subject) -> Iterator[Finding]:
-    """What an extended run kept of the codes of the earlier one."""
+    """Check that an extended run kept the codes of the earlier one."""
     before = extension.earlier(locations.of_run(subject.run))
     if before is None:
         return
     kept = extension.codes_kept(subject.run, before)
     if not np.array_equal(subject.drawn[: len(kept), : kept.shape[1]], kept):
-        yield broken(
+        yield violation(
             "c", f"the codes of {before.path} were changed in {subject.run.codes}"
         )
         return

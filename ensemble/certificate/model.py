@@ -1,4 +1,4 @@
-"""Clauses (b), (d) and (e) of the model: labels, objective, network, average, draws."""
+"""Clauses (b), (d) and (e) for the model: labels, objective, network, average, seeds."""
 
 import json
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from ensemble.certificate.subject import (
     Finding,
     Member,
     Subject,
-    broken,
-    noted,
-    some,
+    first_few,
+    remark,
+    violation,
 )
 from ensemble.models.denoisers import build_member
 from ensemble.provenance import classes
@@ -21,7 +21,7 @@ from ensemble.sampling.loading import check_pipeline
 from ensemble.sampling.schedulers import sampler
 from splits.errors import BadInput
 
-# What a scheduler must have as the config says; the rest of it is sampling's.
+# Options of a scheduler that training fixes; the others only concern sampling.
 _OBJECTIVE = ("prediction_type", "num_train_timesteps", "beta_schedule")
 _WHY = (
     "and data.classes is null, so the members know the classes that the images have: "
@@ -31,7 +31,7 @@ DECLARE = "Name all classes in data.classes, and train a new run."
 
 
 def labels(subject: Subject) -> Iterator[Finding]:
-    """Can a source change which classes the members know?"""
+    """Check whether a source can change which classes the members know."""
     config, plan = subject.run.config, subject.plan
     if not config.model.class_conditional:
         yield Finding("b", "the members are told nothing: no label can change them")
@@ -44,12 +44,12 @@ def labels(subject: Subject) -> Iterator[Finding]:
         )
         return
     if subject.asked:
-        yield _of_asked(subject)
+        yield _labels_of_asked(subject)
     else:
-        yield from _of_each(subject)
+        yield from _labels_of_each(subject)
     nobody = classes.of_nobody(plan) if plan.removed else []
     if nobody:
-        yield noted(
+        yield remark(
             "b",
             f"the classes still have {', '.join(nobody)}, which removed sources alone "
             "had: a run that had never held these would know fewer classes. What they "
@@ -57,8 +57,8 @@ def labels(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _of_asked(subject: Subject) -> Finding:
-    """Would members know other classes without the sources that are asked about?"""
+def _labels_of_asked(subject: Subject) -> Finding:
+    """Check whether members would know other classes without the requested sources."""
     lost = classes.only_of(subject.plan, subject.asked)
     if not lost:
         return Finding(
@@ -66,7 +66,7 @@ def _of_asked(subject: Subject) -> Finding:
             "every label of these sources belongs to others too: without them the "
             "members would know the same classes",
         )
-    return broken(
+    return violation(
         "b",
         f"no other source than {subject.plan.called.these(subject.asked)} has the label "
         f"{' or '.join(map(repr, lost))}, {_WHY}",
@@ -75,21 +75,24 @@ def _of_asked(subject: Subject) -> Finding:
     )
 
 
-def _of_each(subject: Subject) -> Iterator[Finding]:
-    """Which sources have a label alone; of several together `--sources` is asked."""
+def _labels_of_each(subject: Subject) -> Iterator[Finding]:
+    """Remark on each source that is the only one with some label.
+
+    Labels that several sources share are only checked for the sources of `--sources`.
+    """
     plan = subject.plan
     found = classes.by_single_source(plan)
     n_others = plan.codes.n_sources - len(plan.removed) - len(found)
     for source, names in found.items():
-        # One by one: what is true of each is true of any of them together.
-        yield noted(
+        # A statement about each source is also true of any of them together.
+        yield remark(
             "b",
             f"not exact without source {plan.called.called(source)}: it alone has the "
             f"label {' and '.join(map(repr, names))}, {_WHY}",
             (source,),
         )
     if n_others:
-        yield noted(
+        yield remark(
             "b",
             f"{n_others} sources have no label alone. Several together may: ask with "
             "--sources, or let data.classes name the classes, which no source changes",
@@ -97,15 +100,15 @@ def _of_each(subject: Subject) -> Iterator[Finding]:
 
 
 def pipeline(subject: Subject) -> Iterator[Finding]:
-    """Is what says how to sample as it was written?"""
+    """Check that the pipeline's sampling files are as they were written."""
     recorded = "files" in subject.manifest["stages"].get("train", {})
     if not recorded and not (subject.run.path / "model_index.json").exists():
-        yield noted("d", "Not checked: the pipeline, which is not on record yet")
+        yield remark("d", "Not checked: the pipeline, which is not on record yet")
         return
     try:
         check_pipeline(subject.run.path, subject.manifest)
     except BadInput as error:
-        yield broken("d", str(error))
+        yield violation("d", str(error))
         return
     yield Finding("d", "what says how to sample is as it was written")
 
@@ -115,15 +118,15 @@ def objective(subject: Subject) -> Iterator[Finding]:
     config = subject.run.config
     path = subject.run.path / "scheduler" / "scheduler_config.json"
     if "train" not in subject.manifest["stages"] or not path.exists():
-        yield noted(
+        yield remark(
             "b", "Not checked: the objective, because there is no scheduler yet"
         )
         return
-    found = _json(path)
+    found = _read_json(path)
     wanted = dict(sampler(config.model, config.sampling).config)
     for name in _OBJECTIVE:
         if name in wanted and found.get(name) != wanted[name]:
-            yield broken(
+            yield violation(
                 "d",
                 f"{path} has {name} {found.get(name)!r}; the config of the run says "
                 f"{wanted[name]!r}",
@@ -148,16 +151,16 @@ def network(subject: Subject) -> Iterator[Finding]:
                 config.model, plan.data.images.shape[1:], n_classes, 0
             )
     except BadInput as error:
-        yield broken("e", str(error))
+        yield violation("e", str(error))
         return
-    wanted = _plain({**member.config})
+    wanted = _public_options({**member.config})
     found = 0
     for one in subject.members:
-        has = _plain(_json(one.folder / "config.json"))
+        has = _public_options(_read_json(one.folder / "config.json"))
         other = [name for name in wanted if name in has and has[name] != wanted[name]]
         if other:
             found += 1
-            yield broken(
+            yield violation(
                 "e",
                 f"member {one.number} is another network than the config says: "
                 f"{other[0]} is {has[other[0]]}, expected {wanted[other[0]]}",
@@ -172,23 +175,23 @@ def network(subject: Subject) -> Iterator[Finding]:
 
 
 def average(subject: Subject) -> Iterator[Finding]:
-    """Is anything averaged over more than one member's own training?"""
+    """Check that weights are averaged over one member's own training at most."""
     decay, unrecorded = subject.run.config.training.ema_decay, list[int]()
     for one in subject.members:
         recorded = _training_of(one)
         if recorded is None:
             unrecorded.append(one.number)
         elif recorded.get("ema_decay") != decay:
-            yield broken(
+            yield violation(
                 "a",
                 f"member {one.number} was trained with ema_decay "
                 f"{recorded.get('ema_decay')}; the config of the run says {decay}",
             )
             return
     if unrecorded:
-        yield noted(
+        yield remark(
             "a",
-            f"Not recorded: whether members {some(unrecorded)} vote with an average of "
+            f"Not recorded: whether members {first_few(unrecorded)} vote with an average of "
             "their weights. Version 0.1 did not write it down",
         )
     elif subject.members:
@@ -204,14 +207,14 @@ def average(subject: Subject) -> Iterator[Finding]:
 
 
 def draws(subject: Subject) -> Iterator[Finding]:
-    """Do order, timesteps, noise and the rest follow from keys alone?"""
+    """Check that order, timesteps, noise and augmentation follow from keyed seeds alone."""
     config, found = subject.run.config, 0
     settings = config.training
     for one in subject.members:
         seed = one.record.get("seed", settings.seed)
         if one.start is None and seed != settings.seed:
             found += 1
-            yield broken(
+            yield violation(
                 "d",
                 f"member {one.number} was trained with the seed {seed}; training.seed "
                 f"is {settings.seed}",
@@ -233,18 +236,18 @@ def draws(subject: Subject) -> Iterator[Finding]:
 
 
 def _training_of(member: Member) -> dict[str, Any] | None:
-    """The options of `training` that a member was trained with, if it says them."""
+    """The `training` options that a member's record lists; None if it lists none."""
     return member.record.get("trained_for", {}).get("options", {}).get("training")
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """A network's config as JSON has it, without what diffusers adds of its own."""
+def _public_options(config: dict[str, Any]) -> dict[str, Any]:
+    """A network's config as JSON stores it, without diffusers' private entries."""
     plain = json.loads(json.dumps(config, default=str))
     return {name: value for name, value in plain.items() if not name.startswith("_")}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON file of diffusers', which carries no digest of ours; {} if unreadable."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that diffusers wrote; {} if it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

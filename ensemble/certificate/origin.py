@@ -1,7 +1,7 @@
-"""Clause (a) of where models come from: were they trained for the run they lie in?
+"""Clause (a) for the origin of models: each was trained for the run in which it lies.
 
-`lineage.py` compares what can be compared without the images, whenever a model is
-loaded. Here the images are at hand too, so they are compared as well.
+Whenever a model is loaded, `lineage.py` compares its record with the run, as far as
+that is possible without the images. The check here also compares the images.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ import numpy as np
 from ensemble.certificate.subject import (
     Finding,
     Subject,
-    broken,
-    noted,
-    some,
+    first_few,
+    remark,
+    violation,
 )
 from ensemble.run import (
     files,
@@ -30,7 +30,7 @@ from splits.errors import BadInput
 
 
 def origin(subject: Subject) -> Iterator[Finding]:
-    """Was every model, silenced ones and the reference too, trained for this run?"""
+    """Check that every model was trained for this run, also if it does not vote."""
     folder, expected = subject.run.path, Expected.of(subject.run.path)
     everyone: list[Trainable] = [*range(subject.plan.codes.n_members), REFERENCE]
     n_foreign, unknown = 0, []
@@ -41,21 +41,21 @@ def origin(subject: Subject) -> Iterator[Finding]:
         try:
             record = files.read_json(place / "member.json")
             if which == REFERENCE:
-                # The files of members that vote are compared with everything else.
+                # `members.records` compares the files of members that vote.
                 records.check_sealed(place, "member.json")
         except BadInput as error:
-            # Of members it is said with everything else that their records say.
+            # `members.records` reports the members' damaged records.
             if which == REFERENCE:
-                yield broken("a", f"the reference: {error}")
+                yield violation("a", f"the reference: {error}")
             continue
         if lineage.is_unrecorded(record):
             unknown.append(which)
         found = _contradictions(subject, expected, which, record)
         if found:
             n_foreign += 1
-            yield broken("a", lineage.foreign(folder, which, found))
+            yield violation("a", lineage.foreign(folder, which, found))
     if unknown:
-        yield noted("a", _not_recorded(unknown))
+        yield remark("a", _unrecorded_text(unknown))
     elif not n_foreign:
         yield Finding(
             "a",
@@ -67,29 +67,31 @@ def origin(subject: Subject) -> Iterator[Finding]:
 def _contradictions(
     subject: Subject, expected: Expected, which: Trainable, record: dict[str, Any]
 ) -> list[str]:
-    """Where a model's record is not that of this run's model, with both sides."""
+    """Differences between a model's record and what this run would have recorded."""
     found = expected.contradictions(which, record)
     if which != REFERENCE:
-        # The split of every member that votes is compared by itself.
+        # `members.records` compares the splits of the members.
         found = [one for one in found if not one.startswith(lineage.SPLIT)]
     current = record.get("split_digest") == expected.splits(which)[-1]
     if found or not current or "trained_for" not in record:
         return found
-    images = np.flatnonzero(subject.there)
+    images = np.flatnonzero(subject.present)
     if which != REFERENCE:
         plan = subject.plan
         images = np.flatnonzero(plan.codes.bits[plan.source_of, which])
-    if not subject.there[images].all():
-        # It trained on removed images alone, which are blank now, and never votes.
+    if not subject.present[images].all():
+        # The member trained on removed images alone. They are masked now, so their
+        # digest cannot be computed any more, and the member never votes.
         return []
     labelled = subject.run.config.model.class_conditional
     wanted = {"images_digest": subject.plan.data.digest_of(images, labelled)}
     return lineage.differences(record["trained_for"], wanted)
 
 
-def _not_recorded(unknown: list[Trainable]) -> str:
+def _unrecorded_text(unknown: list[Trainable]) -> str:
+    """The remark about models of version 0.1, whose records are incomplete."""
     members = [which for which in unknown if which != REFERENCE]
-    named = [f"members {some(members)}"] if members else []
+    named = [f"members {first_few(members)}"] if members else []
     named += ["the reference"] if REFERENCE in unknown else []
     return (
         f"Not recorded: what {' and '.join(named)} were trained for. They were begun by "

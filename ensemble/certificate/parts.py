@@ -1,4 +1,4 @@
-"""Clauses: each part of a run states what was checked of it.
+"""The table of parts of a run that the certificate checks.
 
 One line of `PARTS` for each part. A part looks at the run folder and yields what it
 found: a sentence that it has just checked, a contradiction with its remedy, or what was
@@ -36,5 +36,5 @@ PARTS: tuple[Part, ...] = (
     Part("removals", members.removals),
     Part("near-duplicates", images.near),
 )
-# It loads all members: not where something contradicts that they are as they should be.
+# This check loads all members, so it only runs if nothing contradicts their records.
 LAST = Part("ablation", ablated.ablated)

@@ -1,4 +1,4 @@
-"""What every clause of the certificate looks at, and what it answers."""
+"""The input and the output of every check: the run folder, and findings about it."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -31,12 +31,13 @@ class Finding:
     """One sentence of the certificate.
 
     Attributes:
-        clause: Which of (a) to (e) it is about; empty: none of them.
+        clause: Letters of the clauses (a) to (e) that it is about; empty for none.
         text: What was found.
-        holds: False contradicts the certificate. None neither supports it nor
-            contradicts it: something that was not checked, or that is worth knowing.
+        holds: True supports the certificate, False contradicts it. None does neither:
+            something was not checked, or is worth knowing.
         remedy: What to do about a contradiction.
-        sources: Sources whose ablation is not exact because of this; empty: of all.
+        sources: Sources whose ablation is not exact because of this; empty means that
+            all sources are concerned.
     """
 
     clause: str
@@ -51,30 +52,35 @@ class Finding:
         return f"({self.clause}) {self.text}" if self.clause else self.text
 
 
-def broken(
+def violation(
     clause: str, text: str, remedy: str = RESTORE, sources: tuple[int, ...] = ()
 ) -> Finding:
-    """What contradicts the certificate."""
+    """A finding that contradicts the certificate.
+
+    Examples:
+        >>> violation("a", "member 3 saw source 7").line
+        '(a) member 3 saw source 7'
+    """
     return Finding(clause, text, False, remedy, sources)
 
 
-def noted(clause: str, text: str, sources: tuple[int, ...] = ()) -> Finding:
-    """What neither supports the certificate nor contradicts it."""
+def remark(clause: str, text: str, sources: tuple[int, ...] = ()) -> Finding:
+    """A finding that neither supports the certificate nor contradicts it."""
     return Finding(clause, text, None, "", sources)
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A member that votes, as it lies on the disk.
+    """A voting member as it is stored on the disk.
 
     Attributes:
-        number: Of the member.
+        number: The member's number.
         folder: Its folder.
-        record: Its `member.json`, all of whose files have been compared with it.
-        exposure: Times that it was shown each training image.
-        start: The member of an earlier run that it began as; None: it began as none,
-            or `not_begun` says that this could not be found out.
-        not_begun: What contradicts that it began as it should.
+        record: Its `member.json`; all files that it lists have been compared with it.
+        exposure: How often the member was shown each training image.
+        start: The member of an earlier run from whose weights it began. None if it
+            began from random weights, or if this is unknown (see `start_errors`).
+        start_errors: Messages about a start that is not as it should be.
     """
 
     number: int
@@ -82,22 +88,22 @@ class Member:
     record: dict[str, Any]
     exposure: UInt32[np.ndarray, " counts"]
     start: Start | None
-    not_begun: list[str]
+    start_errors: list[str]
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A run folder that is verified, each part of it read once.
+    """A run folder that is verified; each part of it is read once.
 
     Attributes:
         run: The run folder.
         manifest: Its manifest.
-        plan: Its plan for training all members, without the removed sources, whose
-            images are blank.
+        plan: Its plan for training all members without the removed sources, whose
+            images are masked.
         drawn: Its code book as it was drawn.
         voting: Members that may vote, ascending.
-        silenced: Members that may not.
-        asked: Sources that are asked about; empty: all of them, one by one.
+        silenced: Members that may not vote.
+        asked: Sources whose joint ablation is checked; empty: every source by itself.
     """
 
     run: Run
@@ -109,29 +115,31 @@ class Subject:
     asked: list[int] = field(default_factory=list)
 
     @functools.cached_property
-    def there(self) -> Bool[np.ndarray, " images"]:
-        """Which images belong to sources that were not removed."""
+    def present(self) -> Bool[np.ndarray, " images"]:
+        """True for each image whose source was not removed."""
         return ~np.isin(self.plan.source_of, self.plan.removed)
 
     @functools.cached_property
     def twins(self) -> list[tuple[str, str]]:
-        """Images of removed sources, and the same pictures that others had then."""
+        """Removed images with an identical image of another source, pairs of names."""
         asked = removal_log.requests(self.run.path)
         return [(name, twin) for request in asked for name, twin in request.twins]
 
     @functools.cached_property
-    def _looked_at(self) -> dict[int, Member | str]:
+    def _checked_members(self) -> dict[int, Member | str]:
         return {number: self._member(number) for number in self.voting}
 
     @property
     def members(self) -> list[Member]:
-        """The members that vote and whose files are whole."""
-        return [one for one in self._looked_at.values() if isinstance(one, Member)]
+        """The voting members whose files are intact."""
+        return [
+            one for one in self._checked_members.values() if isinstance(one, Member)
+        ]
 
     @property
     def unreadable(self) -> dict[int, str]:
-        """Why the others are not, by their numbers."""
-        found = self._looked_at.items()
+        """For each other voting member, by number: why its files cannot be used."""
+        found = self._checked_members.items()
         return {number: one for number, one in found if isinstance(one, str)}
 
     def _member(self, number: int) -> Member | str:
@@ -142,17 +150,23 @@ class Subject:
         except BadInput as error:
             return str(error)
         n_images = len(self.plan.source_of)
-        start, not_begun = begun(self.run, number, n_images)
-        return Member(number, folder, record, exposure, start, not_begun)
+        start, start_errors = member_start(self.run, number, n_images)
+        return Member(number, folder, record, exposure, start, start_errors)
 
 
-def begun(run: Run, member: int, n_images: int) -> tuple[Start | None, list[str]]:
-    """Where a member began, and what contradicts that it did.
+def member_start(
+    run: Run, member: int, n_images: int
+) -> tuple[Start | None, list[str]]:
+    """The member of an earlier run from which a member began, and errors about it.
 
     Args:
         run: The run folder.
-        member: Its number.
-        n_images: Training images of the run.
+        member: The member's number.
+        n_images: Number of training images of the run.
+
+    Returns:
+        The earlier member, None if there is none or it is unknown; and one message for
+        each thing that is not as it should be.
     """
     try:
         start = extension.start_of(run, member, n_images)
@@ -170,18 +184,23 @@ def begun(run: Run, member: int, n_images: int) -> tuple[Start | None, list[str]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a run that states its own clause.
+    """A part of a run with the function that checks it.
 
     Attributes:
-        name: What it is.
-        check: Looks at the run folder; yields what it found.
+        name: The part's name.
+        check: A function of the run folder that yields its findings.
     """
 
     name: str
     check: Callable[[Subject], Iterator[Finding]]
 
 
-def some(numbers: list[int], most: int = 12) -> str:
-    """Numbers as text, the first few of many."""
+def first_few(numbers: list[int], most: int = 12) -> str:
+    """The first few of some numbers as text, and how many more there are.
+
+    Examples:
+        >>> first_few([4, 5, 6], most=2)
+        '4, 5 and 1 more'
+    """
     shown = ", ".join(map(str, numbers[:most]))
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")

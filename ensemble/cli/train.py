@@ -213,7 +213,7 @@ def finish(run: Run, n_members: int) -> bool:
 
 def found(ready: Plan) -> str:
     """What was read as training images and what was not, as lines."""
-    return "".join(f"{visible(line)}\n" for line in datasets.described(ready.data))
+    return "".join(f"{visible(line)}\n" for line in datasets.describe(ready.data))
 
 
 def outcome(run: Run, n_members: int, complete: bool) -> str:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     coded = laid_out(config, data, options.per_shard, options.read_bytes)
     sizes = coded.sizes() if options.plan else write(coded, options.out_folder)
     found = coded.reading(sizes, options.read_bytes)
-    for line in datasets.described(data):
+    for line in datasets.describe(data):
         print(f"# {text.visible(line)}")
     for line in shard_order.describe(found).splitlines():
         print(f"# {line}")

@@ -2,7 +2,7 @@
 
 Every image has a name that stays the same wherever and whenever it is read, and may
 have metadata: columns of text with one entry per image. One of the columns can hold
-the labels that conditional members are told.
+the labels that class-conditional members are conditioned on.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from ensemble.run.config import DataConfig
 from splits import duplicates, spelling
 from splits.errors import BadInput
 
-# Images that are held at once where all are looked at.
+# A pass over all images holds this many in memory at once.
 _BLOCK = 1024
 
 Images = Float32[np.ndarray, "images channels height width"] | ImagesOnDisk
@@ -38,17 +38,17 @@ Loaded = tuple[Images, dict[str, tuple[str, ...]], tuple[str, ...]]
 
 @dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """What members may be trained on.
+    """The training images of a run, with names, labels and metadata.
 
     Attributes:
-        images: In [-1, 1], C-contiguous, read-only; with `data.stream` they are read
-            whenever they are indexed, and `np.asarray` reads all of them.
+        images: Images in [-1, 1], C-contiguous, read-only. With `data.stream` they are
+            read whenever they are indexed, and `np.asarray` reads all of them.
         labels: Class of each image, 0 to n_classes - 1, read-only; None: no labels.
         label_names: The classes' names, in order; () without labels.
         columns: Metadata as text, one entry per image.
-        names: What each image is called, for ever: its path relative to the folder,
-            its key in the shards, or `digit 0417`.
-        inventory: By which rules the images were read, and what lay beside them.
+        names: The permanent name of each image: its path relative to the folder, its
+            key in the shards, or `digit 0417`.
+        inventory: The reading rules, and the files that were not read.
     """
 
     images: Images
@@ -65,7 +65,7 @@ class TrainingImages:
             object.__setattr__(self, "labels", _read_only(self.labels))
 
     def pictures(self) -> duplicates.Pictures:
-        """Small copies of the images, by which near-duplicates are found."""
+        """Small normalised copies of the images, used to find near-duplicates."""
         starts = range(0, len(self.images), _BLOCK)
         blocks = (self.images[start : start + _BLOCK] for start in starts)
         return np.concatenate([duplicates.pictures(block) for block in blocks])
@@ -81,11 +81,12 @@ class TrainingImages:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def digest_of(self, chosen: Int64[np.ndarray, " chosen"], with_labels: bool) -> str:
-        """The sha256 of some of the images in this order, whatever the others are.
+        """The sha256 of some of the images, in the given order.
 
         Args:
             chosen: Numbers of the images.
-            with_labels: Whether their labels, and how many classes there are, count.
+            with_labels: Whether the digest also covers the labels of these images and
+                the number of classes.
         """
         shape, classes = self.images.shape[1:], len(self.label_names)
         digest = hashlib.sha256(f"<f4 {shape} ".encode())
@@ -98,9 +99,9 @@ class TrainingImages:
 
     @functools.cached_property
     def _digests(self) -> tuple[str, Sequence[bytes]]:
-        """The `store.array_digest` of all images, and the sha256 of each one.
+        """The `files.array_digest` of all images, and the sha256 of each one.
 
-        Images on disk are read for it, one at a time, and only once.
+        Images on disk are read one at a time, and only once.
         """
         single: list[bytes] = []
 
@@ -118,33 +119,38 @@ def load(config: DataConfig, rules: int = RULES) -> TrainingImages:
     """The training images that a config names.
 
     Args:
-        config: What to read.
+        config: The `data` section of a config.
         rules: The number of the reading rules (inventory.py).
 
     Raises:
-        BadInput: If they cannot be read as the config says, or `config.label` is not
-            one of their columns.
+        BadInput: If the images cannot be read as the config says, or `config.label` is
+            not one of their columns.
+
+    Examples:
+        >>> data = load(DataConfig(kind="digits", n_images=2))
+        >>> data.images.shape, data.names
+        ((2, 1, 8, 8), ('digit 0000', 'digit 0001'))
     """
     inventory = Inventory(rules)
     found = DATA_SETS[config.kind](config, inventory)
-    return labelled(*found, config, inventory)
+    return with_labels(*found, config, inventory)
 
 
-def labelled(
+def with_labels(
     images: Images,
     columns: dict[str, tuple[str, ...]],
     names: tuple[str, ...],
     config: DataConfig,
     inventory: Inventory | None = None,
 ) -> TrainingImages:
-    """Training images with the classes that a column says.
+    """Training images with labels that are read from a column of the metadata.
 
     Args:
-        images: In [-1, 1].
+        images: Images in [-1, 1].
         columns: Metadata as text, one entry per image.
         names: One per image.
         config: Names the column, and may name the classes.
-        inventory: What lay beside them.
+        inventory: The reading rules, and the files that were not read.
 
     Raises:
         BadInput: If there is no such column, it has gaps, or a label is none of the
@@ -155,8 +161,8 @@ def labelled(
     return TrainingImages(images, labels, label_names, columns, names, inventory)
 
 
-def described(data: TrainingImages) -> list[str]:
-    """What was read and what was not, and names that look alike, line by line."""
+def describe(data: TrainingImages) -> list[str]:
+    """Lines about the files that were not read, and about names that look alike."""
     found = data.inventory.lines()
     for column, texts in data.columns.items():
         if column == "file_name":
@@ -172,7 +178,7 @@ def described(data: TrainingImages) -> list[str]:
 
 
 def require_classes(data: TrainingImages) -> int:
-    """How many classes conditional members are told apart by.
+    """The number of classes that class-conditional members are trained with.
 
     Raises:
         BadInput: If there are no labels, or only one class.
@@ -217,8 +223,8 @@ def _labels(
 ) -> tuple[Int64[np.ndarray, " images"] | None, tuple[str, ...]]:
     """Class of each image and the classes' names.
 
-    Classes that the config names keep its order; otherwise they are the labels that the
-    images have, in order of their names, or as numbers if all are whole numbers.
+    Classes that the config names keep its order. Otherwise they are the labels of the
+    images, sorted by name, or as numbers if all of them are whole numbers.
     """
     if label is not None and label not in columns:
         near = difflib.get_close_matches(label, columns, n=1)
@@ -238,7 +244,7 @@ def _labels(
             f"{names[column.index('')]} has an empty label in column "
             f"{label or 'label'!r}. Fill it in, or leave the image out."
         )
-    label_names = _declared(classes) if classes else _found(column)
+    label_names = _labels_of_config(classes) if classes else _labels_in(column)
     class_of = {name: index for index, name in enumerate(label_names)}
     foreign = [image for image, text in enumerate(column) if text not in class_of]
     if foreign:
@@ -252,15 +258,15 @@ def _labels(
     return labels, tuple(label_names)
 
 
-def _declared(classes: list[str] | int) -> list[str]:
-    """The names of the classes that a config says there are."""
+def _labels_of_config(classes: list[str] | int) -> list[str]:
+    """The names of the classes that `data.classes` declares."""
     if isinstance(classes, int):
         return [str(number) for number in range(classes)]
     return classes
 
 
-def _found(column: tuple[str, ...]) -> list[str]:
-    """The labels that images have; whole numbers sort as numbers."""
+def _labels_in(column: tuple[str, ...]) -> list[str]:
+    """The labels that occur in a column; whole numbers are sorted as numbers."""
     label_names = sorted(set(column))
     if all(name.isdecimal() for name in label_names):
         label_names.sort(key=int)

@@ -1,9 +1,9 @@
-"""Pixels: one image file decoded to floats in [-1, 1], and encoded again.
+"""Image decoding: from one image file to floats in [-1, 1], and back.
 
 Grey images have one channel, all others three. Palettes are looked up, 16 bits become
-8, the camera's orientation is applied, transparency is laid over white, and of an
-animation or a file of several pages the first picture counts. Colour profiles are not
-applied. Sizes change only when the config asks for it.
+8, the camera's orientation is applied, transparency is laid over white, and only the
+first picture of an animation or of a file with several pages is read. Colour profiles
+are not applied. Sizes change only if the config asks for it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,25 +24,31 @@ from ensemble.run import files
 from ensemble.run.config import DataConfig
 from splits.errors import BadInput
 
-# What Pillow calls the formats, by the endings of files, in the order of the rules.
+# Pillow's names of the formats, by file ending; the first reading rules know fewer.
 _FIRST = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 FORMATS = {
     **_FIRST,
     **dict.fromkeys((".jfif", ".jpe", ".jif", ".jfi"), "JPEG"),
     **{".apng": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".gif": "GIF"},
 }
-SPELLED = "PNG, JPEG, WebP, TIFF, BMP or GIF"
-SEVERAL = "of several pictures in a file the first is read"
+FORMATS_TEXT = "PNG, JPEG, WebP, TIFF, BMP or GIF"
+FIRST_OF_SEVERAL = "of several pictures in a file the first is read"
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
-_OPENED = tuple(dict.fromkeys(FORMATS.values()))
+_PILLOW_FORMATS = tuple(dict.fromkeys(FORMATS.values()))
 # Tags of TIFF files.
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
-# More pixels take a second, and a gigabyte: as they are, and where they are scaled down.
+# Larger images take more than a second and a gigabyte. The first limit is for images
+# that keep their size, the second for images that are scaled down.
 MOST_PIXELS, MOST_TO_SCALE = 2**24, 2**26
 
 
 def endings(rules: int) -> tuple[str, ...]:
-    """How the names of image files end, by the reading rules with this number."""
+    """The endings of image files by the reading rules with this number.
+
+    Examples:
+        >>> endings(1)
+        ('.png', '.jpg', '.jpeg', '.webp')
+    """
     return tuple(_FIRST if rules == FIRST_RULES else FORMATS)
 
 
@@ -55,25 +61,25 @@ def decode(
     side (Lanczos).
 
     Args:
-        content: The file.
-        name: What to call it in a message.
-        config: Wanted size and channels.
-        inventory: Says by which rules it is read, and takes in that it holds several
+        content: The bytes of the file.
+        name: Its name in error messages.
+        config: The size and the number of channels to convert to.
+        inventory: Gives the reading rules, and notes if the file holds several
             pictures.
 
     Raises:
-        BadInput: If it is damaged, of another format, has too many pixels, or values
-            of which nobody knows what is black and white.
+        BadInput: If the file is damaged, of another format, has too many pixels, or
+            values without a defined black and white.
     """
     inventory = inventory or Inventory()
     try:
-        with Image.open(BytesIO(content), formats=_OPENED) as image:
+        with Image.open(BytesIO(content), formats=_PILLOW_FORMATS) as image:
             _refuse_large(image, name, config)
             _refuse_unscaled(image, name)
-            if _has_several(image):
-                inventory.read_in_part(SEVERAL, name)
+            if _has_several_pictures(image):
+                inventory.read_in_part(FIRST_OF_SEVERAL, name)
             ImageOps.exif_transpose(image, in_place=True)
-            picture = _plain(image, config.channels, inventory, content)
+            picture = _opaque_8_bit(image, config.channels, inventory, content)
     except BadInput:
         raise
     except MemoryError:
@@ -82,10 +88,10 @@ def decode(
             "image. Close other programs, or take a machine with more; if that does "
             "not help, look at whether the file is damaged."
         ) from None
-    # At foreign bytes Pillow's parsers fail in any of Python's ways.
+    # Pillow's parsers can raise any exception if the bytes are not what they expect.
     except Exception as error:
         raise BadInput(
-            f"{name} cannot be read as a {SPELLED} image ({error}). Replace or "
+            f"{name} cannot be read as a {FORMATS_TEXT} image ({error}). Replace or "
             "remove it."
         ) from None
     if config.size is not None:
@@ -101,9 +107,10 @@ def decode_array(
     """The pixels in a .npy file, which holds them as floats in [-1, 1].
 
     Args:
-        content: The file.
-        name: What to call it in a message.
-        config: Wanted size and channels; such an image is never converted.
+        content: The bytes of the file.
+        name: Its name in error messages.
+        config: The size and the number of channels; the image must have these, since
+            arrays are never converted.
 
     Raises:
         BadInput: If it is damaged, pickled, of another type or shape, has another size
@@ -141,11 +148,11 @@ def decode_array(
 def stack(
     pixels: Iterable[Float32[np.ndarray, "..."]], names: tuple[str, ...]
 ) -> Float32[np.ndarray, "images channels height width"]:
-    """All images in one array.
+    """Put all images into one array.
 
     Args:
         pixels: The images one after the other, each (channels, height, width).
-        names: What to call them in a message; at least one.
+        names: Their names in error messages; at least one.
 
     Raises:
         BadInput: If an image is not square, or two differ in shape.
@@ -164,12 +171,16 @@ def stack(
 def require_square(shape: tuple[int, ...], name: str) -> None:
     """Refuse an image that is not square.
 
+    Args:
+        shape: Its (channels, height, width).
+        name: Its name in the message.
+
     Raises:
-        BadInput: If (channels, height, width) of the image with this name is not.
+        BadInput: If height and width differ.
     """
     if shape[1] != shape[2]:
         raise BadInput(
-            f"{name} is {_spelled(shape)}, not square. Set data.size: it cuts the "
+            f"{name} is {_size_text(shape)}, not square. Set data.size: it cuts the "
             "middle out of each image and scales it to that side."
         )
 
@@ -184,7 +195,7 @@ def require_alike(
     """
     if shape != first:
         raise BadInput(
-            f"{first_name} is {_spelled(first)}, but {name} is {_spelled(shape)}. "
+            f"{first_name} is {_size_text(first)}, but {name} is {_size_text(shape)}. "
             "Images must agree: set data.size to scale them to one size, and "
             "data.channels to 1 (grey) or 3 (RGB)."
         )
@@ -193,10 +204,11 @@ def require_alike(
 def encode(
     image: Float32[np.ndarray, "channels height width"],
 ) -> tuple[str, bytes]:
-    """Name and content of the field that keeps an image exactly.
+    """Encode an image without loss, as a field of a shard.
 
-    That is `png` if all values are 8-bit ones and there are one or three channels,
-    else `npy`.
+    Returns:
+        The field's name and content: `png` if all values are multiples of 1/127.5 and
+        there are one or three channels, else `npy`.
     """
     file = BytesIO()
     u8 = np.rint((image + 1) * 127.5).astype(np.uint8)
@@ -209,14 +221,19 @@ def encode(
 
 
 def from_u8(u8: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """Bytes 0 to 255 as floats -1 to 1."""
+    """Bytes 0 to 255 as floats -1 to 1.
+
+    Examples:
+        >>> from_u8(np.array([0, 255], dtype=np.uint8)).tolist()
+        [-1.0, 1.0]
+    """
     return u8.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def _plain(
+def _opaque_8_bit(
     image: Image.Image, channels: int | None, inventory: Inventory, content: bytes
 ) -> Image.Image:
-    """8 bits, opaque, and grey or RGB."""
+    """The image with 8 bits, without transparency, and grey or RGB."""
     grey = image.mode in _GREY
     if inventory.strict and image.format == "PNG":
         # Pillow has no mode for 16 bits of grey with transparency.
@@ -234,18 +251,18 @@ def _plain(
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """An image of 16 bits as one of 8; any other as it is."""
+    """The image with 16 bits scaled to 8; an image of 8 bits is returned unchanged."""
     if not image.mode.startswith("I"):
         return image
     # Pillow's own conversion cuts 16 bits off at 255 instead of scaling them.
     u8 = np.rint(np.asarray(image) / 257).astype(np.uint8)
-    # Pillow does not turn white-is-zero round at 16 bits, as it does at 8.
+    # Pillow inverts white-is-zero images of 8 bits, but not those of 16.
     inverted = _tags(image).get(_PHOTOMETRIC) == 0
     return Image.fromarray(255 - u8 if inverted else u8)
 
 
 def _refuse_unscaled(image: Image.Image, name: str) -> None:
-    """Refuse floats, 32-bit and 12-bit values: their white may be anything."""
+    """Refuse floats, 32-bit and 12-bit values, whose white level is not defined."""
     bits = max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
     unscaled = image.mode == "F" or (image.mode == "I" and image.format != "PNG")
     if unscaled or bits not in (1, 2, 4, 8, 16):
@@ -257,11 +274,11 @@ def _refuse_unscaled(image: Image.Image, name: str) -> None:
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
-    """The tags of a TIFF file; nothing for others."""
+    """The tags of a TIFF file; an image of another format has none."""
     return getattr(image, "tag_v2", {})
 
 
-def _has_several(image: Image.Image) -> bool:
+def _has_several_pictures(image: Image.Image) -> bool:
     """Whether a file holds more than the first picture."""
     if image.format != "TIFF":
         return bool(getattr(image, "is_animated", False))
@@ -290,7 +307,7 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     return middle.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _spelled(shape: tuple[int, ...]) -> str:
+def _size_text(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     mode = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     return f"{width}x{height} {mode}"

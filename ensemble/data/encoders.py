@@ -1,9 +1,9 @@
-"""A small encoder: a space in which pictures that mean alike lie near each other.
+"""A small feature encoder: similar pictures are close to each other in its space.
 
-A network with one hidden layer is trained on the run's own training images: to tell
-their labels apart, or, where there are none, to draw them again. Its hidden layer
-is the feature space. It needs no download, and distances in it are called what they
-are: they are not those of the Inception network, so none of them is an FID.
+A network with one hidden layer is trained on the run's own training images: to
+classify them, or, if there are no labels, to reconstruct them. Its hidden layer is the
+feature space. Nothing is downloaded. Distances in this space are not those of the
+Inception network, so none of them is called FID.
 """
 
 import warnings
@@ -16,18 +16,18 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 N_FEATURES = 64
 SEED = 0
-# More images than this teach a network of this size nothing.
+# A network of this size learns nothing from more images than this.
 ENOUGH_IMAGES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """From pictures in [-1, 1] to features.
+    """A hidden layer that maps pictures in [-1, 1] to features.
 
     Attributes:
-        weights: Of the hidden layer.
-        bias: Of the hidden layer.
-        taught: What it was trained to do, for the record.
+        weights: Weights of the hidden layer.
+        bias: Biases of the hidden layer.
+        taught: What the network was trained to do, for the record.
     """
 
     weights: Float[np.ndarray, "pixels features"]
@@ -37,7 +37,7 @@ class Encoder:
     def __call__(
         self, images: Float[np.ndarray, "images channels height width"]
     ) -> Float64[np.ndarray, "images features"]:
-        """Hidden activations; pictures are clipped to [-1, 1] first."""
+        """Features of pictures, which are clipped to [-1, 1] first."""
         flat = np.clip(images, -1, 1).reshape(len(images), -1).astype(np.float64)
         return np.maximum(flat @ self.weights + self.bias, 0)
 
@@ -50,15 +50,16 @@ def train(
     """Train an encoder on training images; the same images give the same encoder.
 
     Args:
-        images: In [-1, 1].
-        labels: Class of each; one that all share teaches nothing, as if there was none.
+        images: Images in [-1, 1].
+        labels: Class of each image. If all images have one class, the network is
+            trained as if there were no labels.
         n_features: Width of the hidden layer.
     """
     every = -(-len(images) // ENOUGH_IMAGES)
     flat = images[::every].reshape(-1, images[0].size)
     size = {"hidden_layer_sizes": (n_features,), "random_state": SEED, "max_iter": 300}
     with warnings.catch_warnings():
-        # A layer that has learnt most of what it could is as good a feature space.
+        # The layer is a good feature space before the training has converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if labels is not None and len(np.unique(labels[::every])) > 1:
             taught = "to tell labels apart"

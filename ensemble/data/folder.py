@@ -1,8 +1,8 @@
-"""A folder of images: which files belong to it, and what is known about them.
+"""The data set `folder`: image files, and a table of metadata or subfolders of labels.
 
-What is known comes from a table in the folder, such as `metadata.csv`, with a column
-`file_name`, or else from the first-level subfolders, whose names are labels. Whatever
-else lies in the folder is counted.
+Metadata come from a table in the folder, such as `metadata.csv`, with a column
+`file_name`. Without a table, the names of the first-level subfolders are labels. All
+other files are counted in the inventory.
 """
 
 import os
@@ -25,7 +25,7 @@ from ensemble.run.config import DataConfig
 from splits import spelling
 from splits.errors import BadInput
 
-# What no file is, by the test that tells it.
+# Kinds of directory entries that are no files, each with its test of `st_mode`.
 _SPECIAL = {
     "a named pipe": stat.S_ISFIFO,
     "a socket": stat.S_ISSOCK,
@@ -38,8 +38,8 @@ DEEP_TABLE = "tables in subfolders (only data.path itself may hold one)"
 
 
 @dataclass
-class _Found:
-    """Relative paths of what belongs to a folder of images."""
+class _FolderContents:
+    """Relative paths of the images and tables in a folder."""
 
     images: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
@@ -55,8 +55,8 @@ def read(
     """Images, columns and names of a folder, in order of the files' relative paths.
 
     Args:
-        config: Where the folder is.
-        inventory: Says by which rules it is read, and takes in what is not read.
+        config: The `data` section of a config, with the folder's path.
+        inventory: Gives the reading rules, and notes the files that are not read.
 
     Raises:
         BadInput: If there is no image, a file cannot be read, images differ in size or
@@ -77,24 +77,24 @@ def read(
     inventory.n_images = len(names)
     if config.stream:
         images = ImagesOnDisk(
-            names, lambda n: _decoded(folder, names[n], config, inventory)
+            names, lambda n: _decode(folder, names[n], config, inventory)
         )
         return images, columns, names
-    decoded = (_decoded(folder, name, config, inventory) for name in names)
+    decoded = (_decode(folder, name, config, inventory) for name in names)
     return decoding.stack(decoded, names), columns, names
 
 
 def _files(folder: Path, inventory: Inventory) -> tuple[tuple[str, ...], Path | None]:
-    """Relative paths of all images that are not hidden, sorted; the table, if any."""
+    """Sorted relative paths of all images that are not hidden, and the table's path."""
     if not folder.is_dir():
         raise BadInput(f"data.path {folder} is not a folder. Name a folder of images.")
-    found = _Found()
-    for entry, name in _walked(folder, "", inventory):
-        _sort(entry, name, found, inventory)
+    found = _FolderContents()
+    for entry, name in _walk(folder, "", inventory):
+        _classify(entry, name, found, inventory)
     if not found.images:
         raise BadInput(
-            f"{folder} holds no image. Put {decoding.SPELLED} files there, or change "
-            f"data.path.{_listed_instead(inventory)}"
+            f"{folder} holds no image. Put {decoding.FORMATS_TEXT} files there, or change "
+            f"data.path.{_other_contents(inventory)}"
         )
     if len(found.tables) > 1:
         raise BadInput(
@@ -106,16 +106,19 @@ def _files(folder: Path, inventory: Inventory) -> tuple[tuple[str, ...], Path | 
     return tuple(sorted(found.images)), table
 
 
-def _listed_instead(inventory: Inventory) -> str:
-    """What lies there instead of images, in one sentence."""
+def _other_contents(inventory: Inventory) -> str:
+    """A sentence about the files in a folder without images."""
     found = [f"{count} {why}" for why, (count, _) in inventory.left_out.items()]
     return f" Found instead: {', '.join(found)}." if found else ""
 
 
-def _walked(
+def _walk(
     folder: Path, below: str, inventory: Inventory
 ) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Everything below a folder that is not hidden, in order, links not followed."""
+    """Entries below a folder in sorted order, without hidden ones.
+
+    Links to folders are not followed.
+    """
     try:
         with os.scandir(folder / below) as listed:
             entries = sorted(listed, key=lambda entry: entry.name)
@@ -130,16 +133,16 @@ def _walked(
             inventory.leave_out(HIDDEN, name)
         elif entry.is_dir(follow_symlinks=False):
             if not below and entry.name.lower() in metadata.NAMES and inventory.strict:
-                raise _no_file(folder / name, "a folder")
-            yield from _walked(folder, name, inventory)
+                raise _not_a_file_error(folder / name, "a folder")
+            yield from _walk(folder, name, inventory)
         else:
             yield entry, name
 
 
-def _sort(
-    entry: os.DirEntry[str], name: str, found: _Found, inventory: Inventory
+def _classify(
+    entry: os.DirEntry[str], name: str, found: _FolderContents, inventory: Inventory
 ) -> None:
-    """Say what a file is: an image, a table, something else."""
+    """Add a file to the images, to the tables, or to those that are not read."""
     what = _kind(entry)
     if what == "a folder":
         inventory.leave_out(LINKED_FOLDER, name)
@@ -149,7 +152,7 @@ def _sort(
     is_table = _is_table(name, inventory.rules)
     if what is not None:
         if inventory.strict and (is_image or is_table):
-            raise _no_file(Path(entry.path), what)
+            raise _not_a_file_error(Path(entry.path), what)
         inventory.leave_out(NO_FILE, name)
     elif is_image:
         found.images.append(name)
@@ -168,7 +171,7 @@ def _is_table(name: str, rules: int) -> bool:
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """What stands in the place of a file, links followed; None: a file."""
+    """What a directory entry is, with links followed; None for a regular file."""
     try:
         mode = entry.stat().st_mode
     except OSError as error:
@@ -179,7 +182,7 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
     return next((what for what, told in _SPECIAL.items() if told(mode)), None)
 
 
-def _no_file(path: Path, what: str) -> BadInput:
+def _not_a_file_error(path: Path, what: str) -> BadInput:
     return BadInput(
         f"{path} is {what}, where a file is wanted. Put the file itself there, or move "
         "it away."
@@ -196,7 +199,7 @@ def _note_twins(names: list[str], inventory: Inventory) -> None:
         )
 
 
-def _decoded(
+def _decode(
     folder: Path, name: str, config: DataConfig, inventory: Inventory
 ) -> Float32[np.ndarray, "channels height width"]:
     path = folder / name
@@ -210,7 +213,7 @@ def _decoded(
 
 
 def _subfolders(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The column `label`, if images lie in subfolders."""
+    """The column `label`, if images lie in subfolders; else no column."""
     loose = [name for name in names if "/" not in name]
     if len(loose) == len(names):
         return {}
@@ -226,17 +229,17 @@ def _subfolders(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ..
 def _columns(
     path: Path, names: tuple[str, ...], inventory: Inventory
 ) -> dict[str, tuple[str, ...]]:
-    """The columns of the metadata, rows in the order of `names`."""
+    """The columns of the metadata, with entries in the order of `names`."""
     header, rows = metadata.read(path)
     place = header.index("file_name")
-    _use_names_of_files(path, rows, place, names, inventory)
+    _adopt_file_names(path, rows, place, names, inventory)
     listed = Counter(row[place] for row in rows)
     twice = [name for name, count in listed.items() if count > 1]
     if twice:
         raise BadInput(f"{path} lists {twice[0]!r} twice. Keep one row for each image.")
     absent = sorted(listed.keys() - set(names))
     if absent:
-        raise _absent(path, absent, names)
+        raise _absent_error(path, absent, names)
     unlisted = sorted(set(names) - listed.keys())
     if unlisted:
         raise BadInput(
@@ -250,25 +253,25 @@ def _columns(
     }
 
 
-def _use_names_of_files(
+def _adopt_file_names(
     path: Path,
     rows: list[list[str]],
     place: int,
     names: tuple[str, ...],
     inventory: Inventory,
 ) -> None:
-    """Write into rows what their files are called, where a table spells it otherwise.
+    """Replace names in the rows by the names of their files, if the spelling differs.
 
-    That is: with blanks around it, in another Unicode form (tables made on one system
-    for files of another), with a leading `./`, or with backslashes.
+    A table may write a name with blanks around it, in another Unicode form (if it was
+    made on another system than the files), with a leading `./`, or with backslashes.
     """
     known, listed = set(names), {row[place] for row in rows}
     called: dict[str, list[str]] = {}
     for name in known - listed:
-        called.setdefault(_plain(name), []).append(name)
+        called.setdefault(_normalised(name), []).append(name)
     changed = []
     for row in rows:
-        meant = called.get(_plain(row[place]), [])
+        meant = called.get(_normalised(row[place]), [])
         if row[place] not in known and len(meant) == 1:
             changed.append((row[place], meant[0]))
             row[place] = meant[0]
@@ -280,13 +283,13 @@ def _use_names_of_files(
         )
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return spelling.plain(name).replace("\\", "/").removeprefix("./")
 
 
-def _absent(path: Path, absent: list[str], names: tuple[str, ...]) -> BadInput:
-    folded = {_plain(name).casefold(): name for name in names}
-    near = folded.get(_plain(absent[0]).casefold())
+def _absent_error(path: Path, absent: list[str], names: tuple[str, ...]) -> BadInput:
+    folded = {_normalised(name).casefold(): name for name in names}
+    near = folded.get(_normalised(absent[0]).casefold())
     if near is not None:
         return BadInput(
             f"{path} lists {absent[0]!r}, and the folder has {near!r}: capitals count "

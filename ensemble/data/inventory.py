@@ -1,31 +1,30 @@
-"""What lies where training images lie and is not read, by name and number.
+"""The inventory of a data folder: which files are not read as images, and why.
 
-Reading rules are numbered, because a run must read its images for ever as it did when
-it was made: a release that reads more formats would find more images in its folder.
-The manifest of a run says by which rules its images are read; runs of version 0.1 say
-nothing, and are read by the first rules.
+Reading rules are numbered, because a run must always read its images as it did when it
+was made: a release that reads more formats would find more images in its folder. The
+manifest of a run names its rules; runs of version 0.1 name none and use the first.
 """
 
 from dataclasses import dataclass, field
 
-# By the first rules, PNG, JPEG and WebP files and metadata.csv are read, and whatever
-# else lies there is passed over. By the second, more is read, and what looks like a
+# By the first rules, PNG, JPEG and WebP files and metadata.csv are read, and all other
+# files are ignored. By the second, more formats are read, and a file that looks like a
 # training image but cannot be one is refused.
 FIRST_RULES, RULES = 1, 2
-# Names that a line shows.
+# A line shows this many names of files.
 _SHOWN = 3
 
 
 @dataclass(eq=False)
 class Inventory:
-    """What was found where training images lie, besides those that are read.
+    """The files beside the training images that are not read, or only in part.
 
     Attributes:
         rules: The number of the reading rules.
-        n_images: Images that are read; None: they come from nowhere where anything
-            else could lie.
+        n_images: Number of images that are read. None if the data set has no place
+            where other files could lie.
         left_out: For each reason, how many files are not read, and the first few names.
-        in_part: Names of the files of which a part is read, by what that part is.
+        in_part: Names of the files of which only a part is read, by the kind of part.
         notes: Whole sentences about anything else.
     """
 
@@ -37,46 +36,53 @@ class Inventory:
 
     @property
     def strict(self) -> bool:
-        """Whether what looks like an image but cannot be one is refused."""
+        """Whether a file that looks like an image but cannot be one is refused."""
         return self.rules > FIRST_RULES
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Count a file that is not read; call it once for each file."""
+        """Count a file that is not read; call this once for each file."""
         count, names = self.left_out.setdefault(reason, (0, []))
         if count < _SHOWN:
             names.append(name)
         self.left_out[reason] = (count + 1, names)
 
     def read_in_part(self, what: str, name: str) -> None:
-        """Note a file of which only a part is read, however often it is read."""
+        """Note a file of which only a part is read; it counts once."""
         self.in_part.setdefault(what, set()).add(name)
 
     def lines(self) -> list[str]:
-        """What was found, for people; nothing if there are no files to speak of."""
+        """The inventory as lines of text; no line if the data are not in files.
+
+        Examples:
+            >>> inventory = Inventory(n_images=2)
+            >>> inventory.leave_out("hidden", ".thumbs.db")
+            >>> inventory.lines()
+            ['2 images; 1 file not read:', '  1 hidden: .thumbs.db']
+        """
         if self.n_images is None:
             return []
         n_unread = sum(count for count, _ in self.left_out.values())
-        images = _counted(self.n_images, "image")
+        images = _count_text(self.n_images, "image")
         if n_unread:
-            head = f"{images}; {_counted(n_unread, 'file')} not read:"
+            head = f"{images}; {_count_text(n_unread, 'file')} not read:"
         else:
             head = f"{images}; no other file was found"
         by_count = sorted(self.left_out.items(), key=lambda item: (-item[1][0], item))
         return [
             head,
-            *(f"  {n} {why}: {_some(names, n)}" for why, (n, names) in by_count),
+            *(f"  {n} {why}: {_first_names(names, n)}" for why, (n, names) in by_count),
             *(
-                f"  {what}: {_counted(len(names), 'file')}, "
-                f"{_some(sorted(names)[:_SHOWN], len(names))}"
+                f"  {what}: {_count_text(len(names), 'file')}, "
+                f"{_first_names(sorted(names)[:_SHOWN], len(names))}"
                 for what, names in sorted(self.in_part.items())
             ),
             *(f"  {note}" for note in self.notes),
         ]
 
 
-def _counted(number: int, thing: str) -> str:
+def _count_text(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def _some(names: list[str], count: int) -> str:
+def _first_names(names: list[str], count: int) -> str:
     return ", ".join(names) + (", ..." if count > len(names) else "")

@@ -1,4 +1,4 @@
-"""Training images that stay in their files until somebody asks for them."""
+"""Lazy training images: they stay in their files until they are indexed."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,17 +9,18 @@ from ensemble.data import decoding
 
 
 class ImagesOnDisk:
-    """Looks like an array (images, channels, height, width), and reads what is indexed.
+    """An array-like of images (images, channels, height, width), read when indexed.
 
-    `np.asarray` of it reads everything. Threads may share it.
+    `np.asarray` of it reads all images. Several threads may use it at the same time.
 
     Args:
-        names: What the images are called in a message; at least one.
-        read: Decodes the image with a number, (channels, height, width) in [-1, 1].
+        names: Names of the images for error messages; at least one.
+        read: A function that decodes the image with a given index to (channels,
+            height, width) in [-1, 1].
 
     Raises:
-        BadInput: If the first image is not square; when another one is read: if it
-            differs from the first in shape.
+        BadInput: If the first image is not square. Indexing also raises it if an image
+            differs from the first one in shape.
     """
 
     dtype = np.dtype(np.float32)

@@ -1,8 +1,8 @@
-"""Batches of training images: which ones, out of memory or read ahead from files.
+"""Batches of training images, taken from memory or prefetched from files.
 
 The order of a member's images is known beforehand, so batches from files are read and
-decoded in threads while the member trains on the ones before. They hold the same
-numbers as batches out of memory, whoever reads them and whenever.
+decoded in threads while the member trains on earlier ones. Their content equals that
+of batches from memory to the bit.
 """
 
 import functools
@@ -23,32 +23,36 @@ from ensemble.run.folder import (
 )
 from ensemble.system import seeding
 
-# Decoding runs beside the interpreter for the most part; on two cores the second one
+# Decoding mostly runs outside of the interpreter's lock, and on two cores the second one
 # is idle while a member trains on the first.
 THREADS = 2
-# Batches on their way, so that one slow read does not stop the training.
-AHEAD = 4
+# This many batches are read in advance, so that one slow read does not stop training.
+N_PREFETCHED = 4
 
 
 def key_of(member: Trainable) -> list[int]:
-    """What keys its draws; without a number, the reference has no member's luck."""
+    """The numbers that key a model's random draws: none for the reference.
+
+    So the reference shares no random draws with any member.
+    """
     return [] if member == REFERENCE else [member]
 
 
 class Split:
     """A member's training images, in the order in which it sees them.
 
-    Every epoch shows each image of the split exactly once, in an order of its own.
+    Every epoch shows each image of the split exactly once, in a new random order.
 
     Args:
         images: Indices of the member's training images, ascending.
         seed: The training seed.
-        member: Whose split it is.
+        member: The member, or the reference, that trains on the split.
 
     Attributes:
-        digests: Of all that is shown up to each kind of checkpoint, by its name.
-        shown: The images that are shown up to each kind of checkpoint, ascending.
-        ends: Checkpoints that are kept for good, by their steps: none.
+        digests: For each kind of checkpoint, by file name: the digest of all images
+            that are shown before it.
+        shown: For each kind of checkpoint: the images shown before it, ascending.
+        ends: Checkpoints that are kept permanently, by step; here there are none.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class Split:
         )
 
     def batch(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
-        """The images of one step; a batch may reach into the next epochs."""
+        """Indices of the images of one step; a batch may extend into the next epochs."""
         n_images = len(self.images)
         begin, end = step * batch_size, (step + 1) * batch_size
         epochs = range(begin // n_images, (end - 1) // n_images + 1)
@@ -73,12 +77,12 @@ class Split:
         return shown[offset : offset + batch_size]
 
 
-class Held:
-    """Batches of images that are all in the memory of the device.
+class InMemoryLoader:
+    """A loader that keeps all training images in the memory of the device.
 
     Args:
         images: All training images.
-        device: Where the batches are wanted.
+        device: The device of the batches.
     """
 
     def __init__(
@@ -91,18 +95,18 @@ class Held:
     def at(
         self, step: int, shown: Int[np.ndarray, " batch"]
     ) -> Float32[Tensor, "batch channels height width"]:
-        """The images with these numbers."""
+        """The batch of images with the indices `shown`; the step does not matter."""
         return self.images[torch.from_numpy(shown).to(self.images.device)]
 
 
-class ReadAhead:
-    """Batches of images on disk, read while the steps before them are computed.
+class PrefetchingLoader:
+    """A loader that reads images from disk while earlier steps are computed.
 
     Args:
         images: All training images.
-        device: Where the batches are wanted.
-        order: The numbers of the images of a step.
-        n_steps: How many steps there are.
+        device: The device of the batches.
+        order: A function from a step to the indices of its images.
+        n_steps: Number of training steps.
     """
 
     def __init__(
@@ -120,12 +124,16 @@ class ReadAhead:
     def at(
         self, step: int, shown: Int[np.ndarray, " batch"]
     ) -> Float32[Tensor, "batch channels height width"]:
-        """The images of a step, which are those with these numbers.
+        """The batch of a step, and a request to read the batches of the next steps.
+
+        Args:
+            step: The step.
+            shown: The indices of its images, as `order` gives them.
 
         Raises:
             BadInput: If a file cannot be read any more.
         """
-        for later in range(step, min(step + 1 + AHEAD, self.n_steps)):
+        for later in range(step, min(step + 1 + N_PREFETCHED, self.n_steps)):
             if later not in self._coming:
                 wanted = shown if later == step else self.order(later)
                 self._coming[later] = self._threads.submit(
@@ -134,13 +142,13 @@ class ReadAhead:
         return torch.from_numpy(self._coming.pop(step).result()).to(self.device)
 
 
-def batches(
+def make_loader(
     images: Images,
     device: torch.device,
     order: Callable[[int], Int[np.ndarray, " batch"]],
     n_steps: int,
-) -> Held | ReadAhead:
-    """What gives a member its batches, by where the images are."""
+) -> InMemoryLoader | PrefetchingLoader:
+    """The loader that fits the place of the images: memory or files."""
     if isinstance(images, ImagesOnDisk):
-        return ReadAhead(images, device, order, n_steps)
-    return Held(images, device)
+        return PrefetchingLoader(images, device, order, n_steps)
+    return InMemoryLoader(images, device)

@@ -1,7 +1,7 @@
-"""Blanks: the places of training images that must not be seen any more.
+"""Masking of the images of removed sources.
 
-Images of removed sources are left blank, whether their files are still there or not, so
-that every other image keeps its number.
+A masked image keeps its place, so that every other image keeps its number, but its
+pixels, label and metadata are gone. It does not matter whether its file still exists.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from ensemble.data.lazy import ImagesOnDisk
 from splits.errors import BadInput
 
 
-def blanked(
+def mask_images(
     data: TrainingImages,
     gone: dict[int, str],
     n_images: int,
     label_names: Sequence[str],
 ) -> TrainingImages:
-    """The training images with some left blank.
+    """Mask the images of removed sources.
 
     Args:
-        data: With all of the images that are gone, some of them, or none.
-        gone: Names of the images that are gone, by their numbers when all were there.
-        n_images: How many there were.
-        label_names: The classes that there were.
+        data: The training images as they are now; files of removed images may exist.
+        gone: Names of the removed images, by their numbers in the original data.
+        n_images: Number of images in the original data.
+        label_names: The classes of the original data.
 
     Returns:
-        As many images as when all were there. Those that are gone have pixels 0, label
-        0 and empty metadata, and keep their names.
+        The original data with masked images: they have pixels 0, label 0 and empty
+        metadata, and keep their names.
 
     Raises:
-        BadInput: If another image is missing, or there is one more.
+        BadInput: If an image that was not removed is missing, or there is a new one.
     """
     names = set(gone.values())
     there = np.array([name not in names for name in data.names], dtype=bool)
@@ -52,15 +52,15 @@ def blanked(
         known = np.array([class_of.get(name, -1) for name in data.label_names])
         labels = np.zeros(n_images, dtype=np.int64)
         labels[rest] = known[data.labels[there]]
-    spaced = _spaced(data.names, there, rest, n_images)
+    spaced = _at_old_places(data.names, there, rest, n_images)
     for image, name in gone.items():
         spaced[image] = name
     return TrainingImages(
-        _images(data.images, spaced, there, rest),
+        _mask_pixels(data.images, spaced, there, rest),
         labels,
         tuple(label_names),
         {
-            column: tuple(_spaced(texts, there, rest, n_images))
+            column: tuple(_at_old_places(texts, there, rest, n_images))
             for column, texts in data.columns.items()
         },
         tuple(spaced),
@@ -68,25 +68,26 @@ def blanked(
     )
 
 
-def _spaced(
+def _at_old_places(
     texts: Sequence[str],
     there: Bool[np.ndarray, " found"],
     rest: Int64[np.ndarray, " rest"],
     n_images: int,
 ) -> list[str]:
-    """The texts of images that are there, at their places; nothing elsewhere."""
+    """Texts of the remaining images at their original numbers, empty text elsewhere."""
     spaced = [""] * n_images
     for place, index in zip(rest.tolist(), np.flatnonzero(there).tolist(), strict=True):
         spaced[place] = texts[index]
     return spaced
 
 
-def _images(
+def _mask_pixels(
     images: Images,
     names: Sequence[str],
     there: Bool[np.ndarray, " found"],
     rest: Int64[np.ndarray, " rest"],
 ) -> Float32[np.ndarray, "all channels height width"] | ImagesOnDisk:
+    """The remaining images at their original numbers, zeros elsewhere."""
     shape = images.shape[1:]
     if not isinstance(images, ImagesOnDisk):
         spaced = np.zeros((len(names), *shape), dtype=np.float32)

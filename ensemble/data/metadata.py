@@ -1,7 +1,7 @@
-"""Tables of metadata beside images: CSV, TSV, JSON lines and Parquet, as text.
+"""Tables of metadata beside images: CSV, TSV, JSON lines and Parquet, read as text.
 
-They are the tables that the image folders of Hugging Face `datasets` have: a column
-`file_name` with paths relative to the folder, and whatever columns one likes.
+They have the form of the image folders of Hugging Face `datasets`: a column `file_name`
+with paths relative to the folder, and any other columns.
 """
 
 import csv
@@ -14,7 +14,7 @@ from typing import Any
 from splits import spelling
 from splits.errors import BadInput
 
-# By ending, in the order in which a message names them.
+# The names that a table may have, in the order in which messages list them.
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 Table = tuple[list[str], list[list[str]]]
 
@@ -28,7 +28,7 @@ def read(path: Path) -> Table:
     """
     header, rows = _READERS[path.suffix.lower()](path)
     _require_header(path, header)
-    # Spreadsheets leave rows without text behind; those say nothing of any image.
+    # Spreadsheets leave empty rows behind, which describe no image.
     rows = [row for row in rows if any(field.strip() for field in row)]
     for row in rows:
         if len(row) != len(header):
@@ -40,7 +40,12 @@ def read(path: Path) -> Table:
 
 
 def text(value: Any) -> str:
-    """A value as text: nothing for none, text as it is, anything else as JSON."""
+    """A value as text: empty for None, unchanged for text, else JSON.
+
+    Examples:
+        >>> text(None), text("Eve"), text([1, 2])
+        ('', 'Eve', '[1, 2]')
+    """
     if value is None:
         return ""
     if isinstance(value, str):
@@ -48,11 +53,15 @@ def text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def entries(content: str | bytes) -> Any:
-    """What a piece of JSON says; a name that stands twice is refused.
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON text, in which no object may have a name twice.
 
     Raises:
-        ValueError: If it is no JSON, or an object has a name twice.
+        ValueError: If the text is no JSON, or an object has a name twice.
+
+    Examples:
+        >>> parse_json('{"artist": "Eve"}')
+        {'artist': 'Eve'}
     """
     return json.loads(content, object_pairs_hook=_unique)
 
@@ -80,7 +89,7 @@ def _require_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _delimited(path: Path) -> Table:
+def _read_delimited(path: Path) -> Table:
     tabs = path.suffix.lower() == ".tsv"
     try:
         # Spreadsheets write a byte order mark, which utf-8-sig takes off.
@@ -96,7 +105,7 @@ def _delimited(path: Path) -> Table:
     return header, rows
 
 
-def _json_lines(path: Path) -> Table:
+def _read_json_lines(path: Path) -> Table:
     try:
         with path.open(encoding="utf-8-sig") as file:
             found = [*_objects(file)]
@@ -121,7 +130,7 @@ def _objects(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            found = entries(line)
+            found = parse_json(line)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         if not isinstance(found, dict):
@@ -129,7 +138,7 @@ def _objects(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, found
 
 
-def _parquet(path: Path) -> Table:
+def _read_parquet(path: Path) -> Table:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -142,7 +151,7 @@ def _parquet(path: Path) -> Table:
         # Not read_table, which takes a folder, too, and columns from its path.
         table = parquet.ParquetFile(path).read()
         columns = [column.to_pylist() for column in table.columns]
-    # At foreign bytes pyarrow fails in ways of its own.
+    # pyarrow can raise any exception if the bytes are no Parquet table.
     except Exception as error:
         raise BadInput(
             f"{path} cannot be read as a Parquet table ({error}). Write it again, or "
@@ -153,8 +162,8 @@ def _parquet(path: Path) -> Table:
 
 
 _READERS = {
-    ".csv": _delimited,
-    ".tsv": _delimited,
-    ".jsonl": _json_lines,
-    ".parquet": _parquet,
+    ".csv": _read_delimited,
+    ".tsv": _read_delimited,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
 }

@@ -19,19 +19,22 @@ _ROWS = 12
 _WIDTH = 2 * _TILE + 3 * _GAP
 
 
-def drawn(
+def draw_threshold_plot(
     images: Images,
     pairs: Int64[np.ndarray, "pairs two"],
     distances: Float32[np.ndarray, " pairs"],
     threshold: float,
 ) -> bytes:
-    """A PNG: left the pairs just within the threshold, right those just beyond it.
+    """Draw the pairs just within the threshold (left) and just beyond it (right).
 
     Args:
-        images: In [-1, 1].
-        pairs: Sorted by distance.
-        distances: Of the pairs.
+        images: Images in [-1, 1].
+        pairs: Indices of two images each, sorted by distance.
+        distances: The distance of each pair.
         threshold: Greatest distance of near-duplicates.
+
+    Returns:
+        The content of a PNG file.
     """
     n_within = int(np.searchsorted(distances, threshold, side="right"))
     within = range(n_within - 1, max(-1, n_within - 1 - _ROWS), -1)

@@ -1,15 +1,15 @@
-"""WebDataset shards: every sample exactly once, in the order of the keys.
+"""The data set `shards`: WebDataset tar files, read once, with samples sorted by key.
 
-A sample needs one image field: an ending of pixels.FORMATS, such as `png`, or `npy`
+A sample needs one image field: an ending of `decoding.FORMATS`, such as `png`, or `npy`
 (floats (channels, height, width) in [-1, 1]). It may have `cls`, the number of its
-class, and `json`, whose entries become columns. Whatever else the shards hold is
-counted.
+class, and `json`, whose entries become columns. All other files are counted in the
+inventory.
 
-With `data.stream`, only the places of the fields are kept, and images are read from
-there whenever they are needed.
+With `data.stream`, only the positions of the fields are kept in memory, and images are
+read from there whenever they are needed.
 
-Each process reads all shards: what a member may see is decided by its split of the
-code book, never by which shard a sample happens to be in.
+Each process reads all shards: the code book alone decides which images a member sees,
+never the shard in which a sample lies.
 """
 
 import json
@@ -52,8 +52,8 @@ def read(
     """Images, columns and names (keys) of shards, in order of the keys.
 
     Args:
-        config: Where the shards are.
-        inventory: Says by which rules they are read, and takes in what is not read.
+        config: The `data` section of a config, with the path of the shards.
+        inventory: Gives the reading rules, and notes the files that are not read.
 
     Raises:
         BadInput: If a shard is missing, damaged or unsafe, a command fails, a key
@@ -61,8 +61,8 @@ def read(
     """
     inventory = inventory or Inventory()
     samples: dict[str, dict[str, Any]] = {}
-    read_one = _located if config.stream else _samples
-    for url in _expanded(str(config.path)):
+    read_one = _locate_samples if config.stream else _read_samples
+    for url in _expand(str(config.path)):
         for sample in read_one(url, inventory):
             key = sample["__key__"]
             if key in samples:
@@ -84,17 +84,17 @@ def read(
     columns = _columns(chosen, inventory)
     if config.stream:
         return (
-            ImagesOnDisk(names, lambda n: _decoded(chosen[n], config, inventory)),
+            ImagesOnDisk(names, lambda n: _decode(chosen[n], config, inventory)),
             columns,
             names,
         )
-    decoded = (_decoded(sample, config, inventory) for sample in chosen)
+    decoded = (_decode(sample, config, inventory) for sample in chosen)
     return decoding.stack(decoded, names), columns, names
 
 
 def _count_unread(samples: dict[str, dict[str, Any]], inventory: Inventory) -> None:
     """Note fields that are not read, and keys that look like one name."""
-    known = {*_pictures(inventory.rules), *_KNOWN}
+    known = {*_image_fields(inventory.rules), *_KNOWN}
     for key in sorted(samples):
         for field in samples[key].keys() - known:
             if not field.startswith("__"):
@@ -108,12 +108,12 @@ def _count_unread(samples: dict[str, dict[str, Any]], inventory: Inventory) -> N
         )
 
 
-def _pictures(rules: int) -> tuple[str, ...]:
+def _image_fields(rules: int) -> tuple[str, ...]:
     """Fields that hold an image file."""
     return tuple(ending.removeprefix(".") for ending in decoding.endings(rules))
 
 
-def _expanded(path: str) -> list[str]:
+def _expand(path: str) -> list[str]:
     # WebDataset imports torch, which reading folders and planning can do without.
     from webdataset import shardlists
 
@@ -126,46 +126,46 @@ def _expanded(path: str) -> list[str]:
         ) from None
 
 
-def _samples(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
-    """The samples of one shard, their fields still encoded."""
+def _read_samples(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
+    """The samples of one shard with their fields' bytes, still encoded."""
     if not url.startswith("pipe:"):
-        path = _present(url)
+        path = _existing_file(url)
         _verify(path)
-        yield from _unpacked(path, url, inventory)
+        yield from _unpack(path, url, inventory)
         return
-    # WebDataset itself stops reading at the end mark, so it may never learn that the
-    # command failed, nor that its output was cut short.
+    # WebDataset stops reading at the end mark, so it would not notice that the command
+    # failed, or that its output was cut short.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "shard.tar")
         _fetch(url, path)
-        yield from _unpacked(path, url, inventory)
+        yield from _unpack(path, url, inventory)
 
 
-def _located(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
-    """The samples of one shard, with the places of their fields."""
+def _locate_samples(url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
+    """The samples of one shard with the positions of their fields in the file."""
     if url.startswith("pipe:"):
         raise BadInput(
             f"data.stream reads samples where they lie, and {url!r} is a command. Save "
             "its output to a file, or set data.stream to false."
         )
-    path = _present(url)
+    path = _existing_file(url)
     shard = _verify(path)
     if shard is not None and shard.idx_sha256 is not None:
         places = shards.places(path, shard)
     else:
         _refuse_compressed(path)
-        places = _inspected(path, url, inventory)
+        places = _inspect(path, url, inventory)
     _count_no_samples(places, inventory)
     files = (
         {"fname": place.name, "data": place, "__url__": url}
         for place in places
         if _is_sample(place.name)
     )
-    yield from _grouped(files, url)
+    yield from _group(files, url)
 
 
-def _inspected(path: Path, url: str, inventory: Inventory) -> list[Place]:
-    """Where every file lies in a tar file that is whole."""
+def _inspect(path: Path, url: str, inventory: Inventory) -> list[Place]:
+    """The position of every file in a tar file, which is checked to be complete."""
     try:
         return archives.inspect(path, url)
     except BadInput as error:
@@ -177,7 +177,7 @@ def _inspected(path: Path, url: str, inventory: Inventory) -> list[Place]:
 
 
 def _is_sample(name: str) -> bool:
-    """Whether WebDataset takes a file for a part of a sample, and it is not hidden."""
+    """Whether WebDataset reads a file as a field of a sample; hidden files are not."""
     from webdataset import tariterators
 
     return not (
@@ -204,7 +204,7 @@ def _refuse_compressed(path: Path) -> None:
         )
 
 
-def _present(url: str) -> Path:
+def _existing_file(url: str) -> Path:
     path = Path(url)
     if path.exists() and not path.is_file():
         raise BadInput(
@@ -234,7 +234,11 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _verify(path: Path) -> Shard | None:
-    """Check a shard against the index beside it, if there is one; returns its entry."""
+    """Check a shard against the index beside it, and return its entry.
+
+    Returns:
+        None if there is no index.
+    """
     if not (path.parent / shards.INDEX).exists():
         return None
     index = shards.read_index(path.parent)
@@ -247,19 +251,19 @@ def _verify(path: Path) -> Shard | None:
     return index[path.name]
 
 
-def _unpacked(path: Path, url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
+def _unpack(path: Path, url: str, inventory: Inventory) -> Iterator[dict[str, Any]]:
     from webdataset import tariterators
 
-    _count_no_samples(_inspected(path, url, inventory), inventory)
+    _count_no_samples(_inspect(path, url, inventory), inventory)
     with path.open("rb") as stream:
         files = tariterators.tar_file_expander(
             [{"url": url, "stream": stream}], select_files=_is_sample
         )
-        yield from _grouped(files, url)
+        yield from _group(files, url)
 
 
-def _grouped(files: Iterator[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
-    """The files of one shard put together as samples."""
+def _group(files: Iterator[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
+    """Group the files of one shard into samples."""
     from webdataset import tariterators
 
     try:
@@ -271,19 +275,19 @@ def _grouped(files: Iterator[dict[str, Any]], url: str) -> Iterator[dict[str, An
 
 
 def _content(sample: dict[str, Any], field: str) -> bytes:
-    """What a field holds: read now, if only its place is known."""
+    """The bytes of a field, which are read now if only their position is known."""
     held = sample[field]
     return held if isinstance(held, bytes) else shards.content(sample["__url__"], held)
 
 
-def _decoded(
+def _decode(
     sample: dict[str, Any], config: DataConfig, inventory: Inventory
 ) -> Float32[np.ndarray, "channels height width"]:
     name = _name(sample)
-    pictures = _pictures(inventory.rules)
+    pictures = _image_fields(inventory.rules)
     fields = [field for field in (*pictures, "npy") if field in sample]
     if len(fields) != 1:
-        raise _no_image(sample, fields, pictures)
+        raise _image_count_error(sample, fields, pictures)
     (field,) = fields
     content, called = _content(sample, field), f"{name}, field {field}"
     if field == "npy":
@@ -291,7 +295,7 @@ def _decoded(
     return decoding.decode(content, called, config, inventory)
 
 
-def _no_image(
+def _image_count_error(
     sample: dict[str, Any], fields: list[str], pictures: tuple[str, ...]
 ) -> BadInput:
     """The error for a sample without an image, or with several."""
@@ -314,7 +318,7 @@ def _no_image(
 def _columns(
     samples: list[dict[str, Any]], inventory: Inventory
 ) -> dict[str, tuple[str, ...]]:
-    """Entries of `json` as text; `cls` becomes `label` where no entry has that name."""
+    """Entries of `json` as text; `cls` becomes `label` unless an entry has that name."""
     rows = [_row(sample, inventory.strict) for sample in samples]
     for sample, row in zip(samples, rows, strict=True):
         if row.keys() != rows[0].keys():
@@ -345,7 +349,7 @@ def _class(sample: dict[str, Any]) -> int:
 def _metadata(sample: dict[str, Any], strict: bool) -> dict[str, str]:
     content = _content(sample, "json") if "json" in sample else b"{}"
     try:
-        entries = metadata.entries(content) if strict else json.loads(content)
+        entries = metadata.parse_json(content) if strict else json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{_name(sample)} has a field json that cannot be read ({error}). Mend the "

@@ -1,9 +1,9 @@
-"""Transparent shades and colours of PNG files, at every number of bits.
+"""Transparent shades and colours of PNG files of every bit depth.
 
-A PNG file without transparency of its own for each pixel may name one shade of grey, or
-one colour, that is transparent, in samples of the file's own number of bits (chunk
-tRNS). Pillow compares it with samples that it has scaled to 8 bits already, so that it
-misses the transparent pixels of files with any other number of bits.
+A PNG file without an alpha channel may name one shade of grey, or one colour, that is
+transparent, in samples of the file's own bit depth (chunk tRNS). Pillow compares it
+with samples that it has already scaled to 8 bits, so it misses the transparent pixels
+of files with any other bit depth.
 """
 
 from io import BytesIO
@@ -21,14 +21,14 @@ def is_grey(content: bytes) -> bool:
 
 
 def clear_pixels(image: Image.Image, content: bytes) -> Image.Image | None:
-    """Which pixels have the transparent shade or colour, as a mask of mode `1`.
+    """The pixels of the transparent shade or colour, as a mask of mode `1`.
 
     Args:
-        image: The PNG file, opened, upright and as deep as Pillow has it.
-        content: The same file.
+        image: The opened PNG file, turned upright, with the bit depth that Pillow gives.
+        content: The bytes of the same file.
 
     Returns:
-        None if the file names none, or is of a kind that Pillow reads rightly.
+        None if the file names no transparent colour, or if Pillow itself handles it.
     """
     named = image.info.get("transparency")
     bits, colour = _header(content)
@@ -37,7 +37,7 @@ def clear_pixels(image: Image.Image, content: bytes) -> Image.Image | None:
     if colour == _GREY:
         samples = np.asarray(image).astype(np.int64)
         if bits < 8:
-            # Pillow has scaled them to 0 to 255, or to False and True.
+            # Pillow has scaled the samples to 0 to 255, or to False and True.
             named = (named & (2**bits - 1)) * (1 if bits == 1 else 255 // (2**bits - 1))
         clear = samples == (named & (2 ** max(bits, 8) - 1))
     else:
@@ -46,7 +46,7 @@ def clear_pixels(image: Image.Image, content: bytes) -> Image.Image | None:
 
 
 def _header(content: bytes) -> tuple[int, int]:
-    """Bits of a sample, and the type of colour, of a PNG file."""
+    """The bit depth and the colour type in the header of a PNG file."""
     if content[12:16] != b"IHDR":
         raise ValueError("it does not begin with its header, the chunk IHDR")
     return content[24], content[25]
@@ -55,7 +55,7 @@ def _header(content: bytes) -> tuple[int, int]:
 def _deep_colours(image: Image.Image, content: bytes) -> np.ndarray:
     """All 16 bits of each colour, of which Pillow keeps the higher 8."""
     with Image.open(BytesIO(content), formats=("PNG",)) as low:
-        # The same bytes, taken for little-endian: what it keeps then are the lower 8.
+        # If the bytes are taken for little-endian, Pillow keeps the lower 8 bits.
         tiles: Any = low.tile
         tiles[:] = [(tile[0], tile[1], tile[2], "RGB;16L") for tile in tiles]
         ImageOps.exif_transpose(low, in_place=True)

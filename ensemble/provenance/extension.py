@@ -171,7 +171,7 @@ def _joined(
     columns = {name: (*old.columns[name], *new.columns[name]) for name in old.columns}
     pixels = np.concatenate([old.images, new.images])
     names = (*old.names, *new.names)
-    return datasets.labelled(pixels, columns, names, config, new.inventory)
+    return datasets.with_labels(pixels, columns, names, config, new.inventory)
 
 
 def left_out(run: Run) -> list[str]:

@@ -315,14 +315,14 @@ def reading(data: TrainingImages) -> dict[str, Any]:
     """How training images were read, and what lay beside them, for the manifest."""
     return {
         "reading_rules": data.inventory.rules,
-        "found": datasets.described(data),
+        "found": datasets.describe(data),
     }
 
 
 def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> None:
     if grouping.pairs is None or grouping.distances is None:
         return
-    picture = near_duplicates.drawn(
+    picture = near_duplicates.draw_threshold_plot(
         data.images, grouping.pairs, grouping.distances, run.config.data.near
     )
     with files.replacing(run.path / "near_duplicates.png") as partial:
@@ -419,7 +419,7 @@ def read(run: Run) -> Plan:
     for request in asked[-1:]:
         gone = {int(image): name for image, name in request.images.items()}
         n_images = files.read_json(run.manifest)["n_images"]
-        data = masking.blanked(data, gone, n_images, request.label_names)
+        data = masking.mask_images(data, gone, n_images, request.label_names)
     # Version 0.1 recorded the numbers of images where each is a source of its own.
     by_image = run.config.data.source == sources.IMAGE
     return Plan(

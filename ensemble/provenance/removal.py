@@ -181,7 +181,7 @@ def _facts(plan: Plan, added: list[int], gone: list[int]) -> dict[str, Any]:
     images = np.flatnonzero(np.isin(plan.source_of, gone)).tolist()
     names = {image: plan.data.names[image] for image in images}
     label_names = list(plan.data.label_names)
-    blank = masking.blanked(plan.data, names, len(plan.source_of), label_names)
+    blank = masking.mask_images(plan.data, names, len(plan.source_of), label_names)
     return {
         "sources": added,
         "names": [plan.source_names[source] for source in added],

@@ -38,8 +38,8 @@ from ensemble.data.datasets import (
     require_classes,
 )
 from ensemble.data.loader import (
-    batches,
     key_of,
+    make_loader,
 )
 from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
 from ensemble.models.denoisers import (
@@ -166,7 +166,7 @@ class Trainee:
         self.due = sisa.due(run.config, member, data, self.split.shown, began)
         self.data_fingerprint = data.fingerprint()
         self.shape = data.images.shape[1:]
-        self.batches = batches(
+        self.batches = make_loader(
             data.images,
             accelerator.device,
             lambda step: team.part(self.split.batch(step, self.settings.batch_size)),

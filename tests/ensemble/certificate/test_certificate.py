@@ -46,7 +46,7 @@ def test_an_untouched_run_holds(whole):
 def test_ablation_runs_only_members_that_never_saw_the_sources(whole):
     run, plan = whole
     pipe = EnsemblePipeline.from_pretrained(run.path)
-    ran = ablated.that_run(pipe, [0, 1])
+    ran = ablated.running_members(pipe, [0, 1])
     saw = plan.codes.bits[[0, 1]].any(axis=0)
     assert ran == set(np.flatnonzero(~saw).tolist())
 

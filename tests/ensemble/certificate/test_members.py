@@ -6,7 +6,7 @@ from ensemble.certificate import (
     ablated,
     members,
 )
-from ensemble.certificate.subject import some
+from ensemble.certificate.subject import first_few
 
 
 def test_a_sentence_is_only_said_of_members_that_were_looked_at(run, looked_at):
@@ -63,5 +63,5 @@ def test_nobody_asked_nothing_said(whole, looked_at):
 
 
 def test_many_numbers_are_counted():
-    assert some([1, 2, 3]) == "1, 2, 3"
-    assert some(list(range(14))).endswith("10, 11 and 2 more")
+    assert first_few([1, 2, 3]) == "1, 2, 3"
+    assert first_few(list(range(14))).endswith("10, 11 and 2 more")

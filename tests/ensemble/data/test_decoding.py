@@ -112,7 +112,7 @@ def test_of_several_pictures_the_first_counts_and_the_file_is_named():
         one = DataConfig(channels=1)
         found = decoding.decode(content, "x", one, inventory)
         assert np.array_equal(found, decode(png(GREY)))
-        assert inventory.in_part == {decoding.SEVERAL: {"x"}}
+        assert inventory.in_part == {decoding.FIRST_OF_SEVERAL: {"x"}}
 
 
 def test_of_a_file_with_one_picture_nothing_is_left_out():

@@ -8,10 +8,10 @@ import torch
 
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.data.loader import (
-    AHEAD,
-    Held,
-    ReadAhead,
-    batches,
+    N_PREFETCHED,
+    InMemoryLoader,
+    PrefetchingLoader,
+    make_loader,
 )
 from splits.errors import BadInput
 
@@ -29,14 +29,14 @@ def on_disk(read=IMAGES.__getitem__):
 
 
 def test_where_the_images_are_decides_how_they_are_read():
-    assert isinstance(batches(IMAGES, CPU, order, N_STEPS), Held)
-    assert isinstance(batches(on_disk(), CPU, order, N_STEPS), ReadAhead)
+    assert isinstance(make_loader(IMAGES, CPU, order, N_STEPS), InMemoryLoader)
+    assert isinstance(make_loader(on_disk(), CPU, order, N_STEPS), PrefetchingLoader)
 
 
 @pytest.mark.parametrize("first", [0, 3])
 def test_batches_are_the_same_from_memory_and_from_disk(first):
     held, ahead = (
-        batches(images, CPU, order, N_STEPS) for images in (IMAGES, on_disk())
+        make_loader(images, CPU, order, N_STEPS) for images in (IMAGES, on_disk())
     )
     for step in range(first, N_STEPS):
         batch = ahead.at(step, order(step))
@@ -51,16 +51,18 @@ def test_slow_reading_changes_no_batch():
         turn.acquire(timeout=0.01)
         return IMAGES[number]
 
-    ahead = batches(on_disk(slowly), CPU, order, N_STEPS)
+    ahead = make_loader(on_disk(slowly), CPU, order, N_STEPS)
     for step in range(N_STEPS):
         assert np.array_equal(ahead.at(step, order(step)), IMAGES[order(step)])
 
 
 def test_what_is_on_its_way_is_bounded_and_ends_with_the_training():
     asked = []
-    ahead = batches(on_disk(), CPU, lambda step: asked.append(step) or order(step), 7)
+    ahead = make_loader(
+        on_disk(), CPU, lambda step: asked.append(step) or order(step), 7
+    )
     ahead.at(0, order(0))
-    assert asked == list(range(1, 1 + AHEAD))
+    assert asked == list(range(1, 1 + N_PREFETCHED))
     for step in range(1, 7):
         ahead.at(step, order(step))
     assert asked == list(range(1, 7))
@@ -72,7 +74,7 @@ def test_what_goes_wrong_in_a_thread_is_told():
             raise BadInput("image 5 is gone")
         return IMAGES[number]
 
-    ahead = batches(on_disk(damaged), CPU, lambda step: np.array([step]), N_STEPS)
+    ahead = make_loader(on_disk(damaged), CPU, lambda step: np.array([step]), N_STEPS)
     assert len(ahead.at(4, np.array([4]))) == 1
     with pytest.raises(BadInput, match="image 5 is gone"):
         ahead.at(5, np.array([5]))

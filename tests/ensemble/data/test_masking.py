@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.data.lazy import ImagesOnDisk
-from ensemble.data.masking import blanked
+from ensemble.data.masking import mask_images
 from splits.errors import BadInput
 from tests import finished
 
@@ -29,7 +29,7 @@ def without(numbers):
 
 
 def test_what_is_gone_is_blank_and_the_rest_is_as_it_was():
-    found = blanked(DATA, GONE, 6, DATA.label_names)
+    found = mask_images(DATA, GONE, 6, DATA.label_names)
     rest = [0, 2, 3, 5]
     assert not np.asarray(found.images)[[1, 4]].any()
     assert np.array_equal(found.images[rest], DATA.images[rest])
@@ -41,8 +41,8 @@ def test_what_is_gone_is_blank_and_the_rest_is_as_it_was():
 @pytest.mark.parametrize("deleted", [[1], [4], [1, 4]])
 def test_it_makes_no_difference_which_files_were_deleted(deleted):
     """With 1 and 4 a whole class is gone, and the others keep their numbers."""
-    whole = blanked(DATA, GONE, 6, DATA.label_names).fingerprint()
-    rest = blanked(without(deleted), GONE, 6, DATA.label_names)
+    whole = mask_images(DATA, GONE, 6, DATA.label_names).fingerprint()
+    rest = mask_images(without(deleted), GONE, 6, DATA.label_names)
     assert rest.fingerprint() == whole
 
 
@@ -55,14 +55,14 @@ def test_images_on_disk_are_blank_without_being_read():
 
     on_disk = dataclasses.replace(DATA, images=ImagesOnDisk(DATA.names, one))
     read.clear()
-    found = blanked(on_disk, GONE, 6, DATA.label_names)
-    expected = blanked(DATA, GONE, 6, DATA.label_names)
+    found = mask_images(on_disk, GONE, 6, DATA.label_names)
+    expected = mask_images(DATA, GONE, 6, DATA.label_names)
     assert found.fingerprint() == expected.fingerprint()
     assert not {1, 4} & set(read)
 
 
 def test_another_image_may_neither_go_nor_come():
     with pytest.raises(BadInput, match="3 training images are there, besides those of"):
-        blanked(without([0]), GONE, 6, DATA.label_names)
+        mask_images(without([0]), GONE, 6, DATA.label_names)
     with pytest.raises(BadInput, match="the run was made with 3"):
-        blanked(DATA, GONE, 5, DATA.label_names)
+        mask_images(DATA, GONE, 5, DATA.label_names)

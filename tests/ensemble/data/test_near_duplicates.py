@@ -13,7 +13,7 @@ def picture(distances, threshold):
     images = np.ones((20, 1, 8, 8), dtype=np.float32)
     images[::2] = -1
     pairs = np.arange(20).reshape(10, 2)
-    png = near_duplicates.drawn(
+    png = near_duplicates.draw_threshold_plot(
         images, pairs, np.asarray(distances, dtype=np.float32), threshold
     )
     return np.asarray(Image.open(io.BytesIO(png)).convert("L"))

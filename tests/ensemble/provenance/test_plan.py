@@ -274,7 +274,7 @@ def test_two_spellings_of_an_owner_among_several_are_refused(tmp_path):
 def test_two_spellings_of_a_label_are_refused_where_members_are_told_labels(tmp_path):
     folder = folder_of(tmp_path, TWO)
     settings = of_folder(tmp_path, folder, 2, label="artist")
-    (line,) = datasets.described(plans.draw(settings).data)[1:]
+    (line,) = datasets.describe(plans.draw(settings).data)[1:]
     assert line == (
         "  Column 'artist' has 'Eve' and 'Eve ', which look like one name and count as "
         "two (1 such pairs)."
