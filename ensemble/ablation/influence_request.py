@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensemble.ablation.measurements import (
-    Measurement,
-)
+from ensemble.ablation.measurements import Measurement
 from ensemble.ablation.removal_sets import (
     Units,
 )

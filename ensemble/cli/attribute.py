@@ -110,7 +110,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
         BadInput: If an option has no effect.
     """
     from ensemble.ablation import influence_request, influence_tables, removal_sets
-    from ensemble.ablation.measurements import chosen_measurements
+    from ensemble.ablation.measurement_names import chosen_measurements
 
     _require_effect(options)
     ready = plan.load(run)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ensemble.ablation import exact
-from ensemble.ablation.measurements import chosen_measurements
+from ensemble.ablation.measurement_names import chosen_measurements
 from ensemble.provenance import plan
 from ensemble.provenance.plan import Plan
 from ensemble.run import voters

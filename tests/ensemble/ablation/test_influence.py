@@ -17,10 +17,8 @@ from ensemble.ablation import (
 )
 from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.influence_tables import quadratic_influence
-from ensemble.ablation.measurements import (
-    MEASUREMENTS,
-    chosen_measurements,
-)
+from ensemble.ablation.measurement_names import chosen_measurements
+from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.run import files, records
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline

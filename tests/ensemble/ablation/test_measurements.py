@@ -12,10 +12,12 @@ from torch import nn
 
 from ensemble.ablation import influence
 from ensemble.ablation.influence_request import Asked
-from ensemble.ablation.measurements import (
-    MEASUREMENTS,
+from ensemble.ablation.measurement_names import (
     WITH_ARGUMENT,
     chosen_measurements,
+)
+from ensemble.ablation.measurements import (
+    MEASUREMENTS,
     denoising_loss_form,
     feature_likeness,
     similarity,
