@@ -21,18 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 from jaxtyping import Float64
 
 from splits.errors import BadInput
 
 # A variance below this, relative to the losses', is a rounding error.
 FLOOR = 1e-12
-# Keeps guesses apart that are nearly the same, relative to their mean square.
-RIDGE = 1e-6
 # Numbers that are held at once for a block of queries.
 AT_ONCE = 2**25
-
 Seen = Float64[np.ndarray, "members sources"]
 Losses = Float64[np.ndarray, "members queries"]
 Effects = Float64[np.ndarray, "queries sources"]
@@ -119,51 +115,6 @@ def contrasts(n_members: int) -> Float64[np.ndarray, "contrasts members"]:
     return scipy.linalg.helmert(n_members)
 
 
-def combined(
-    guesses: Float64[np.ndarray, "guesses queries sources"],
-    seen: Seen,
-    losses: Losses,
-    axes: Axes | None = None,
-) -> tuple[Effects, Float64[np.ndarray, " guesses"]]:
-    """One guess from many, by non-negative least squares of losses on what each predicts.
-
-    The weights are the same for all queries. Guesses that are the same share theirs. If
-    no guess has anything to do with the losses, all weigh the same.
-
-    Args:
-        guesses: Up to scale.
-        seen: The members' sources.
-        losses: What they measured.
-        axes: Contrasts along which squares are summed, those of `whitening`: the least
-            squares are generalised, by what a fit says of how residuals vary together.
-            None takes them as independent and of the same size.
-
-    Returns:
-        The guess, and the weight of each at unit size.
-    """
-    basis = contrasts(len(seen))
-    columns = (basis @ seen).T  # (sources, contrasts)
-    predicted = -guesses @ columns
-    units = _unit(predicted, np.abs(guesses) @ np.abs(columns))
-    target = (basis @ losses).T
-    target = target / _unit(target, losses.T)[:, None]
-    columns = predicted / units[..., None]
-    if axes is not None:
-        turn = basis @ axes
-        columns = np.einsum("gqc,qck->gqk", columns, turn)
-        target = np.einsum("qc,qck->qk", target, turn)
-    columns = columns.reshape(len(guesses), -1).T
-    ridge = np.sqrt(RIDGE * target.size) * np.eye(len(guesses))
-    weights, _ = scipy.optimize.nnls(
-        np.concatenate([columns, ridge]),
-        np.concatenate([target.ravel(), np.zeros(len(guesses))]),
-        maxiter=100 * len(guesses),
-    )
-    if not weights.any():
-        weights = np.ones(len(guesses))
-    return np.einsum("g,gq,gqs->qs", weights, 1 / units, guesses), weights
-
-
 def spread_of(expected: Effects, power: float) -> Effects:
     """A power of |g| over its mean: what is expected to matter may also be most in error.
 
@@ -197,8 +148,8 @@ def take_apart(prior: Prior, seen: Seen, losses: Losses) -> Apart:
     kernel_unit = np.where(mean > FLOOR, mean, 1.0)
     eigenvalues, vectors = np.linalg.eigh(kernel / kernel_unit[:, None, None])
     measured, expected = (basis @ losses).T, prior.expected @ columns
-    loss_unit = _unit(measured, losses.T)
-    expected_unit = _unit(expected, np.abs(prior.expected) @ np.abs(columns))
+    loss_unit = unit(measured, losses.T)
+    expected_unit = unit(expected, np.abs(prior.expected) @ np.abs(columns))
     return Apart(
         eigenvalues.clip(min=0),
         basis.T @ vectors,
@@ -381,7 +332,7 @@ def _residual(apart: Apart, fit: Fit) -> Float64[np.ndarray, "queries contrasts"
     return apart.measured + fit.scale[:, None] * apart.expected
 
 
-def _unit(
+def unit(
     rows: Float64[np.ndarray, "*leading contrasts"],
     terms: Float64[np.ndarray, "*leading terms"],
 ) -> Float64[np.ndarray, "*leading"]:

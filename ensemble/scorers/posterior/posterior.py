@@ -35,7 +35,7 @@ from ensemble.scorers.interface import (
     over_images,
 )
 from ensemble.scorers.methods.similarity import pixels
-from ensemble.scorers.posterior import gaussian
+from ensemble.scorers.posterior import combination, gaussian
 from ensemble.scorers.posterior.displacements import query_displacements
 from ensemble.scorers.posterior.gaussian import (
     Apart,
@@ -202,12 +202,12 @@ class Posterior:
         self, setting: Setting, guesses: Guesses, seen: Seen, answers: Losses
     ) -> tuple[Float64[np.ndarray, " guesses"], dict[str, Any], Fitted]:
         """Weights of the guesses, what else was chosen, and the fit, by some members."""
-        expected, weights = gaussian.combined(guesses, seen, answers)
+        expected, weights = combination.combined(guesses, seen, answers)
         chosen, found = self._best(setting, expected, seen, answers)
         for _ in range(self.refits):
             _, apart, fit = found
             axes = gaussian.whitening(apart, fit)
-            expected, weights = gaussian.combined(guesses, seen, answers, axes)
+            expected, weights = combination.combined(guesses, seen, answers, axes)
             chosen, found = self._best(setting, expected, seen, answers)
         return weights, chosen, found
 

@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.scorers.posterior import gaussian
+from ensemble.scorers.posterior import combination, gaussian
 from ensemble.scorers.posterior.gaussian import (
     Fit,
     Prior,
@@ -274,7 +274,7 @@ def test_guesses_are_combined_by_generalised_least_squares():
     apart = gaussian.take_apart(prior, seen, losses)
     fit = gaussian.fit(apart, NOISES, pooled=True, left_out=False)
     axes = gaussian.whitening(apart, fit)
-    found, weights = gaussian.combined(guesses, seen, losses, axes)
+    found, weights = combination.combined(guesses, seen, losses, axes)
     assert (weights > 0).all()
     basis = gaussian.contrasts(N_MEMBERS)
     normal, pull = np.zeros((2, 2)), np.zeros(2)
@@ -292,7 +292,7 @@ def test_guesses_are_combined_by_generalised_least_squares():
         pull += columns.T @ precision @ target
     wanted = np.linalg.solve(normal, pull)
     np.testing.assert_allclose(weights, wanted, rtol=1e-4)
-    _, plain = gaussian.combined(guesses, seen, losses)
+    _, plain = combination.combined(guesses, seen, losses)
     assert not np.allclose(plain, wanted, rtol=1e-2)
     both = np.einsum("g,qg,gqs->qs", weights, 1 / np.array(units), guesses)
     np.testing.assert_allclose(found, both)
@@ -356,19 +356,19 @@ def test_guesses_are_combined_by_non_negative_least_squares():
     true = np.stack([-np.linalg.lstsq(seen - seen.mean(0), losses, rcond=None)[0].T])
     noise = np.random.default_rng(5).standard_normal(true.shape)
     guesses = np.concatenate([true, -true, 1e6 * noise])
-    found, weights = gaussian.combined(guesses, seen, losses)
+    found, weights = combination.combined(guesses, seen, losses)
     assert weights[0] > 0.8
     assert weights[1] == 0
     assert weights[2] < 0.1
     assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.9
-    _, swapped = gaussian.combined(guesses[::-1], seen, losses)
+    _, swapped = combination.combined(guesses[::-1], seen, losses)
     np.testing.assert_allclose(swapped[::-1], weights, atol=1e-9)
 
 
 def test_guesses_that_are_the_same_share_their_weight():
     prior, seen, losses = drawn()
-    once, weight = gaussian.combined(prior.expected[None], seen, losses)
-    thrice, weights = gaussian.combined(np.stack([prior.expected] * 3), seen, losses)
+    once, weight = combination.combined(prior.expected[None], seen, losses)
+    thrice, weights = combination.combined(np.stack([prior.expected] * 3), seen, losses)
     np.testing.assert_allclose(weights, weight[0] / 3, rtol=1e-4)
     np.testing.assert_allclose(thrice, once, rtol=1e-4)
 
@@ -376,7 +376,7 @@ def test_guesses_that_are_the_same_share_their_weight():
 def test_guesses_that_all_point_the_wrong_way_weigh_the_same():
     prior, seen, losses = drawn()
     wrong = -np.stack([prior.expected, 2 * prior.expected])
-    found, weights = gaussian.combined(wrong, seen, losses)
+    found, weights = combination.combined(wrong, seen, losses)
     assert weights.tolist() == [1, 1]
     for one, g in zip(found, prior.expected, strict=True):
         np.testing.assert_allclose(one / one[0], g / g[0], rtol=1e-9)

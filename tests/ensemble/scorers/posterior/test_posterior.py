@@ -13,7 +13,7 @@ from ensemble.scorers import (
 )
 from ensemble.scorers.gradients.losses import query_losses
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.posterior import gaussian
+from ensemble.scorers.posterior import combination, gaussian
 from ensemble.scorers.posterior.posterior import (
     Posterior,
     likeness_of,
@@ -92,7 +92,7 @@ def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting, 
     guesses = np.stack(scores).astype(float)
     axes = None
     for _ in range(refits + 1):
-        expected, _ = gaussian.combined(guesses, seen, losses, axes)
+        expected, _ = combination.combined(guesses, seen, losses, axes)
         spread = gaussian.spread_of(expected, 0.7)
         likeness = likeness_of(setting, expected, "both")
         prior = gaussian.Prior(expected, spread, likeness, 0.3)
@@ -126,7 +126,7 @@ def test_bars_that_members_left_out_find_too_short_are_widened(
     for part in range(min(folds, 8)):
         new = np.arange(8) % folds == part
         asked, known = seen[~new], losses[~new]
-        expected, _ = gaussian.combined(guess, asked, known)
+        expected, _ = combination.combined(guess, asked, known)
         spread = gaussian.spread_of(expected, 1.0)
         prior = gaussian.Prior(expected, spread, np.zeros((4, 1)), 0.0)
         apart = gaussian.take_apart(prior, asked, known)
