@@ -16,13 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from splits.errors import BadInput
-from splits.naming import SourceNames, is_one, members_of
+from splits.naming import is_one, members_of
 
 Generators = torch.Generator | list[torch.Generator] | None
+Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
-MAX_SEED = 2**63 - 1
+# Seeds are kept as 64-bit integers: they run from 0 up to, not with, this.
+N_SEEDS = 2**63
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What schedulers must have to be stepped through.
 _PARTS = ("set_timesteps", "step", "scale_model_input", "init_noise_sigma", "config")
 
@@ -34,7 +35,7 @@ def checked_seeds(seeds: Any) -> list[int]:
         BadInput: If it is anything but whole numbers from 0 to 2**63 - 1.
     """
     found = [seeds] if is_one(seeds) else members_of(seeds)
-    if isinstance(seeds, set | frozenset) or found is None or not _all_whole(found):
+    if isinstance(seeds, set | frozenset) or found is None or not all_whole(found):
         raise BadInput(
             f"seeds is {shown(seeds)}; allowed: a whole number, or a list, range or array "
             "of whole numbers in the order of the images. Give one seed for each image."
@@ -42,7 +43,7 @@ def checked_seeds(seeds: Any) -> list[int]:
     if not found:
         raise BadInput("seeds is empty: give one seed for each image.")
     for seed in found:
-        if not 0 <= seed <= MAX_SEED:
+        if not 0 <= seed < N_SEEDS:
             raise BadInput(
                 f"seeds has {seed}; allowed: 0 to 2**63 - 1. Choose another seed."
             )
@@ -133,80 +134,6 @@ def checked_batch_size(batch_size: Any) -> int | None:
     return _whole("batch_size", batch_size, 1, None)
 
 
-def checked_votes(
-    votes: Any, n_images: int, n_members: int
-) -> Float[np.ndarray, "images members"]:
-    """Votes of every image, one row each.
-
-    Raises:
-        BadInput: If their shape is wrong, one is negative or not finite, or a row does
-            not sum to one.
-    """
-    if isinstance(votes, Tensor):
-        votes = votes.detach().cpu()
-        # numpy knows no bfloat16.
-        votes = votes.double().numpy() if votes.is_floating_point() else votes.numpy()
-    try:
-        rows = np.asarray(votes)
-    except (ValueError, TypeError):
-        rows = np.empty(0, dtype=object)
-    if rows.dtype.kind not in "fiu":
-        raise BadInput(
-            f"votes is {shown(votes)}; allowed: numbers of shape ({n_members},) or "
-            f"({n_images}, {n_members}), one for each loaded member. Give numbers."
-        )
-    rows = rows.astype(np.float64)
-    if rows.ndim == 1:
-        rows = np.tile(rows, (n_images, 1))
-    if rows.shape != (n_images, n_members):
-        raise BadInput(
-            f"votes have shape {np.shape(votes)}; allowed: ({n_members},) or "
-            f"({n_images}, {n_members}), one for each loaded member."
-        )
-    if not np.isfinite(rows).all() or (rows < 0).any():
-        raise BadInput(
-            "votes must be finite and non-negative. Mend those that are not."
-        )
-    sums = rows.sum(axis=1)
-    if not np.allclose(sums, 1, atol=1e-6):
-        raise BadInput(
-            f"votes must sum to one for every image; they sum to {sums.min():.4g} to "
-            f"{sums.max():.4g}. Divide them by their sum."
-        )
-    return rows
-
-
-def ablated_sources(ablate: Any, called: SourceNames, n_images: int) -> list[list[int]]:
-    """The sources that are removed from each image.
-
-    Args:
-        ablate: A number or a name, a collection of these for all images, or a list of
-            one such collection for each image.
-        called: What the sources are called.
-        n_images: How many images there are.
-
-    Raises:
-        BadInput: If it is anything else, there are not as many collections as images,
-            or something in them is no source.
-    """
-    entries = None if is_one(ablate) else members_of(ablate)
-    nested = [members_of(one) is not None for one in entries or []]
-    if not any(nested):
-        return [called.chosen(ablate, "ablate")] * n_images
-    assert entries is not None
-    if not all(nested):
-        raise BadInput(
-            f"ablate is {shown(ablate)}, which has single sources beside lists. Give one "
-            "list of sources for all images, or one list for each image."
-        )
-    if len(entries) != n_images:
-        raise BadInput(
-            f"ablate has {len(entries)} lists for {n_images} images: give one list "
-            "for all, or one per image."
-        )
-    return [called.chosen(one, "ablate") for one in entries]
-
-
 def checked_labels(
     class_labels: Any, no_label: int | None, n_images: int
 ) -> list[int] | None:
@@ -233,7 +160,7 @@ def checked_labels(
         )
     labels = [class_labels] if is_one(class_labels) else members_of(class_labels)
     unordered = isinstance(class_labels, set | frozenset)
-    if unordered or labels is None or not _all_whole(labels):
+    if unordered or labels is None or not all_whole(labels):
         raise BadInput(
             f"class_labels is {shown(class_labels)}; allowed: whole numbers from 0 to "
             f"{no_label - 1}. Give one for all images, or a list of one for each."
@@ -409,68 +336,6 @@ def is_finite(states: Tensor) -> bool:
     return states.is_meta or bool(torch.isfinite(states).all())
 
 
-def checked_members(members: Any) -> list[int] | None:
-    """Numbers of the members to load, in the order given; None: all that may vote.
-
-    Raises:
-        BadInput: If it is anything but whole numbers, empty, or names one twice.
-    """
-    if members is None:
-        return None
-    found = [members] if is_one(members) else members_of(members)
-    if found is None or not _all_whole(found) or not found:
-        raise BadInput(
-            f"members is {shown(members)}; allowed: the number of a member, or a list of "
-            "numbers, at least one. Leave it out to load all that may vote."
-        )
-    twice = sorted({one for one in found if found.count(one) > 1})
-    if twice:
-        raise BadInput(
-            f"members names {twice[0]} more than once, and it would have more than one "
-            "vote. Name each member once; `votes` says how much each counts."
-        )
-    return [int(one) for one in found]
-
-
-def checked_dtype(
-    dtype: Any = None, torch_dtype: Any = None, part: str = "members"
-) -> torch.dtype | None:
-    """The type of the weights, by its name in diffusers of today or of before.
-
-    Args:
-        dtype: A type of floats; or, as diffusers has it, a dictionary of one for each
-            part, `default` for those that it does not name. None: float32.
-        torch_dtype: The same, by its older name.
-        part: The part that is asked about.
-
-    Raises:
-        BadInput: If it is no type of floats, or both are given and differ.
-    """
-    found = [_dtype_of(one, part) for one in (dtype, torch_dtype) if one is not None]
-    if len(set(found)) > 1:
-        raise BadInput(
-            f"dtype is {found[0]} and torch_dtype is {found[1]}; both say of what type "
-            "the weights are. Give only dtype."
-        )
-    return found[0] if found else None
-
-
-def checked_variant(variant: Any) -> str | None:
-    """The variant of the weights, a part of their file's name.
-
-    Raises:
-        BadInput: If it is no plain word.
-    """
-    if variant is None:
-        return None
-    if not isinstance(variant, str) or not variant.replace("_", "").isalnum():
-        raise BadInput(
-            f"variant is {shown(variant)}; allowed: letters, digits and `_`, as in fp16, "
-            "for the files *.fp16.safetensors. Leave it out for the usual files."
-        )
-    return variant
-
-
 def shown(value: Any, n_letters: int = 80) -> str:
     """What was given, in a few words."""
     if isinstance(value, Tensor | np.ndarray):
@@ -479,18 +344,8 @@ def shown(value: Any, n_letters: int = 80) -> str:
     return text if len(text) <= n_letters else f"{text[:n_letters]}..."
 
 
-def _dtype_of(given: Any, part: str) -> torch.dtype:
-    if isinstance(given, Mapping):
-        given = given.get(part, given.get("default", torch.float32))
-    if not isinstance(given, torch.dtype) or given not in DTYPES:
-        raise BadInput(
-            f"dtype is {shown(given)}; a torch.dtype is wanted, one of "
-            f"{', '.join(map(str, DTYPES))}. Give that, not its name as text."
-        )
-    return given
-
-
-def _all_whole(entries: Sequence[Any]) -> bool:
+def all_whole(entries: Sequence[Any]) -> bool:
+    """Whether all are whole numbers; True and 3.0 are not."""
     return all(
         isinstance(one, int | np.integer) and not isinstance(one, bool)
         for one in entries
@@ -499,7 +354,7 @@ def _all_whole(entries: Sequence[Any]) -> bool:
 
 def _whole(name: str, value: Any, least: int, most: int | None) -> int:
     bound = f"at least {least}" if most is None else f"from {least} to {most}"
-    fits = _all_whole([value]) and least <= value <= (value if most is None else most)
+    fits = all_whole([value]) and least <= value <= (value if most is None else most)
     if not fits:
         raise BadInput(
             f"{name} is {shown(value)}; allowed: a whole number, {bound}. Give that."
@@ -520,6 +375,3 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
 
 def _sides(image_shape: Sequence[int]) -> str:
     return ", ".join(str(side) for side in image_shape)
-
-
-Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]

@@ -7,7 +7,6 @@ noise gives the picture as it would be without that source.
 """
 
 import functools
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,21 @@ from ensemble.models import safe_loading
 from ensemble.models.conditioning import Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.provenance import access
-from ensemble.run.files import (
-    read_json,
-    write_array,
-    write_json,
-)
+from ensemble.run.files import read_json, write_array, write_json
 from ensemble.run.voters import Membership
-from ensemble.sampling import arguments, loading, trajectory
-from ensemble.sampling.arguments import (
-    Callback,
-    Generators,
+from ensemble.sampling import (
+    arguments,
+    load_arguments,
+    loading,
+    trajectory,
+    vote_arguments,
 )
-from ensemble.sampling.schedulers import (
-    Scheduler,
-)
+from ensemble.sampling.arguments import Callback, Generators
+from ensemble.sampling.schedulers import Scheduler
 from ensemble.sampling.trajectory import Sampling
-from splits.codes import CodeBook, ablated_votes
+from splits.codes import CodeBook
 from splits.errors import BadInput
 from splits.naming import SourceNames
-
-# Options of diffusers that change nothing here, and are taken for their sake.
-_WITHOUT_EFFECT = ("local_files_only", "low_cpu_mem_usage")
 
 
 class EnsemblePipeline(DiffusionPipeline):
@@ -238,18 +231,18 @@ class EnsemblePipeline(DiffusionPipeline):
     def _votes(
         self, votes: Any, ablate: Any, allowed: Any, n_images: int
     ) -> Float[Tensor, "images members"]:
-        if sum(one is not None for one in (votes, ablate, allowed)) > 1:
-            raise BadInput(
-                "Give only one of votes, ablate and allowed: each decides who counts."
-            )
+        vote_arguments.require_one(votes, ablate, allowed)
+        n_members = self.members.n_members
         if ablate is not None:
-            rows = self._ablated(ablate, n_images)
+            loaded, called = self._loaded_codes(), self.called
+            rows = vote_arguments.votes_without(ablate, loaded, called, n_images)
         elif allowed is not None:
-            rows = np.tile(self._allowed(allowed), (n_images, 1))
+            loaded, sources = self._loaded_codes(), self.called.allowed(allowed)
+            row = access.allowed_votes(loaded, sources, self.source_names)
+            rows = np.tile(row, (n_images, 1))
         elif votes is not None:
-            rows = arguments.checked_votes(votes, n_images, self.members.n_members)
+            rows = vote_arguments.checked_votes(votes, n_images, n_members)
         else:
-            n_members = self.members.n_members
             rows = np.full((n_images, n_members), 1 / n_members)
         return torch.as_tensor(rows, dtype=self.members.dtype).to(
             self._execution_device
@@ -266,35 +259,7 @@ class EnsemblePipeline(DiffusionPipeline):
         return SourceNames(codes.n_sources, self.source_names, self.owners)
 
     def _loaded_codes(self) -> CodeBook:
-        if self.codes is None:
-            raise BadInput(
-                "This pipeline has no code book, so it cannot know who saw a source. "
-                "Load it from a run folder, or set pipe.codes."
-            )
-        unknown = set(self.members.member_ids) - set(range(self.codes.n_members))
-        if unknown:
-            raise BadInput(
-                f"pipe.codes has columns for members 0 to {self.codes.n_members - 1}, "
-                f"but member {min(unknown)} is loaded. Set it to the code book of these "
-                "members."
-            )
-        return CodeBook(self.codes.bits[:, self.members.member_ids])
-
-    def _allowed(self, allowed: Any) -> np.ndarray:
-        loaded, sources = self._loaded_codes(), self.called.allowed(allowed)
-        return access.allowed_votes(loaded, sources, self.source_names)
-
-    def _ablated(self, ablate: Any, n_images: int) -> np.ndarray:
-        loaded, called = self._loaded_codes(), self.called
-        lists = arguments.ablated_sources(ablate, called, n_images)
-        for sources in lists:
-            if loaded.bits[sources].any(axis=0).all():
-                raise BadInput(
-                    f"None of the {loaded.n_members} members is left to vote without "
-                    f"{called.these(sources)}: each has seen some of that. Ablate fewer, "
-                    "load more members, or train with codes of fewer set bits."
-                )
-        return np.stack([ablated_votes(loaded, sources) for sources in lists])
+        return vote_arguments.loaded_codes(self.codes, self.members.member_ids)
 
     def _finish(self, images: Tensor, output_type: str) -> Any:
         if output_type == "latent":
@@ -328,7 +293,7 @@ class EnsemblePipeline(DiffusionPipeline):
                 "Members are written as safetensors, one file each: neither "
                 "safe_serialization=False nor max_shard_size can be had. Leave them out."
             )
-        variant = arguments.checked_variant(variant)
+        variant = load_arguments.checked_variant(variant)
         super().save_pretrained(str(save_directory), variant=variant, **kwargs)
         if self.codes is not None:
             write_array(Path(save_directory) / "codes.npy", self.codes.bits)
@@ -378,10 +343,10 @@ class EnsemblePipeline(DiffusionPipeline):
                 a class that may not be loaded, an option is unknown, or a removal or a
                 repair changed who may vote.
         """
-        _require_options(cls, kwargs, use_safetensors)
-        kind = arguments.checked_dtype(dtype, torch_dtype)
-        variant = arguments.checked_variant(variant)
-        chosen = arguments.checked_members(members)
+        load_arguments.require_options(cls, kwargs, use_safetensors)
+        kind = load_arguments.checked_dtype(dtype, torch_dtype)
+        variant = load_arguments.checked_variant(variant)
+        chosen = load_arguments.checked_members(members)
         folder = Path(pretrained_model_name_or_path)
         manifest = loading.manifest_of(folder)
         if not (folder / safe_loading.INDEX).exists():
@@ -423,17 +388,3 @@ class EnsemblePipeline(DiffusionPipeline):
             pipe.source_names = named["names"]
             pipe.owners = named.get("owners", {})
         return pipe
-
-
-def _require_options(
-    pipeline: type, kwargs: dict[str, Any], use_safetensors: bool | None
-) -> None:
-    """Refuse options of `from_pretrained` that would be passed over, or are unsafe."""
-    known = inspect.signature(pipeline.from_pretrained).parameters
-    options = {*known, *_WITHOUT_EFFECT} - {"kwargs", "pretrained_model_name_or_path"}
-    safe_loading.require_known(kwargs, options)
-    if use_safetensors is False:
-        raise BadInput(
-            "use_safetensors is False, but weights are read from safetensors only: other "
-            "files can run code. Leave it out."
-        )

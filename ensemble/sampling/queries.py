@@ -22,6 +22,7 @@ from ensemble.run import (
 )
 from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
+from ensemble.sampling.arguments import N_SEEDS
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.trajectory import (
     denoise,
@@ -30,9 +31,6 @@ from ensemble.sampling.trajectory import (
 )
 from ensemble.system import locks
 from splits.errors import BadInput
-
-# Seeds are kept as 64-bit integers.
-MOST_SEED = 2**63
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +130,10 @@ def _require_seeds(seeds: Sequence[int]) -> None:
     if not len(seeds):
         raise BadInput("There are no seeds: give one for each query.")
     for seed in seeds:
-        if not 0 <= int(seed) < MOST_SEED:
+        if not 0 <= int(seed) < N_SEEDS:
             raise BadInput(
                 f"A query's noise cannot have the seed {seed}; allowed: 0 up to, not "
-                f"with, {MOST_SEED}."
+                f"with, {N_SEEDS}."
             )
 
 

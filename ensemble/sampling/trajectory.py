@@ -13,9 +13,7 @@ from torch import Tensor
 from ensemble.models.conditioning import NOTHING, Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling import arguments, schedulers
-from ensemble.sampling.arguments import (
-    Generators,
-)
+from ensemble.sampling.arguments import Generators
 from ensemble.sampling.schedulers import (
     Scheduler,
     step_arguments,

@@ -9,10 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 
 from ensemble.sampling import arguments
 from splits.errors import BadInput
-from splits.naming import SourceNames
 
 CPU = torch.device("cpu")
-NAMES = SourceNames(4, ["Eve", "Adam", "Cain", "Abel"])
 DDIM = DDIMScheduler(num_train_timesteps=20)
 
 
@@ -126,79 +124,6 @@ def test_the_number_of_images_must_be_said_once():
 def test_a_batch_size_that_is_none_is_refused(size):
     with pytest.raises(BadInput, match="batch_size is .*whole number, at least 1"):
         arguments.checked_batch_size(size)
-
-
-@pytest.mark.parametrize(
-    "votes",
-    [
-        [0.25, 0.75],
-        np.array([[0.25, 0.75], [0.25, 0.75]]),
-        torch.tensor([0.25, 0.75], requires_grad=True),
-        torch.tensor([0.25, 0.75], dtype=torch.bfloat16),
-    ],
-    ids=repr,
-)
-def test_votes_come_as_rows_from_any_form(votes):
-    found = arguments.checked_votes(votes, 2, 2)
-    assert np.array_equal(found, [[0.25, 0.75], [0.25, 0.75]])
-    assert found.dtype == np.float64
-
-
-@pytest.mark.parametrize(
-    ("votes", "message"),
-    [
-        ("all", "votes is 'all'; allowed: numbers of shape"),
-        ([[1], [1, 0]], "votes is .*allowed: numbers of shape"),
-        ({0: 1.0}, "votes is .*allowed: numbers of shape"),
-        ([True, False], "votes is .*allowed: numbers of shape"),
-        ([1j, 0], "votes is .*allowed: numbers of shape"),
-        (1.0, r"votes have shape \(\)"),
-        ([np.nan, 1], "finite and non-negative"),
-        ([np.inf, 1], "finite and non-negative"),
-    ],
-)
-def test_votes_that_are_none_are_refused(votes, message):
-    with pytest.raises(BadInput, match=message):
-        arguments.checked_votes(votes, 2, 2)
-
-
-@pytest.mark.parametrize(
-    ("ablate", "meant"),
-    [
-        (3, [[3], [3]]),
-        ("Eve", [[0], [0]]),
-        ({3, "Eve"}, [[0, 3], [0, 3]]),
-        ([], [[], []]),
-        ([3, 3, "Abel"], [[3], [3]]),
-        ([[0], ["Adam"]], [[0], [1]]),
-        ([{0, 2}, ()], [[0, 2], []]),
-        (np.array([[0, 1], [2, 3]]), [[0, 1], [2, 3]]),
-        (torch.tensor([1]), [[1], [1]]),
-        ((range(2), []), [[0, 1], []]),
-    ],
-)
-def test_ablated_sources_are_one_collection_or_one_for_each_image(ablate, meant):
-    assert arguments.ablated_sources(ablate, NAMES, 2) == meant
-
-
-@pytest.mark.parametrize(
-    ("ablate", "message"),
-    [
-        ([3, [3]], "single sources beside lists"),
-        ([[3]], "1 lists for 2 images"),
-        ([[[3]], [[3]]], "ablate is .*; allowed: the number or the name of a source"),
-        (None, "ablate is None; allowed"),
-        (3.0, "ablate is 3.0; allowed"),
-        ({"Eve": 1}, "ablate is .*; allowed"),
-        (np.array([True, False]), "ablate is .*; allowed"),
-        (["Ever"], "Did you mean 'Eve'"),
-        (4, "Source 4 does not exist"),
-        ([[0], [-1]], "Source -1 does not exist"),
-    ],
-)
-def test_what_is_no_source_is_refused(ablate, message):
-    with pytest.raises(BadInput, match=message):
-        arguments.ablated_sources(ablate, NAMES, 2)
 
 
 @pytest.mark.parametrize(
@@ -322,63 +247,6 @@ def test_states_that_are_not_finite_name_scheduler_and_step():
     with pytest.raises(BadInput, match=message):
         arguments.require_finite(states, DDIM, 0, 4, torch.tensor(15))
     arguments.require_finite(states.to("meta"), DDIM, 0, 4, 15)
-
-
-@pytest.mark.parametrize(
-    "members", [2, [2], (2,), np.array([2]), range(2, 3)], ids=repr
-)
-def test_members_are_numbers_in_any_form(members):
-    assert arguments.checked_members(members) == [2]
-    assert arguments.checked_members(None) is None
-    assert arguments.checked_members([3, 1]) == [3, 1]
-
-
-@pytest.mark.parametrize("members", [[], "0", True, [0.0], [[0]], "all"], ids=repr)
-def test_what_is_no_member_is_refused(members):
-    with pytest.raises(BadInput, match="members is .*allowed: the number of a member"):
-        arguments.checked_members(members)
-
-
-def test_a_member_that_is_named_twice_is_refused():
-    with pytest.raises(BadInput, match="members names 1 more than once"):
-        arguments.checked_members([0, 1, 1])
-
-
-def test_a_dtype_has_two_names_and_may_be_given_by_part():
-    half, whole = torch.float16, torch.float32
-    assert arguments.checked_dtype() is None
-    assert arguments.checked_dtype(half) == half
-    assert arguments.checked_dtype(torch_dtype=half) == half
-    assert arguments.checked_dtype(half, half) == half
-    assert arguments.checked_dtype({"members": half, "default": whole}) == half
-    assert arguments.checked_dtype({"default": half}) == half
-    assert arguments.checked_dtype({"scheduler": half}) == whole
-    with pytest.raises(BadInput, match=r"dtype is torch\.float16 and torch_dtype is"):
-        arguments.checked_dtype(half, whole)
-
-
-@pytest.mark.parametrize(
-    "dtype", ["float16", "auto", torch.int8, float, np.float16, 16]
-)
-def test_a_dtype_that_is_none_of_floats_is_refused(dtype):
-    for given in (
-        {"dtype": dtype},
-        {"torch_dtype": dtype},
-        {"dtype": {"members": dtype}},
-    ):
-        with pytest.raises(
-            BadInput, match=r"dtype is .*a torch\.dtype is wanted, one of"
-        ):
-            arguments.checked_dtype(**given)
-
-
-@pytest.mark.parametrize("variant", ["", "../fp16", "fp16.x", 16, "a b", ["fp16"]])
-def test_a_variant_is_a_plain_word(variant):
-    with pytest.raises(BadInput, match="variant is .*allowed: letters, digits and `_`"):
-        arguments.checked_variant(variant)
-    assert arguments.checked_variant("fp16") == "fp16"
-    assert arguments.checked_variant("non_ema") == "non_ema"
-    assert arguments.checked_variant(None) is None
 
 
 def test_what_is_long_is_cut():

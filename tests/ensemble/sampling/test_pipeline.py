@@ -16,13 +16,13 @@ from ensemble.certificate import certificate
 from ensemble.run.config import SamplingConfig
 from ensemble.run.folder import PIPELINE
 from ensemble.sampling import queries
-from ensemble.sampling.arguments import checked_votes
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.schedulers import (
     SCHEDULERS,
     sampler,
 )
 from ensemble.sampling.trajectory import query_generators
+from ensemble.sampling.vote_arguments import checked_votes
 from splits.codes import CodeBook, ablated_votes
 from splits.errors import BadInput
 from tests import tiny
