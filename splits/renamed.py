@@ -7,7 +7,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 
@@ -54,20 +54,23 @@ def modules(new_names: Mapping[str, str]) -> None:
     sys.meta_path.append(_OldModules(new_names))
 
 
-def attributes(package: str, module: str) -> Callable[[str], Any]:
+def attributes(package: str, *homes: str) -> Callable[[str], Any]:
     """A package's `__getattr__`, where a module of that name was before.
 
     Args:
         package: The package, which was a module in version 0.1.
-        module: Where that module is now.
+        homes: Where its names are now; the first module that has one gives it.
     """
 
     def look_up(name: str) -> Any:
-        if not name.startswith("__"):
-            home = importlib.import_module(module)
-            if hasattr(home, name):
-                _warn(f"{package}.{name}", f"{module}.{name}")
-                return getattr(home, name)
+        # A module of the package is no old name, though others may have imported it.
+        path = sys.modules[package].__path__
+        own = PathFinder.find_spec(f"{package}.{name}", path) is not None
+        for home in () if own or name.startswith("__") else homes:
+            module = importlib.import_module(home)
+            if hasattr(module, name):
+                _warn(f"{package}.{name}", f"{home}.{name}")
+                return getattr(module, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return look_up

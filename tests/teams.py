@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.teams", "train", "ensemble.training.trainer"])
+SERVER.set_forkserver_preload(["tests.teams", "train", "ensemble.training.members"])
 
 
 def undisturbed(rank: int) -> None:
@@ -86,17 +86,17 @@ def _work(
 
 
 def _before_step(step: int, act: Callable) -> None:
-    """Act before a member's step, in this process alone; act is told the trainee."""
-    from ensemble.training.trainer import Trainee
+    """Act before a member's step, in this process alone; act is told the trainer."""
+    from ensemble.training.trainer import MemberTrainer
 
-    real = Trainee.step
+    real = MemberTrainer.step
 
-    def tampered(trainee: Trainee) -> float:
-        if trainee.progress.step == step:
-            act(trainee)
-        return real(trainee)
+    def tampered(trainer: MemberTrainer) -> float:
+        if trainer.state.step == step:
+            act(trainer)
+        return real(trainer)
 
-    Trainee.step = tampered
+    MemberTrainer.step = tampered
 
 
 def killed(rank: int) -> None:
@@ -114,9 +114,9 @@ def stopped(rank: int) -> None:
 def spoilt(rank: int) -> None:
     """The second process finds no number in a weight of member 0."""
 
-    def spoil(trainee: object) -> None:
-        if trainee.member == 0:
-            next(trainee.network.parameters()).data.fill_(float("nan"))
+    def spoil(trainer: object) -> None:
+        if trainer.member == 0:
+            next(trainer.network.parameters()).data.fill_(float("nan"))
 
     if rank == 1:
         _before_step(3, spoil)
@@ -124,20 +124,20 @@ def spoilt(rank: int) -> None:
 
 def otherwise(rank: int) -> None:
     """The second process means another split of member 0."""
-    from ensemble.training import trainer
+    from ensemble.training import members
 
-    real = trainer.trains_on
+    real = members.trains_on
 
     def other(codes: object, member: object, removed: Sequence[int] = ()) -> np.ndarray:
         return ~real(codes, member, removed)
 
     if rank == 1:
-        trainer.trains_on = other
+        members.trains_on = other
 
 
 def forgetful(rank: int) -> None:
     """The second process finds no checkpoint."""
-    from ensemble.training.trainer import Trainee
+    from ensemble.training.trainer import MemberTrainer
 
     if rank == 1:
-        Trainee._go_on = lambda *_: None
+        MemberTrainer._go_on = lambda *_: None

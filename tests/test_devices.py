@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
@@ -44,8 +45,9 @@ from ensemble.scorers.interface import (
     Examples,
     Setting,
 )
-from ensemble.training import trainer
-from ensemble.training.trainer import denoising_loss
+from ensemble.training.members import train_members
+from ensemble.training.optimization import denoising_loss
+from ensemble.training.process import Interrupted, Stopping
 from splits.codes import ablated_votes
 from tests import tiny
 from tests.ensemble.scorers import tiny_setting
@@ -122,7 +124,7 @@ def test_the_loss_makes_no_tensor_elsewhere(prediction_type):
         torch.zeros(3, dtype=torch.int64, device=META),
         pictures(),
         NOTHING,
-        trainer.Accelerator(cpu=True),
+        Accelerator(cpu=True),
     )
     assert loss.device == META
 
@@ -192,11 +194,11 @@ def test_a_member_goes_on_from_a_checkpoint_on_a_device(device, tmp_path, monkey
     settings = {"ema_decay": 0.9, "steps": 12, "checkpoint_every_steps": 5}
     run = create(tiny.config(tmp_path / "run", training=settings))
     ready = plan.prepare(run)
-    stopping = trainer.Stopping()
+    stopping = Stopping()
     stopping.asked = True
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, stopping)
-    assert not trainer.train_members(run, [0], ready, trainer.Stopping())
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, stopping)
+    assert not train_members(run, [0], ready, Stopping())
     assert run.member(0).exists()
 
 

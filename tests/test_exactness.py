@@ -17,8 +17,8 @@ from ensemble.report import verification
 from ensemble.run import config_file, files
 from ensemble.run.folder import WEIGHTS, codes_of, create, open_run
 from ensemble.sampling import completion
-from ensemble.training import trainer
-from ensemble.training.trainer import Stopping
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.designs.registry import DESIGNS
 from splits.errors import BadInput
 from tests import teams, tiny
@@ -81,7 +81,7 @@ def made(config, members=None):
     run = create(config)
     ready = plans.prepare(run)
     chosen = range(ready.codes.n_members) if members is None else members
-    assert not trainer.train_members(run, list(chosen), ready, Stopping())
+    assert not train_members(run, list(chosen), ready, Stopping())
     if members is None:
         completion.complete(run)
     return run

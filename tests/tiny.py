@@ -15,7 +15,8 @@ from ensemble.run.folder import Run, create
 from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.schedulers import sampler
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.codes import CodeBook
 
 SETTINGS = {
@@ -49,7 +50,7 @@ def config(folder: Path, **changes: dict) -> Config:
     return config_file.from_dict({"run": str(folder), **tree})
 
 
-class StopsAfter(trainer.Stopping):
+class StopsAfter(Stopping):
     """Asks to stop once so many steps have been asked about."""
 
     def __init__(self, n_steps: int) -> None:
@@ -67,7 +68,7 @@ def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     run = create(config(folder, **changes))
     ready = plan.prepare(run)
     members = range(ready.codes.n_members)
-    assert not trainer.train_members(run, members, ready, trainer.Stopping())
+    assert not train_members(run, members, ready, Stopping())
     completion.complete(run)
     return run, ready
 

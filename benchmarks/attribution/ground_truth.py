@@ -51,7 +51,8 @@ from ensemble.run import (
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import queries
 from ensemble.scorers.interface import Examples
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.errors import BadInput
 
 PACKAGES = Path("benchmarks/ground_truth")
@@ -175,7 +176,7 @@ def cell(
         retraining.config(run, folder, ground_truth.splits_of(run, options), seed, None)
     )
     ready = plan.prepare(models)
-    trainer.train_members(models, [subset], ready, trainer.Stopping())
+    train_members(models, [subset], ready, Stopping())
     asked = queries.load(run, options.name)
     pictures = Examples(
         images=torch.from_numpy(asked.images.copy()),

@@ -35,7 +35,8 @@ from ensemble.run.config import DataConfig
 from ensemble.run.folder import Run, create
 from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 
 N_SUBSETS, N_SEEDS, N_QUERIES = 12, 2, 64
 N_RESAMPLES = 1000
@@ -55,7 +56,7 @@ def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]
         )
     )
     ready = plan.prepare(run)
-    trainer.train_members(run, range(2), ready, trainer.Stopping())
+    train_members(run, range(2), ready, Stopping())
     completion.complete(run)
     return EnsemblePipeline.from_pretrained(run.path), run, ready
 

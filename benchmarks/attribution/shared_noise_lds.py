@@ -42,7 +42,8 @@ from ensemble.sampling import completion, queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import SCORERS, Damped, Scorer, runner
 from ensemble.scorers.interface import first_members
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 
 NAMES = (lds.HELD_OUT, lds.GENERATED)
 N_MEMBERS = 32
@@ -58,7 +59,7 @@ def trained(folder: Path, like: Run) -> Run:
     run = create(config_file.from_dict(tree))
     ready = plan.prepare(run)
     missing = [member for member in range(N_MEMBERS) if not run.member(member).exists()]
-    trainer.train_members(run, missing, ready, trainer.Stopping())
+    train_members(run, missing, ready, Stopping())
     completion.complete(run)
     return run
 

@@ -37,7 +37,8 @@ from ensemble.run import config_file
 from ensemble.run.config import Config
 from ensemble.run.folder import create
 from ensemble.system import environment
-from ensemble.training import trainer
+from ensemble.training.members import member_images
+from ensemble.training.trainer import MemberTrainer
 from splits import shard_order, shards
 
 # Many images of few codes first; at last each image has a code of its own.
@@ -143,13 +144,13 @@ def evict(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def trainee(settings: Config, data: TrainingImages, split: np.ndarray) -> Any:
+def trainer(settings: Config, data: TrainingImages, split: np.ndarray) -> Any:
     AcceleratorState._reset_state(True)
     run = create(settings)
-    return trainer.Trainee(run, 0, data, split, Accelerator(cpu=True))
+    return MemberTrainer(run, 0, data, split, Accelerator(cpu=True))
 
 
-def seconds_of(one: trainer.Trainee, n_steps: int) -> float:
+def seconds_of(one: MemberTrainer, n_steps: int) -> float:
     began = time.perf_counter()
     for _ in range(n_steps):
         one.step()
@@ -159,11 +160,11 @@ def seconds_of(one: trainer.Trainee, n_steps: int) -> float:
 def speed(settings: Config, ready: Plan, n_pairs: int, n_steps: int) -> dict[str, Any]:
     """Training that streams against training in memory, in turn."""
     folder = Path(str(settings.data.path)).parent
-    split = trainer.member_images(ready.codes, ready.source_of, 0)
+    split = member_images(ready.codes, ready.source_of, 0)
     n_held = min(N_HELD, len(ready.data.names))
     held = TrainingImages(ready.data.images[:n_held], None, (), {}, ("",) * n_held)
-    streams = trainee(settings, ready.data, split)
-    holds = trainee(settings, held, split[split < n_held])
+    streams = trainer(settings, ready.data, split)
+    holds = trainer(settings, held, split[split < n_held])
     for one in (streams, holds):
         seconds_of(one, 1)
     pairs = []
@@ -196,7 +197,7 @@ def read_alone(data: TrainingImages, folder: Path, split: np.ndarray) -> float:
 
 def from_disk(ready: Plan, folder: Path) -> dict[str, float] | None:
     """What the disk delivers for an epoch of member 0, if the system counts it."""
-    split = trainer.member_images(ready.codes, ready.source_of, 0)
+    split = member_images(ready.codes, ready.source_of, 0)
     places = [
         place
         for name, shard in shards.read_index(folder).items()

@@ -30,7 +30,9 @@ from ensemble.provenance import plan
 from ensemble.run import config_file
 from ensemble.run.config import Config
 from ensemble.run.folder import create
-from ensemble.training import trainer
+from ensemble.training.members import member_images
+from ensemble.training.optimization import denoising_loss
+from ensemble.training.trainer import MemberTrainer
 
 TREE = {
     "data": {"n_images": 64},
@@ -64,7 +66,7 @@ def bare_rate(seconds: float) -> float:
     """Bare training steps a second of one process."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        one = trainee(Path(folder) / "run")
+        one = trainer(Path(folder) / "run")
         clean, n_steps = one.batches.images[:64], 0
         bare_step(one, clean)
         began = time.perf_counter()
@@ -101,21 +103,21 @@ def processes(n_pairs: int = 2) -> dict:
     }
 
 
-def trainee(folder: Path, precision: str = "no", seed: int = 0) -> trainer.Trainee:
+def trainer(folder: Path, precision: str = "no", seed: int = 0) -> MemberTrainer:
     """A member that is about to be trained."""
     settings = config(folder, mixed_precision=precision, seed=seed)
     run = create(settings)
     ready = plan.prepare(run)
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    split = trainer.member_images(ready.codes, ready.source_of, 0)
-    return trainer.Trainee(run, 0, ready.data, split, accelerator)
+    split = member_images(ready.codes, ready.source_of, 0)
+    return MemberTrainer(run, 0, ready.data, split, accelerator)
 
 
-def bare_step(one: trainer.Trainee, clean: torch.Tensor) -> None:
+def bare_step(one: MemberTrainer, clean: torch.Tensor) -> None:
     """Only forward, backward and optimiser, on inputs that lie ready."""
     timestep, noise = torch.full((len(clean),), 500), torch.ones_like(clean)
-    loss = trainer.denoising_loss(
+    loss = denoising_loss(
         one.network, one.objective, clean, timestep, noise, NOTHING, one.accelerator
     )
     one.accelerator.backward(loss)
@@ -127,7 +129,7 @@ def bare_step(one: trainer.Trainee, clean: torch.Tensor) -> None:
 def overhead(n_pairs: int = 15, n_steps: int = 5) -> dict:
     """Whole steps against bare steps of the same member, in turn."""
     with tempfile.TemporaryDirectory() as folder:
-        one = trainee(Path(folder) / "run")
+        one = trainer(Path(folder) / "run")
         clean = one.batches.images[:64]
         shares = []
         for _ in range(n_pairs):
@@ -155,12 +157,12 @@ def precision(seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
     for seed in seeds:
         for kind in seconds:
             with tempfile.TemporaryDirectory() as folder:
-                one = trainee(Path(folder) / "run", kind, seed)
+                one = trainer(Path(folder) / "run", kind, seed)
                 began = time.perf_counter()
-                while one.progress.step < one.settings.steps:
+                while one.state.step < one.settings.steps:
                     one.step()
                 seconds[kind].append(time.perf_counter() - began)
-                losses[kind].append(one.progress.losses[-1])
+                losses[kind].append(one.state.losses[-1])
     ratios = [
         full / half for full, half in zip(seconds["no"], seconds["bf16"], strict=True)
     ]

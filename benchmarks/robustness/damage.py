@@ -54,7 +54,8 @@ from ensemble.run.folder import (
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import runner
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Interrupted, Stopping
 from splits.errors import BadInput
 
 SETTINGS = {
@@ -209,10 +210,10 @@ def interrupt_ablation(path: Path) -> None:
 
 def interrupt_training(path: Path) -> None:
     """Leave the reference half trained."""
-    run, stopping = open_run(path), trainer.Stopping()
+    run, stopping = open_run(path), Stopping()
     stopping.asked = True
-    with contextlib.suppress(trainer.Interrupted):
-        trainer.train_members(run, [REFERENCE], plan.load(run), stopping)
+    with contextlib.suppress(Interrupted):
+        train_members(run, [REFERENCE], plan.load(run), stopping)
 
 
 def opened(path: Path) -> tuple[Run, EnsemblePipeline, plan.Plan]:

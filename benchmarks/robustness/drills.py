@@ -135,10 +135,10 @@ def opening(path: Path) -> None:
 
 def planning(path: Path) -> None:
     """What `train.py --plan` prints."""
-    from ensemble.training import trainer
+    from ensemble.training.description import describe
 
     config = folder.open_run(path).config
-    print(trainer.describe(config, plans.draw(config)), file=sys.stderr)
+    print(describe(config, plans.draw(config)), file=sys.stderr)
 
 
 def loading(path: Path) -> None:
@@ -213,7 +213,7 @@ def of_stage(name: str, path: Path) -> dict[str, Any]:
 def timed(name: str, path: Path) -> None:
     """Run a stage here, and print what it took."""
     from ensemble.cli import attribute  # noqa: F401
-    from ensemble.training import trainer  # noqa: F401
+    from ensemble.training import description, members  # noqa: F401
 
     began, used = time.perf_counter(), time.process_time()
     idle = environment.peak_memory_bytes()

@@ -86,7 +86,7 @@ CONFIG = {
 }
 # Loaded before anything is forked; the scripts load them when they need them.
 LOADED = (
-    "training.trainer",
+    "training.members",
     "sampling.pipeline",
     "sampling.queries",
     "ablation.influence",

@@ -30,10 +30,8 @@ from ensemble.provenance import extension
 from ensemble.provenance.plan import Plan
 from ensemble.run.config import Config
 from ensemble.system import launching
-from ensemble.training.trainer import (
-    denoising_loss,
-    prepared,
-)
+from ensemble.training.optimization import denoising_loss
+from ensemble.training.process import prepared
 from splits import duplicates
 from splits.errors import BadInput
 

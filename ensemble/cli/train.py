@@ -118,7 +118,7 @@ def chosen(text: str | None, n_members: int) -> list[int]:
 
 def compared(config: Config, wishes: dict[str, int]) -> str:
     """What every design would promise and cost for a wish, as text."""
-    from ensemble.training import trainer
+    from ensemble.training.description import weights_of_a_member
 
     data = datasets.load(config.data)
     n_coded = plan.grouped(config.data, data).n_coded
@@ -130,7 +130,7 @@ def compared(config: Config, wishes: dict[str, int]) -> str:
     )
     rows = compare.compare(wish, config.splits.seed)
     shown = config.training.steps * config.training.batch_size
-    n_weights = trainer.weights_of_a_member(config, data)
+    n_weights = weights_of_a_member(config, data)
     return comparison_table.table(rows, wish, shown, 4 * n_weights)
 
 
@@ -145,14 +145,15 @@ def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainabl
 
 def train(run: Run, ready: Plan, members: Sequence[Trainable]) -> int:
     """Train members in this process; returns the exit code."""
-    from ensemble.training import trainer
+    from ensemble.training.members import train_members
+    from ensemble.training.process import Interrupted, Stopping
 
-    stopping = trainer.Stopping()
+    stopping = Stopping()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stopping)
     try:
-        failed = trainer.train_members(run, members, ready, stopping)
-    except trainer.Interrupted:
+        failed = train_members(run, members, ready, stopping)
+    except Interrupted:
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         return 75
     for message in failed.values():
@@ -258,9 +259,9 @@ def require_possible(config: Config, options: argparse.Namespace) -> None:
             )
         # Its nodes have other devices than the machine that asks them.
     elif config.training.mixed_precision == "fp16":
-        from ensemble.training import trainer
+        from ensemble.training.process import require_precision
 
-        trainer.require_precision(config.training)
+        require_precision(config.training)
 
 
 def prepared(config: Config) -> tuple[Run, Plan]:
@@ -310,7 +311,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.plan:
         from ensemble.ablation import forecast
-        from ensemble.training import trainer
+        from ensemble.training.description import describe
 
         there = locations.found(config, Path(config.run))
         drawn = plan.draw(there)
@@ -318,7 +319,7 @@ def main(arguments: Sequence[str]) -> int:
             # Otherwise nobody reads them, and one that does not fit is found later.
             drawn.data.fingerprint()
         print(found(drawn), end="")
-        print(trainer.describe(there, drawn))
+        print(describe(there, drawn))
         print(forecast.described(there, drawn))
         for line in classes.warnings(there, drawn):
             print(f"\n{line}")

@@ -26,7 +26,9 @@ from ensemble.run.folder import (
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import runner
-from ensemble.training import trainer
+from ensemble.training import members
+from ensemble.training.process import Interrupted, Stopping, prepared
+from ensemble.training.trainer import Diverged
 from splits.errors import BadInput
 
 
@@ -106,22 +108,22 @@ def train_member(place: Place, member: Trainable) -> str | None:
         Interrupted: If asked to stop; the checkpoint is written.
     """
     with _opened(place) as (run, ready), _stoppable() as stopping:
-        accelerator = trainer.prepared(run.config.training)
+        accelerator = prepared(run.config.training)
         try:
-            while not trainer.train_member(run, member, ready, accelerator, stopping):
+            while not members.train_member(run, member, ready, accelerator, stopping):
                 # The process of a node that was lost may outlive its node a little.
                 if stopping.asked:
-                    raise trainer.Interrupted
+                    raise Interrupted
                 time.sleep(1)
-        except trainer.Diverged as error:
+        except Diverged as error:
             return str(error)
     return None
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[trainer.Stopping]:
+def _stoppable() -> Iterator[Stopping]:
     """A task that is cancelled, or whose node shuts down, is asked to stop."""
-    stopping = trainer.Stopping()
+    stopping = Stopping()
     before = {
         number: signal.signal(number, stopping)
         for number in (signal.SIGINT, signal.SIGTERM)

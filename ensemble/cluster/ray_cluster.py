@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ensemble.training import trainer
+from ensemble.training.process import Interrupted
 from splits.errors import BadInput
 
 try:
@@ -216,7 +216,7 @@ class Tasks:
             num_cpus=cpus,
             num_gpus=self.gpus,
             max_retries=RETRIES,
-            retry_exceptions=[trainer.Interrupted],
+            retry_exceptions=[Interrupted],
         )
         reference = task.remote(*arguments)
         self.waiting.append(reference)

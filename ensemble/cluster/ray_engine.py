@@ -19,9 +19,9 @@ from ensemble.cluster.ray_cluster import Cluster
 from ensemble.run.folder import (
     Run,
     Trainable,
+    called,
 )
 from ensemble.sampling import queries
-from ensemble.training import trainer
 
 
 def train(run: Run, members: Sequence[Trainable], cluster: Cluster) -> int:
@@ -40,7 +40,7 @@ def train(run: Run, members: Sequence[Trainable], cluster: Cluster) -> int:
         }
         for n_done in range(1, len(members) + 1):
             done = tasks.next_done()
-            name = trainer.called(member_of[done])
+            name = called(member_of[done])
             try:
                 state = ray_cluster.result_of(done) or f"{name}: trained"
             except ray_cluster.RayError as error:

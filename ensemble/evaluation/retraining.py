@@ -27,7 +27,8 @@ from ensemble.system import (
     launching,
     locks,
 )
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits import guarantees
 from splits.codes import CodeBook
 from splits.errors import BadInput
@@ -132,7 +133,7 @@ def _train(run: Run, ready: Plan, members: range) -> None:
         if launching.launch(command, processes, settings.threads, per_member) == 75:
             raise KeyboardInterrupt
     elif todo:
-        trainer.train_members(run, todo, ready, trainer.Stopping())
+        train_members(run, todo, ready, Stopping())
     failed = [member for member in todo if not run.member(member).exists()]
     if failed:
         raise BadInput(

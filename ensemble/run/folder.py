@@ -29,6 +29,11 @@ CARD = "README.md"
 PIPELINE = ("model_index.json", "scheduler/scheduler_config.json")
 
 
+def called(member: Trainable) -> str:
+    """What a member, or the reference, is called in messages."""
+    return "the reference" if member == REFERENCE else f"member {member:03d}"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder and the config that it was made from.

@@ -2,4 +2,12 @@
 
 from splits import renamed
 
-__getattr__ = renamed.attributes(__name__, "ensemble.training.trainer")
+__getattr__ = renamed.attributes(
+    __name__,
+    "ensemble.training.trainer",
+    "ensemble.training.members",
+    "ensemble.training.process",
+    "ensemble.training.optimization",
+    "ensemble.training.description",
+    "ensemble.run.folder",
+)

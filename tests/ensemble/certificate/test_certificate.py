@@ -19,7 +19,8 @@ from ensemble.run import records
 from ensemble.run.files import read_json, write_array
 from ensemble.run.folder import REFERENCE, Run
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.codes import CodeBook
 from tests import tiny
 
@@ -132,7 +133,7 @@ def test_copied_weights_are_found(run):
 def test_the_reference_is_said_to_be_no_part_of_the_ensemble(run, whole):
     assert "Not part of the ensemble" not in certificate.statement(run)
     _, plan = whole
-    trainer.train_members(run, [REFERENCE], plan, trainer.Stopping())
+    train_members(run, [REFERENCE], plan, Stopping())
     assert certificate.violations(run, sources=[0]) == []
     assert f"Not part of the ensemble: {run.reference}" in certificate.statement(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
@@ -141,7 +142,7 @@ def test_the_reference_is_said_to_be_no_part_of_the_ensemble(run, whole):
 
 def test_a_file_of_the_reference_that_is_not_its_own_is_found(run, whole):
     _, plan = whole
-    trainer.train_members(run, [REFERENCE], plan, trainer.Stopping())
+    train_members(run, [REFERENCE], plan, Stopping())
     shutil.copy(run.member(0) / "log.jsonl", run.reference / "log.jsonl")
     (found,) = certificate.violations(run)
     assert f"the reference: {run.reference / 'log.jsonl'} is damaged" in found
@@ -149,7 +150,7 @@ def test_a_file_of_the_reference_that_is_not_its_own_is_found(run, whole):
 
 def test_the_reference_in_the_place_of_a_member_is_found(run, whole):
     _, plan = whole
-    trainer.train_members(run, [REFERENCE], plan, trainer.Stopping())
+    train_members(run, [REFERENCE], plan, Stopping())
     shutil.copy(
         run.reference / "diffusion_pytorch_model.safetensors",
         run.member(1) / "diffusion_pytorch_model.safetensors",

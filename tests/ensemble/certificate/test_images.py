@@ -10,8 +10,8 @@ from ensemble.provenance import (
     removal,
     repair,
 )
-from ensemble.training import trainer
-from ensemble.training.trainer import Stopping
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.codes import CodeBook
 from tests import tiny
 from tests.test_exactness import made, settings, write
@@ -19,7 +19,7 @@ from tests.test_exactness import made, settings, write
 
 def repaired(run):
     ready = plans.prepare(run)
-    assert not trainer.train_members(run, repair.affected(run), ready, Stopping())
+    assert not train_members(run, repair.affected(run), ready, Stopping())
     repair.finish(run)
 
 

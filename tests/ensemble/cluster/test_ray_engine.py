@@ -19,7 +19,7 @@ from ensemble.provenance import plan
 from ensemble.run import config_file
 from ensemble.run.files import read_json
 from ensemble.run.folder import CHECKPOINT, create
-from ensemble.training import trainer
+from ensemble.training.process import Interrupted
 from splits.errors import BadInput
 from tests import tiny
 
@@ -210,7 +210,7 @@ def test_a_task_that_waits_stops_when_it_is_asked_to(held):
     run, _ = held
     before = signal.getsignal(signal.SIGINT)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(trainer.Interrupted):
+    with pytest.raises(Interrupted):
         task(node_tasks.train_member, run, 0)
     assert signal.getsignal(signal.SIGINT) is before
 

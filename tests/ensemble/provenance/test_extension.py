@@ -29,7 +29,9 @@ from ensemble.run.folder import Run, create, open_run
 from ensemble.run.lineage import Expected
 from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping, prepared
+from ensemble.training.trainer import MemberTrainer
 from splits.errors import BadInput
 from tests import tiny
 
@@ -63,7 +65,7 @@ def made(config_tree):
     run = create(config_file.from_dict(config_tree))
     ready = plans.prepare(run)
     todo = [m for m in range(ready.codes.n_members) if not run.member(m).exists()]
-    assert not trainer.train_members(run, todo, ready, trainer.Stopping())
+    assert not train_members(run, todo, ready, Stopping())
     completion.complete(run)
     return run
 
@@ -102,15 +104,15 @@ def test_members_that_go_on_begin_from_their_own_weights_with_other_draws(folder
     plan = plans.load(on)
     start = extension.start_of(on, 2, len(plan.source_of))
     split = np.flatnonzero(plan.codes.bits[:, 2])
-    accelerator = trainer.prepared(on.config.training)
-    trainee = trainer.Trainee(on, 2, plan.data, split, accelerator, start=start)
-    for name, value in trainee.network.state_dict().items():
+    accelerator = prepared(on.config.training)
+    trainer = MemberTrainer(on, 2, plan.data, split, accelerator, start=start)
+    for name, value in trainer.network.state_dict().items():
         torch.testing.assert_close(value, weights(first, 2)[name], rtol=0, atol=0)
-    fresh = trainer.Trainee(on, 2, plan.data, split, accelerator)
-    assert not torch.equal(trainee._noise(3, 0)[1], fresh._noise(3, 0)[1])
-    while trainee.progress.step < on.config.training.steps:
-        trainee.step()
-    for name, value in trainee.finished().state_dict().items():
+    fresh = MemberTrainer(on, 2, plan.data, split, accelerator)
+    assert not torch.equal(trainer._noise(3, 0)[1], fresh._noise(3, 0)[1])
+    while trainer.state.step < on.config.training.steps:
+        trainer.step()
+    for name, value in trainer.finished().state_dict().items():
         torch.testing.assert_close(value, weights(on, 2)[name], rtol=0, atol=0)
 
 
@@ -279,9 +281,7 @@ def test_what_was_removed_before_is_left_out(copies, tmp_path):
     with pytest.raises(BadInput, match=r"members .* are not repaired yet.*--repair"):
         plans.draw(config_file.from_dict(extended))
     ready = plans.prepare(first)
-    assert not trainer.train_members(
-        first, repair.affected(first), ready, trainer.Stopping()
-    )
+    assert not train_members(first, repair.affected(first), ready, Stopping())
     repair.finish(first)
     run = made(extended)
     now = plans.load(run)

@@ -32,8 +32,9 @@ from ensemble.run.folder import (
 )
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.training import trainer
-from ensemble.training.trainer import Stopping
+from ensemble.training.members import train_members
+from ensemble.training.process import Interrupted, Stopping
+from ensemble.training.trainer import MemberTrainer
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
@@ -64,7 +65,7 @@ def saw(run, *sources):
 
 def repaired(run):
     ready = plans.prepare(run)
-    assert not trainer.train_members(run, repair.affected(run), ready, Stopping())
+    assert not train_members(run, repair.affected(run), ready, Stopping())
     return repair.finish(run)
 
 
@@ -245,7 +246,7 @@ def test_repairing_gives_the_bits_of_a_run_that_never_had_the_source(run, tmp_pa
     manifest.start_manifest(never, plans.facts(ready))
     (affected,) = saw(run, SOURCE)
     two = [affected, (affected + 1) % 4]
-    assert not trainer.train_members(never, two, ready, Stopping())
+    assert not train_members(never, two, ready, Stopping())
     for member in two:
         now = weights_of(run.member(member))
         assert now == weights_of(never.member(member))
@@ -355,8 +356,8 @@ def test_a_kill_at_any_instant_of_the_swap_leaves_the_old_or_the_new_member(
     assert (member in votes) == (survived == 2)
     ready = plans.prepare(run)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainee, "step", lambda _: 1 / 0)
-        trainer.train_members(run, [member], ready, Stopping())
+        patch.setattr(MemberTrainer, "step", lambda _: 1 / 0)
+        train_members(run, [member], ready, Stopping())
     repair.finish(run)
     assert EnsemblePipeline.from_pretrained(run.path).members.n_members == 4
     assert certificate.violations(run) == []
@@ -368,21 +369,21 @@ def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
     settings = tiny.config(tmp_path / "run", training={"checkpoint_every_steps": 1})
     run = create(settings)
     ready = plans.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, StopsAfter(4))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, StopsAfter(4))
     removal.request(run, [int(ready.codes.split(0)[0])], "asked")
     ready = plans.prepare(run)
-    assert not trainer.train_members(run, [0], ready, Stopping())
+    assert not train_members(run, [0], ready, Stopping())
     fresh = create(tiny.config(tmp_path / "fresh"))
     manifest.start_manifest(fresh, plans.facts(ready))
-    trainer.train_members(fresh, [0], ready, Stopping())
+    train_members(fresh, [0], ready, Stopping())
     assert weights_of(run.member(0)) == weights_of(fresh.member(0))
     assert voters.silenced(run.path) == []
 
 
 def test_the_reference_is_repaired_too(run):
     ready = plans.prepare(run)
-    trainer.train_members(run, [REFERENCE], ready, Stopping())
+    train_members(run, [REFERENCE], ready, Stopping())
     removal.request(run, [SOURCE], "asked")
     assert repair.affected(run) == [*saw(run, SOURCE), REFERENCE]
     repaired(run)
@@ -479,7 +480,7 @@ def test_a_removal_while_members_are_repaired_is_not_recorded_as_repaired(run):
     removal.request(run, [SOURCE], "asked")
     ready = plans.prepare(run)
     first = repair.affected(run, ready.removed)
-    assert not trainer.train_members(run, first, ready, Stopping())
+    assert not train_members(run, first, ready, Stopping())
     other = next(one for one in range(8) if not set(saw(run, one)) & set(first))
     removal.request(run, [other], "asked in the meantime")
     said = repair.finish(run, ready.removed)

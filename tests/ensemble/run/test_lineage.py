@@ -38,12 +38,10 @@ from ensemble.sampling import loading
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import runner
 from ensemble.system import exits
-from ensemble.training import (
-    checkpoint,
-    snapshots,
-    trainer,
-)
-from ensemble.training.trainer import Stopping
+from ensemble.training import checkpoint, snapshots
+from ensemble.training.members import member_images, train_members
+from ensemble.training.process import Interrupted, Stopping
+from ensemble.training.trainer import MemberTrainer
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
@@ -71,7 +69,7 @@ OTHERS = {
 def whole(tmp_path_factory):
     """Eight sources, four members and a reference; nobody may change it."""
     run, ready = tiny.trained(tmp_path_factory.mktemp("whole") / "run")
-    assert not trainer.train_members(run, [REFERENCE], ready, Stopping())
+    assert not train_members(run, [REFERENCE], ready, Stopping())
     return run
 
 
@@ -91,7 +89,7 @@ def other(folder, monkeypatch, name):
     if name == "other images":
         brighter(monkeypatch)
     run, ready = tiny.trained(folder, **changes)
-    trainer.train_members(run, [REFERENCE], ready, Stopping())
+    train_members(run, [REFERENCE], ready, Stopping())
     monkeypatch.undo()
     return run, said
 
@@ -139,7 +137,7 @@ def test_a_record_names_what_it_was_trained_for(whole):
     assert found["options"]["training"]["learning_rate"] == 0.002
     assert found["code_book_digest"] == ready.codes.digest()
     assert found["data_fingerprint"] == ready.data.fingerprint()
-    images = trainer.member_images(ready.codes, ready.source_of, 1)
+    images = member_images(ready.codes, ready.source_of, 1)
     assert found["images_digest"] == ready.data.digest_of(images, False)
     assert not certificate.violations(whole)
     assert "every member's record names" in certificate.statement(whole)
@@ -308,13 +306,13 @@ def interrupted(folder, after=5, **changes):
     """A run whose member 0 has a checkpoint, and no member that is finished."""
     run = create(tiny.config(folder, **changes))
     ready = plan.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, tiny.StopsAfter(after - 1))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, tiny.StopsAfter(after - 1))
     return run, run.members / "000.part"
 
 
 def go_on(run):
-    assert not trainer.train_members(run, [0], plan.prepare(run), Stopping())
+    assert not train_members(run, [0], plan.prepare(run), Stopping())
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -342,10 +340,10 @@ def test_a_checkpoint_of_another_member_is_not_gone_on_from(tmp_path, capsys):
     run = create(tiny.config(tmp_path / "run"))
     ready = plan.prepare(run)
     alike = dataclasses.replace(ready, codes=CodeBook(np.ones((8, 4), dtype=bool)))
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], alike, tiny.StopsAfter(2))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], alike, tiny.StopsAfter(2))
     (run.members / "000.part").rename(run.members / "001.part")
-    assert not trainer.train_members(run, [1], alike, Stopping())
+    assert not train_members(run, [1], alike, Stopping())
     assert (
         "of another training (its number: 0 there, 1 here)" in capsys.readouterr().out
     )
@@ -440,7 +438,7 @@ def test_a_slice_of_another_training_is_not_repaired_from_and_is_found(
     assert all("training.learning_rate: 0.01 there, 0.002 here" in one for one in found)
     removal.request(run, [0], "asked", force=True)
     ready = plan.prepare(run)
-    trainer.train_members(run, repair.affected(run), ready, Stopping())
+    train_members(run, repair.affected(run), ready, Stopping())
     assert "training goes on from before it" in capsys.readouterr().out
     saw = int(np.flatnonzero(read_codes(run.codes).bits[0])[0])
     assert files.read_json(run.member(saw) / "member.json")["steps_kept"] == 0
@@ -494,16 +492,16 @@ def test_a_log_without_its_last_lines_is_whole_again_in_the_finished_member(tmp_
 def test_a_kill_after_a_slice_leaves_no_torn_line(tmp_path, monkeypatch):
     run = create(tiny.config(tmp_path / "run", training={"slices": 3}))
     ready = plan.prepare(run)
-    save = trainer.Trainee.save_checkpoint
+    save = MemberTrainer.save_checkpoint
 
-    def killed(trainee, name=CHECKPOINT):
-        save(trainee, name)
+    def killed(trainer, name=CHECKPOINT):
+        save(trainer, name)
         if name == SLICE.format(1):
             raise RuntimeError("killed")
 
-    monkeypatch.setattr(trainer.Trainee, "save_checkpoint", killed)
+    monkeypatch.setattr(MemberTrainer, "save_checkpoint", killed)
     with pytest.raises(RuntimeError, match="killed"):
-        trainer.train_members(run, [0], ready, Stopping())
+        train_members(run, [0], ready, Stopping())
     monkeypatch.undo()
     log = run.members / "000.part/log.jsonl"
     log.write_bytes(log.read_bytes()[:-5])

@@ -36,7 +36,8 @@ from ensemble.scorers.runner import (
     scores_of,
     setting_of,
 )
-from ensemble.training import trainer
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.errors import BadInput
 from tests import tiny
 from tests.ensemble.scorers.tiny_setting import DRAWS, FEATURE
@@ -49,7 +50,7 @@ def trained(tmp_path_factory):
     run, plan = tiny.trained(tmp_path_factory.mktemp("run"))
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3, 4])
-    assert not trainer.train_members(run, [folder.REFERENCE], plan, trainer.Stopping())
+    assert not train_members(run, [folder.REFERENCE], plan, Stopping())
     return run, pipe, plan
 
 

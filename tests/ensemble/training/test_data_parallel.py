@@ -26,10 +26,10 @@ from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from ensemble.run.files import read_json
 from ensemble.run.folder import REFERENCE, codes_of, create, open_run
-from ensemble.training import (
-    data_parallel,
-    trainer,
-)
+from ensemble.system import locks
+from ensemble.training import data_parallel
+from ensemble.training.members import train_members
+from ensemble.training.process import Stopping
 from splits.errors import BadInput
 from tests import teams, tiny
 from tests.ensemble.training.test_trainer import files_of
@@ -185,7 +185,7 @@ def test_a_team_trains_as_one_process_does(together, tmp_path):
     """Equal up to the order of sums: 1e-5 of each loss, 1e-4 of a typical weight."""
     few = {"n_members": 2}
     one, ready = tiny.trained(tmp_path / "one", training=SETTINGS, splits=few)
-    trainer.train_members(one, [REFERENCE], ready, trainer.Stopping())
+    train_members(one, [REFERENCE], ready, Stopping())
     for member in (0, 1, REFERENCE):
         alone, shared = facts(one, member), facts(together, member)
         assert alone["loss_curve"]["steps"] == shared["loss_curve"]["steps"]
@@ -280,7 +280,7 @@ def test_a_member_that_another_command_trains_is_left_to_it(together, tmp_path):
     config = written(tmp_path / "run", TOGETHER)
     run = create(config_file.load(config))
     plan.prepare(run)
-    with trainer.locks.alone(run.member(0)):
+    with locks.alone(run.member(0)):
         outcomes = teams.train(tmp_path, [config])
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     assert "member 000: left to process" in outcomes[0][1]

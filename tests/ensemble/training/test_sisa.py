@@ -30,12 +30,11 @@ from ensemble.run.folder import (
     Run,
     create,
 )
-from ensemble.training import (
-    checkpoint,
-    sisa,
-    trainer,
-)
-from ensemble.training.trainer import Stopping
+from ensemble.training import checkpoint, sisa
+from ensemble.training.description import describe, weights_of_a_member
+from ensemble.training.members import train_members
+from ensemble.training.process import Interrupted, Stopping
+from ensemble.training.trainer import MemberTrainer
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests import tiny
@@ -95,7 +94,7 @@ def source_in(run, number):
 
 def repaired(run):
     ready = plans.prepare(run)
-    assert not trainer.train_members(run, repair.affected(run), ready, Stopping())
+    assert not train_members(run, repair.affected(run), ready, Stopping())
     return repair.finish(run)
 
 
@@ -108,7 +107,7 @@ def never_had(run, source, folder):
     never = create(settings)
     ready = dataclasses.replace(plan, codes=CodeBook(bits))
     manifest.start_manifest(never, plans.facts(ready))
-    assert not trainer.train_members(never, [0], ready, Stopping())
+    assert not train_members(never, [0], ready, Stopping())
     return never.member(0)
 
 
@@ -207,11 +206,11 @@ def test_more_slices_than_steps_are_refused_and_so_is_one():
 
 
 def test_the_plan_says_what_slices_take_and_save(whole):
-    text = trainer.describe(whole.config, plans.load(whole))
+    text = describe(whole.config, plans.load(whole))
     assert "2 x 2 checkpoints of" in text
     assert "67% of the steps of a member that loses one source" in text
     size = (whole.member(0) / SLICE.format(1)).stat().st_size
-    n_weights = trainer.weights_of_a_member(whole.config, plans.load(whole).data)
+    n_weights = weights_of_a_member(whole.config, plans.load(whole).data)
     assert size == pytest.approx(16 * n_weights, rel=0.2)
     assert sisa.describe(tiny.config("none").training, 2, 10) == []
 
@@ -242,15 +241,13 @@ def test_a_repair_has_the_bits_of_never_having_had_the_source(
     before = sha256(run.member(0) / SLICE.format(1))
     removal.request(run, [source], "asked", force=True)
     if stopped_after is not None:
-        with pytest.raises(trainer.Interrupted):
-            trainer.train_members(
-                run, [0], plans.prepare(run), StopsAfter(stopped_after)
-            )
-    done, step = [], trainer.Trainee.step
+        with pytest.raises(Interrupted):
+            train_members(run, [0], plans.prepare(run), StopsAfter(stopped_after))
+    done, step = [], MemberTrainer.step
     monkeypatch.setattr(
-        trainer.Trainee,
+        MemberTrainer,
         "step",
-        lambda one: done.append(one.progress.step) or step(one),
+        lambda one: done.append(one.state.step) or step(one),
     )
     text = repaired(run)
     # Nothing is done twice, and nothing that knows nothing of the source at all.
@@ -347,7 +344,7 @@ def test_killed_at_each_of_its_writes_a_repair_still_has_the_same_bits(
         with monkeypatch.context() as patch:
             patch.setattr(path, "replace", dying)
             with contextlib.suppress(Killed):
-                trainer.train_members(run, [0], plans.prepare(run), Stopping())
+                train_members(run, [0], plans.prepare(run), Stopping())
         assert run.member(0).with_suffix(".part").exists() == (n_files < 3)
     assert written == ["log.jsonl", "exposure.npy", "member.json"]
     repair.finish(run)
@@ -356,7 +353,7 @@ def test_killed_at_each_of_its_writes_a_repair_still_has_the_same_bits(
 
 
 def test_the_reference_is_repaired_from_a_slice_too(run, tmp_path):
-    trainer.train_members(run, [REFERENCE], plans.prepare(run), Stopping())
+    train_members(run, [REFERENCE], plans.prepare(run), Stopping())
     source = source_in(run, 3)
     removal.request(run, [source], "asked", force=True)
     repaired(run)
@@ -365,7 +362,7 @@ def test_the_reference_is_repaired_from_a_slice_too(run, tmp_path):
     removed = plans.prepare(run)
     fresh = create(dataclasses.replace(run.config, run=str(tmp_path / "fresh")))
     manifest.start_manifest(fresh, plans.facts(removed))
-    trainer.train_members(fresh, [REFERENCE], removed, Stopping())
+    train_members(fresh, [REFERENCE], removed, Stopping())
     assert contents(run.reference) == contents(fresh.reference)
 
 
@@ -392,10 +389,10 @@ def test_a_checkpoint_ahead_of_a_slice_that_was_lost_is_not_gone_on_from(
     """Otherwise the member would have no checkpoint of that slice."""
     run = create(dataclasses.replace(whole.config, run=str(tmp_path / "run")))
     ready = plans.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, StopsAfter(4))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, StopsAfter(4))
     (run.member(0).with_suffix(".part") / SLICE.format(2)).unlink()
-    trainer.train_members(run, [0], ready, Stopping())
+    train_members(run, [0], ready, Stopping())
     assert contents(run.member(0)) == contents(whole.member(0))
 
 
@@ -470,7 +467,7 @@ def test_slices_change_the_weights(whole, tmp_path):
     training_only = {**CHANGES["training"], "slices": None}
     plain = tiny.config(tmp_path / "p", **{**CHANGES, "training": training_only})
     run = create(plain)
-    trainer.train_members(run, [0], plans.prepare(run), Stopping())
+    train_members(run, [0], plans.prepare(run), Stopping())
     one, other = (sha256(of.member(0) / WEIGHTS) for of in (run, whole))
     assert one != other
 

@@ -11,11 +11,10 @@ from ensemble.run.folder import REFERENCE, create
 from ensemble.sampling import queries
 from ensemble.scorers import runner
 from ensemble.scorers.methods.pruthi2020tracin import GradientDot, TracIn
-from ensemble.training import (
-    snapshots,
-    trainer,
-)
-from ensemble.training.trainer import Stopping
+from ensemble.training import snapshots
+from ensemble.training.description import describe, weights_of_a_member
+from ensemble.training.members import train_members
+from ensemble.training.process import Interrupted, Stopping
 from splits.errors import BadInput
 from tests import tiny
 from tests.ensemble.scorers.tiny_setting import FEATURE
@@ -60,9 +59,9 @@ def test_they_are_those_of_a_training_that_took_so_many_steps(kept, tmp_path):
 def test_interrupted_training_keeps_the_same_bits(kept, tmp_path, n_steps):
     run = create(tiny.config(tmp_path / "run", training=KEPT))
     ready = plan.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, StopsAfter(n_steps))
-    trainer.train_members(run, [0], ready, Stopping())
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, StopsAfter(n_steps))
+    train_members(run, [0], ready, Stopping())
     whole, parts = (
         files.read_json(folder / "member.json")["files"]
         for folder in (kept[0].member(0), run.member(0))
@@ -90,15 +89,15 @@ def test_a_damaged_one_is_refused(tmp_path):
 
 def test_the_plan_counts_their_disk(kept):
     run, ready = kept
-    text = trainer.describe(run.config, ready)
+    text = describe(run.config, ready)
     (line,) = [line for line in text.splitlines() if line.startswith("disk")]
-    n_weights = trainer.weights_of_a_member(run.config, ready.data)
+    n_weights = weights_of_a_member(run.config, ready.data)
     assert f" {4 * 3 * 4 * n_weights / 2**20:.1f} MB" in line
 
 
 def test_tracin_follows_the_training_of_a_run_that_kept_it(kept):
     run, ready = kept
-    trainer.train_members(run, [REFERENCE], ready, Stopping())
+    train_members(run, [REFERENCE], ready, Stopping())
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3])
     for which in ("ensemble", 2, REFERENCE):

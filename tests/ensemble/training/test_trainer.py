@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ensemble.data import datasets
+from ensemble.data.datasets import TrainingImages
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.data.loader import Split
 from ensemble.provenance import (
@@ -25,12 +26,11 @@ from ensemble.run import (
 from ensemble.run.files import check
 from ensemble.run.folder import CHECKPOINT, REFERENCE, create
 from ensemble.system import launching
-from ensemble.training import trainer
-from ensemble.training.trainer import (
-    Stopping,
-    learning_rate,
-    member_images,
-)
+from ensemble.training.description import describe
+from ensemble.training.members import member_images, train_members
+from ensemble.training.optimization import learning_rate
+from ensemble.training.process import Interrupted, Stopping, prepared
+from ensemble.training.trainer import MemberTrainer
 from splits.codes import CodeBook
 from splits.designs import placebos
 from splits.errors import BadInput
@@ -64,10 +64,10 @@ def test_interrupted_anywhere_and_continued_gives_the_same_bits(
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
     ready = plan.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, StopsAfter(n_steps))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, StopsAfter(n_steps))
     assert not run.member(0).exists()
-    trainer.train_members(run, [0], ready, Stopping())
+    train_members(run, [0], ready, Stopping())
     assert equal(weights_of(run), weights_of(whole))
     for name in ("exposure.npy", WEIGHTS):
         one, other = (path.member(0) / name for path in (run, whole))
@@ -82,10 +82,10 @@ def test_interrupted_with_average_flips_and_dropout_gives_the_same_bits(tmp_path
         for name in ("whole", "parts")
     ]
     ready = [plan.prepare(run) for run in runs]
-    trainer.train_members(runs[0], [1], ready[0], Stopping())
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(runs[1], [1], ready[1], StopsAfter(2))
-    trainer.train_members(runs[1], [1], ready[1], Stopping())
+    train_members(runs[0], [1], ready[0], Stopping())
+    with pytest.raises(Interrupted):
+        train_members(runs[1], [1], ready[1], StopsAfter(2))
+    train_members(runs[1], [1], ready[1], Stopping())
     assert equal(weights_of(runs[0], 1), weights_of(runs[1], 1))
 
 
@@ -97,11 +97,11 @@ def test_interrupted_with_dropout_gives_the_same_bits_whatever_was_drawn_before(
         for name in ("whole", "parts")
     ]
     ready = [plan.prepare(run) for run in runs]
-    trainer.train_members(runs[0], [1], ready[0], Stopping())
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(runs[1], [1], ready[1], StopsAfter(2))
+    train_members(runs[0], [1], ready[0], Stopping())
+    with pytest.raises(Interrupted):
+        train_members(runs[1], [1], ready[1], StopsAfter(2))
     torch.rand(1)
-    trainer.train_members(runs[1], [1], ready[1], Stopping())
+    train_members(runs[1], [1], ready[1], Stopping())
     assert equal(weights_of(runs[0], 1), weights_of(runs[1], 1))
 
 
@@ -120,7 +120,7 @@ def test_images_read_from_files_train_the_same_bits(tmp_path, kind):
         )
         runs[stream] = create(settings)
         plans[stream] = plan.prepare(runs[stream])
-        trainer.train_members(runs[stream], [0, 3], plans[stream], Stopping())
+        train_members(runs[stream], [0, 3], plans[stream], Stopping())
     assert isinstance(plans[True].data.images, ImagesOnDisk)
     assert plan.facts(plans[True]) == plan.facts(plans[False])
     for member in (0, 3):
@@ -152,20 +152,20 @@ def test_a_run_goes_on_in_memory_where_it_stopped_reading_from_files(tmp_path):
     digits = datasets.load(config.DataConfig(n_images=8))
     source = {"kind": "shards", "path": files_of(digits, tmp_path / "out", "shards")}
     whole = create(tiny.config(tmp_path / "whole", data=source))
-    trainer.train_members(whole, [0], plan.prepare(whole), Stopping())
+    train_members(whole, [0], plan.prepare(whole), Stopping())
     changed = {**source, "stream": True}
     run = create(tiny.config(tmp_path / "run", data=changed))
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], plan.prepare(run), StopsAfter(2))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], plan.prepare(run), StopsAfter(2))
     run = create(tiny.config(tmp_path / "run", data=source))
-    trainer.train_members(run, [0], plan.load(run), Stopping())
+    train_members(run, [0], plan.load(run), Stopping())
     assert equal(weights_of(run), weights_of(whole))
 
 
 def test_a_member_does_not_depend_on_who_is_trained_beside_it(undisturbed, tmp_path):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
-    trainer.train_members(run, [2], plan.prepare(run), Stopping())
+    train_members(run, [2], plan.prepare(run), Stopping())
     assert equal(weights_of(run, 2), weights_of(whole, 2))
 
 
@@ -182,7 +182,7 @@ def test_exposure_counts_the_split_and_nothing_else(undisturbed):
 @pytest.fixture(scope="module")
 def reference(undisturbed):
     run, ready = undisturbed
-    trainer.train_members(run, [REFERENCE], ready, Stopping())
+    train_members(run, [REFERENCE], ready, Stopping())
     return run
 
 
@@ -210,10 +210,10 @@ def test_the_reference_trains_on_everything_and_is_no_member(reference, undistur
 def test_an_interrupted_reference_continues_to_the_same_bits(reference, tmp_path):
     run = create(tiny.config(tmp_path / "run"))
     ready = plan.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [REFERENCE], ready, StopsAfter(3))
+    with pytest.raises(Interrupted):
+        train_members(run, [REFERENCE], ready, StopsAfter(3))
     assert not run.reference.exists()
-    trainer.train_members(run, [REFERENCE], ready, Stopping())
+    train_members(run, [REFERENCE], ready, Stopping())
     for name in ("exposure.npy", WEIGHTS):
         one, other = (path.reference / name for path in (run, reference))
         assert files.sha256(one) == files.sha256(other)
@@ -226,14 +226,14 @@ def test_the_reference_shares_weights_and_noise_where_members_do(tmp_path):
         data = plan.prepare(run).data
         accelerator = Accelerator(cpu=True)
         first, reference = (
-            trainer.Trainee(run, which, data, np.arange(2), accelerator)
+            MemberTrainer(run, which, data, np.arange(2), accelerator)
             for which in (0, REFERENCE)
         )
         assert (first.seed == reference.seed) is shared
-        noises = [trainee._noise(3, 0)[1] for trainee in (first, reference)]
+        noises = [trainer._noise(3, 0)[1] for trainer in (first, reference)]
         assert torch.equal(*noises) is shared
         # Its order is its own.
-        orders = [trainee.split.batch(0, 50) for trainee in (first, reference)]
+        orders = [trainer.split.batch(0, 50) for trainer in (first, reference)]
         assert not np.array_equal(*orders)
 
 
@@ -244,14 +244,14 @@ def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
     ready = plan.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, StopsAfter(3))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, StopsAfter(3))
     path = run.member(0).with_suffix(".part") / CHECKPOINT
     content = bytearray(path.read_bytes())
     at = -5 if damaged == "weights" else content.index(b'step\\": ') + 8
     content[at] ^= 1
     path.write_bytes(bytes(content))
-    trainer.train_members(run, [0], ready, Stopping())
+    train_members(run, [0], ready, Stopping())
     assert equal(weights_of(run), weights_of(whole))
 
 
@@ -269,10 +269,10 @@ def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr({"seal": records, "publish": files}[stage], stage, killed)
         with pytest.raises(KeyboardInterrupt):
-            trainer.train_members(run, [0], ready, Stopping())
+            train_members(run, [0], ready, Stopping())
     part = run.member(0).with_suffix(".part")
     assert (part / CHECKPOINT).exists()
-    trainer.train_members(run, [0], ready, Stopping())
+    train_members(run, [0], ready, Stopping())
     assert equal(weights_of(run), weights_of(whole))
     # Nothing is said twice, though two steps were done twice.
     lines = (run.member(0) / "log.jsonl").read_text().splitlines()
@@ -283,12 +283,12 @@ def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
 def test_a_log_line_that_was_cut_short_is_written_again(undisturbed, tmp_path):
     run = create(tiny.config(tmp_path / "run"))
     ready = plan.prepare(run)
-    with pytest.raises(trainer.Interrupted):
-        trainer.train_members(run, [0], ready, StopsAfter(2))
+    with pytest.raises(Interrupted):
+        train_members(run, [0], ready, StopsAfter(2))
     log = run.member(0).with_suffix(".part") / "log.jsonl"
     with log.open("a") as file:
         file.write('{"step": 4, "lo')
-    trainer.train_members(run, [0], ready, Stopping())
+    train_members(run, [0], ready, Stopping())
     lines = (run.member(0) / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
 
@@ -296,7 +296,7 @@ def test_a_log_line_that_was_cut_short_is_written_again(undisturbed, tmp_path):
 def test_finished_members_are_left_alone(undisturbed):
     run, ready = undisturbed
     before = (run.member(0) / WEIGHTS).stat().st_mtime_ns
-    trainer.train_members(run, range(4), ready, Stopping())
+    train_members(run, range(4), ready, Stopping())
     assert (run.member(0) / WEIGHTS).stat().st_mtime_ns == before
 
 
@@ -321,7 +321,7 @@ def test_every_option_changes_the_weights(undisturbed, tmp_path, option):
     whole, _ = undisturbed
     change = {option: OPTIONS[option]}
     run = create(tiny.config(tmp_path / "run", training=change))
-    trainer.train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], plan.prepare(run), Stopping())
     assert not equal(weights_of(run), weights_of(whole))
 
 
@@ -332,7 +332,7 @@ def test_every_option_changes_the_weights(undisturbed, tmp_path, option):
 def test_every_option_of_the_model_changes_the_weights(undisturbed, tmp_path, change):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run", model=change))
-    trainer.train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], plan.prepare(run), Stopping())
     assert not equal(weights_of(run), weights_of(whole))
 
 
@@ -344,7 +344,7 @@ def test_label_dropout_hides_labels(tmp_path):
             "training": {"label_dropout": dropout},
         }
         run = create(tiny.config(tmp_path / str(number), **changes))
-        trainer.train_members(run, [0], plan.prepare(run), Stopping())
+        train_members(run, [0], plan.prepare(run), Stopping())
         finished.append(weights_of(run))
     assert "class_embedding.weight" in finished[0]
     assert not equal(*finished)
@@ -357,14 +357,12 @@ def test_members_share_weights_and_noise_unless_told_otherwise(tmp_path):
         )
         run = create(settings)
         ready = plan.prepare(run)
-        trainees = [
-            trainer.Trainee(
-                run, member, ready.data, np.arange(2), Accelerator(cpu=True)
-            )
+        trainers = [
+            MemberTrainer(run, member, ready.data, np.arange(2), Accelerator(cpu=True))
             for member in (0, 1)
         ]
-        noises = [trainee._noise(3, 0) for trainee in trainees]
-        assert (trainees[0].seed == trainees[1].seed) is shared
+        noises = [trainer._noise(3, 0) for trainer in trainers]
+        assert (trainers[0].seed == trainers[1].seed) is shared
         assert torch.equal(noises[0][1], noises[1][1]) is shared
 
 
@@ -372,7 +370,7 @@ def test_half_precision_is_refused_where_no_device_has_it(tmp_path, monkeypatch)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     run = create(tiny.config(tmp_path / "run", training={"mixed_precision": "fp16"}))
     with pytest.raises(BadInput, match="is fp16, but torch finds no GPU here"):
-        trainer.train_members(run, [0], plan.prepare(run), Stopping())
+        train_members(run, [0], plan.prepare(run), Stopping())
 
 
 def test_gradients_are_accumulated_as_the_config_says_whatever_the_launcher_says(
@@ -380,7 +378,7 @@ def test_gradients_are_accumulated_as_the_config_says_whatever_the_launcher_says
 ):
     monkeypatch.setattr(launching, "require_agreement", lambda *_: None)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    accelerator = trainer.prepared(config.TrainingConfig())
+    accelerator = prepared(config.TrainingConfig())
     assert accelerator.gradient_accumulation_steps == 1
 
 
@@ -388,12 +386,12 @@ def test_a_launcher_that_asks_for_something_else_is_refused(tmp_path, monkeypatc
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     run = create(tiny.config(tmp_path / "run"))
     with pytest.raises(BadInput, match="asks for gradient accumulation"):
-        trainer.train_members(run, [0], plan.prepare(run), Stopping())
+        train_members(run, [0], plan.prepare(run), Stopping())
 
 
 def test_a_loss_that_is_not_finite_stops_only_that_member(tmp_path):
     run = create(tiny.config(tmp_path / "run", training={"learning_rate": 1e30}))
-    failed = trainer.train_members(run, [0, 1], plan.prepare(run), Stopping())
+    failed = train_members(run, [0, 1], plan.prepare(run), Stopping())
     assert set(failed) == {0, 1}
     assert "Member 000: the loss is" in failed[0]
     assert "at step" in failed[0]
@@ -404,16 +402,16 @@ def test_one_member_whose_loss_is_not_a_number_is_named_and_the_others_finish(
     undisturbed, tmp_path, monkeypatch
 ):
     whole, _ = undisturbed
-    real = trainer.Trainee._noise
+    real = MemberTrainer._noise
 
-    def spoilt(trainee, n_images, step):
-        timestep, noise = real(trainee, n_images, step)
-        wrong = trainee.member == 1 and step == 3
+    def spoilt(trainer, n_images, step):
+        timestep, noise = real(trainer, n_images, step)
+        wrong = trainer.member == 1 and step == 3
         return timestep, noise * float("nan") if wrong else noise
 
-    monkeypatch.setattr(trainer.Trainee, "_noise", spoilt)
+    monkeypatch.setattr(MemberTrainer, "_noise", spoilt)
     run = create(tiny.config(tmp_path / "run"))
-    failed = trainer.train_members(run, range(4), plan.prepare(run), Stopping())
+    failed = train_members(run, range(4), plan.prepare(run), Stopping())
     assert list(failed) == [1]
     assert failed[1].startswith("Member 001: the loss is nan at step 3.")
     assert not run.member(1).exists()
@@ -425,16 +423,16 @@ def test_a_folder_deleted_while_it_is_filled_costs_no_bits(
     undisturbed, tmp_path, monkeypatch
 ):
     whole, _ = undisturbed
-    real = trainer.Trainee.step
+    real = MemberTrainer.step
 
-    def losing(trainee):
-        if trainee.progress.step == 3:
-            shutil.rmtree(trainee.folder)
-        return real(trainee)
+    def losing(trainer):
+        if trainer.state.step == 3:
+            shutil.rmtree(trainer.folder)
+        return real(trainer)
 
-    monkeypatch.setattr(trainer.Trainee, "step", losing)
+    monkeypatch.setattr(MemberTrainer, "step", losing)
     run = create(tiny.config(tmp_path / "run"))
-    trainer.train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], plan.prepare(run), Stopping())
     assert equal(weights_of(run), weights_of(whole))
 
 
@@ -448,11 +446,11 @@ def test_one_class_only_is_refused(tmp_path):
         )
     )
     ready = plan.prepare(run)
-    one = trainer.TrainingImages(
+    one = TrainingImages(
         ready.data.images, np.zeros(2, dtype=np.int64), ("0",), {}, ("a", "b")
     )
     with pytest.raises(BadInput, match="nothing to condition on"):
-        trainer.Trainee(run, 0, one, np.arange(2), Accelerator(cpu=True))
+        MemberTrainer(run, 0, one, np.arange(2), Accelerator(cpu=True))
 
 
 def test_every_epoch_shows_each_image_once():
@@ -495,7 +493,7 @@ def test_training_lowers_the_loss(tmp_path):
     run = create(
         tiny.config(tmp_path / "run", training={"steps": 60, "log_every_steps": 10})
     )
-    trainer.train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], plan.prepare(run), Stopping())
     losses = files.read_json(run.member(0) / "member.json")["loss_curve"]["loss"]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -503,13 +501,13 @@ def test_training_lowers_the_loss(tmp_path):
 def test_tensorboard_is_written_when_asked(tmp_path):
     pytest.importorskip("tensorboard")
     run = create(tiny.config(tmp_path / "run", training={"tensorboard": True}))
-    trainer.train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], plan.prepare(run), Stopping())
     assert list((run.path / "tensorboard" / "000").glob("events*"))
 
 
 def test_the_plan_says_what_training_costs(undisturbed):
     run, ready = undisturbed
-    text = trainer.describe(run.config, ready)
+    text = describe(run.config, ready)
     assert "4 members x 6 steps x 3 images = 72 images" in text
     assert all(line in text for line in placebos.describe(ready.codes.bits))
     assert "told apart" in text

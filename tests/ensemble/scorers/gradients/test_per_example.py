@@ -19,7 +19,7 @@ from ensemble.scorers.gradients.per_example import (
 )
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import Examples
-from ensemble.training.trainer import denoising_loss
+from ensemble.training.optimization import denoising_loss
 from splits.errors import BadInput
 from tests import tiny
 from tests.ensemble.scorers import references, tiny_setting
