@@ -46,7 +46,7 @@ from ensemble.provenance import plan
 from ensemble.run import records
 from ensemble.run.files import read_array, read_json
 from ensemble.run.folder import Run
-from ensemble.scorers import runner
+from ensemble.scorers import score_files
 
 FEWER = 64
 METHODS = (
@@ -136,7 +136,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     }
     limit = "ceiling_without_the_draws"
     for method in METHODS:
-        score = runner.load(run, name, method)
+        score = score_files.load(run, name, method)
         value, resampled = strapped.lds(lds.predicted_losses(score, found.subsets))
         result[method] = {
             "lds": intervals.described(value, resampled),

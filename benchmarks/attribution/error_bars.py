@@ -35,7 +35,7 @@ from ensemble.evaluation.ground_truth import Truth
 from ensemble.evaluation.metrics import intervals
 from ensemble.provenance import plan
 from ensemble.run.folder import Run
-from ensemble.scorers import runner
+from ensemble.scorers import score_files
 from ensemble.scorers.interface import (
     ENSEMBLE,
     first_members,
@@ -85,14 +85,14 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     """For each posterior what is left, what it expected, and what nobody can add up."""
     found = truth.read(run, plan.load(run), ground_truth.options_of(run, name))
     noise = noise_of(found)
-    best = runner.load(run, name, limits.METHOD).astype(np.float64)
+    best = score_files.load(run, name, limits.METHOD).astype(np.float64)
     told = left(limits.predicted(best, found, limits.TOLD[-1]), found, noise)
     whole = noise.spread.sum()
     rows: dict[str, Any] = {"left_when_told": told.sum() / whole}
     for method in METHODS:
         for which in MODELS:
-            score = runner.load(run, name, method, which).astype(np.float64)
-            bars = runner.load_errors(run, name, method, which).astype(np.float64)
+            score = score_files.load(run, name, method, which).astype(np.float64)
+            bars = score_files.load_errors(run, name, method, which).astype(np.float64)
             guess = lds.predicted_losses(score, found.subsets)
             off, said = left(guess, found, noise), expected(bars)
             rows[f"{method}, {which}"] = {

@@ -58,7 +58,11 @@ from ensemble.run.folder import (
 )
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import SCORERS, Damped, runner
+from ensemble.scorers import (
+    SCORERS,
+    Damped,
+    runner,
+)
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
     ENSEMBLE,

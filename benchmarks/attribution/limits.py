@@ -30,7 +30,7 @@ from ensemble.evaluation import (
 from ensemble.evaluation.ground_truth import Truth
 from ensemble.provenance import plan
 from ensemble.run.folder import Run
-from ensemble.scorers import runner
+from ensemble.scorers import score_files
 from ensemble.scorers.posterior import gaussian
 from ensemble.scorers.posterior.gaussian import Prior
 from ensemble.scorers.posterior.posterior import NOISES
@@ -82,7 +82,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     """What the best posterior reaches as it is, and when it is told more."""
     options = ground_truth.options_of(run, name)
     found = truth.read(run, plan.load(run), options)
-    score = runner.load(run, name, METHOD).astype(np.float64)
+    score = score_files.load(run, name, METHOD).astype(np.float64)
     strapped = lds.bootstrap(found)
     rows = {}
     for n_told in TOLD:

@@ -40,7 +40,13 @@ from ensemble.run import config_file
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import completion, queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import SCORERS, Damped, Scorer, runner
+from ensemble.scorers import (
+    SCORERS,
+    Damped,
+    Scorer,
+    runner,
+    score_files,
+)
 from ensemble.scorers.interface import first_members
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping
@@ -85,10 +91,10 @@ def compared(
     asked = held_out.keep(run, name, images)
 
     def priors(method: str, which: str | int, dampings: Sequence[float]) -> np.ndarray:
-        own = runner.load(like, name, method, which)
+        own = score_files.load(like, name, method, which)
         if not isinstance(SCORERS[method], Damped):
             return own[None]
-        known, path = runner.load_path(like, name, method, which)
+        known, path = score_files.load_path(like, name, method, which)
         return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
 
     settings = {
@@ -100,7 +106,7 @@ def compared(
         MODELS, asked_of_members().items()
     ):
         scores = {
-            "shared": runner.load(like, name, method, which),
+            "shared": score_files.load(like, name, method, which),
             "own": scorer.score(settings[which]),
         }
         predicted = {

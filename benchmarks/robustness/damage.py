@@ -53,7 +53,7 @@ from ensemble.run.folder import (
 )
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import runner
+from ensemble.scorers import runner, score_files
 from ensemble.training.members import train_members
 from ensemble.training.process import Interrupted, Stopping
 from splits.errors import BadInput
@@ -267,7 +267,7 @@ def scored_again(path: Path) -> np.ndarray:
     """A score by a method that finds the gradients of another on the disk."""
     run, pipe, ready = opened(path)
     runner.score(run, pipe, ready, "demo", "again", scorer=runner.scorer_called("trak"))
-    return runner.load(run, "demo", "again")
+    return score_files.load(run, "demo", "again")
 
 
 def reported(path: Path) -> str:

@@ -37,7 +37,11 @@ from ensemble.run.folder import Run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
-from ensemble.scorers import SCORERS, by_source, runner
+from ensemble.scorers import (
+    SCORERS,
+    by_source,
+    runner,
+)
 from ensemble.system import seeding
 
 SEED = 0

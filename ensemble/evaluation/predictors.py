@@ -21,7 +21,12 @@ from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import SCORERS, Damped, runner
+from ensemble.scorers import (
+    SCORERS,
+    Damped,
+    runner,
+    score_files,
+)
 from splits.errors import BadInput
 
 # What ablation's tables of single sources are called as methods.
@@ -134,8 +139,8 @@ def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
             {},
         )
         if facts["dampings"]:
-            others = read_array(runner.path_file(file), facts["path_sha256"])
-            path = {runner.damping_of(facts["options"]): score}
+            others = read_array(score_files.path_file(file), facts["path_sha256"])
+            path = {score_files.damping_of(facts["options"]): score}
             path |= dict(zip(facts["dampings"], others, strict=True))
             digest = f"{digest} {facts['path_sha256']}"
         yield Predictor(file.stem, "score", score, digest, facts, path)

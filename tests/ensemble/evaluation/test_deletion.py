@@ -13,7 +13,7 @@ from ensemble.provenance import plan as plans
 from ensemble.run import files
 from ensemble.run.folder import open_run
 from ensemble.sampling import queries
-from ensemble.scorers import runner
+from ensemble.scorers import runner, score_files
 from splits.errors import BadInput
 from tests import tiny
 
@@ -118,7 +118,7 @@ def test_models_are_trained_without_what_is_named_and_again_nothing_is_done(
     (folder,) = (run.path / "evaluation" / "deletion").glob("pixel_dot-*")
     models = open_run(folder / "seed-2")
     assert models.config.training.seed == 2
-    score = runner.load(run, "two", "pixel_dot")[0]
+    score = score_files.load(run, "two", "pixel_dot")[0]
     missing = [np.flatnonzero(~row).tolist() for row in plans.load(models).codes.bits.T]
     order = np.argsort(-score)
     assert missing == [[order[0]], sorted(order[:2].tolist())]

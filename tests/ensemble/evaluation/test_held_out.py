@@ -12,7 +12,7 @@ from ensemble.evaluation import held_out, predictors
 from ensemble.models.objective import objective_of
 from ensemble.run import files
 from ensemble.sampling import queries
-from ensemble.scorers import runner
+from ensemble.scorers import runner, scored_models
 from splits.errors import BadInput
 from tests import tiny
 
@@ -76,7 +76,7 @@ def test_a_scorer_that_follows_the_sampler_refuses_them(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "new", images())
     with pytest.raises(BadInput, match="no noise leads to them"):
-        runner.journey_of(
+        scored_models.journey_of(
             pipe, queries.load(run, "new"), objective_of(run.config.model)
         )
 

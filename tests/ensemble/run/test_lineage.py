@@ -36,7 +36,7 @@ from ensemble.run.folder import (
 from ensemble.run.lineage import Expected
 from ensemble.sampling import loading
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import runner
+from ensemble.scorers import scored_models
 from ensemble.system import exits
 from ensemble.training import checkpoint, snapshots
 from ensemble.training.members import member_images, train_members
@@ -200,7 +200,7 @@ def test_a_scorer_refuses_a_foreign_reference(run, tmp_path, monkeypatch):
     replaced(run.reference, foreign.reference)
     pipe = tiny.pipeline_of(run)
     with pytest.raises(BadInput, match="--reference"):
-        runner._scored_model(run, pipe, plan.load(run), REFERENCE)
+        scored_models.scored_model(run, pipe, plan.load(run), REFERENCE)
 
 
 def test_a_deleted_foreign_member_is_trained_again_as_the_message_says(

@@ -13,7 +13,12 @@ from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.sampling.schedulers import SCHEDULERS
-from ensemble.scorers import SCORERS, by_source, runner
+from ensemble.scorers import (
+    SCORERS,
+    by_source,
+    score_files,
+    scored_models,
+)
 from ensemble.scorers.curvature.kfac import Curvature
 from ensemble.scorers.methods.controls import (
     Constant,
@@ -30,12 +35,12 @@ from ensemble.scorers.methods.similarity import (
 )
 from ensemble.scorers.posterior.posterior import Posterior
 from ensemble.scorers.runner import (
-    journey_of,
     listing,
     score,
     scores_of,
     setting_of,
 )
+from ensemble.scorers.scored_models import journey_of
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping
 from splits.errors import BadInput
@@ -65,7 +70,7 @@ def test_scores_are_written_with_what_they_are(trained):
     run, _, plan = trained
     path = score(*trained, "demo", "dot", scorer=DOT)
     assert path == run.path / "scores" / "demo" / "dot.npy"
-    found = runner.load(run, "demo", "dot")
+    found = score_files.load(run, "demo", "dot")
     assert found.shape == (2, plan.codes.n_sources)
     assert found.dtype == np.float32
     sidecar = files.read_json(path.with_suffix(".json"))
@@ -107,7 +112,7 @@ def test_scores_without_their_sidecar_are_made_again(trained):
     path.with_suffix(".json").unlink()
     np.save(path, np.zeros_like(wanted))
     score(*trained, "demo", "chance", scorer=Random())
-    assert np.array_equal(runner.load(trained[0], "demo", "chance"), wanted)
+    assert np.array_equal(score_files.load(trained[0], "demo", "chance"), wanted)
 
 
 def test_scores_with_other_options_are_not_overwritten(trained):
@@ -138,9 +143,11 @@ def test_the_ensembles_score_is_the_mean_of_its_members(trained):
         path = score(*trained, "demo", "dot", member, scorer=DOT)
         assert path.name == f"dot-member-{member}.npy"
     score(*trained, "demo", "dot", scorer=DOT)
-    of_members = [runner.load(run, "demo", "dot", member) for member in range(4)]
+    of_members = [score_files.load(run, "demo", "dot", member) for member in range(4)]
     np.testing.assert_allclose(
-        runner.load(run, "demo", "dot"), mean_of_who_saw(of_members, plan), rtol=1e-5
+        score_files.load(run, "demo", "dot"),
+        mean_of_who_saw(of_members, plan),
+        rtol=1e-5,
     )
 
 
@@ -151,8 +158,8 @@ def test_the_first_members_are_a_model_of_their_own(trained):
     assert files.read_json(path.with_suffix(".json"))["networks"] == 2
     for member in range(2):
         score(*trained, "demo", "dot", member, scorer=DOT)
-    of_members = [runner.load(run, "demo", "dot", member) for member in range(2)]
-    found = runner.load(run, "demo", "dot", "first-2")
+    of_members = [score_files.load(run, "demo", "dot", member) for member in range(2)]
+    found = score_files.load(run, "demo", "dot", "first-2")
     np.testing.assert_allclose(found, mean_of_who_saw(of_members, plan), rtol=1e-5)
 
 
@@ -169,18 +176,18 @@ def test_a_prior_is_made_of_the_model_that_it_names(trained):
 def test_a_member_scores_only_the_sources_of_its_split(trained):
     run, _, plan = trained
     score(*trained, "demo", "dot", 2, scorer=DOT)
-    found = runner.load(run, "demo", "dot", 2)
+    found = score_files.load(run, "demo", "dot", 2)
     assert np.array_equal(found[0] != 0, plan.codes.bits[:, 2])
 
 
 def test_a_reference_model_scores_every_source(trained):
     run, *_ = trained
     score(*trained, "demo", "dot", "reference", scorer=DOT)
-    found = runner.load(run, "demo", "dot", "reference")
+    found = score_files.load(run, "demo", "dot", "reference")
     assert (found != 0).all()
     # A member says nothing of what it did not see, and other things than the reference.
     score(*trained, "demo", "dot", 1, scorer=DOT)
-    member = runner.load(run, "demo", "dot", 1)
+    member = score_files.load(run, "demo", "dot", 1)
     assert (member == 0).any()
     assert tiny.different(found[member != 0], member[member != 0])
 
@@ -260,15 +267,15 @@ def test_a_path_of_dampings_is_kept_beside_the_score(trained, method):
     scorer = PATHS[method]
     path = score(*trained, "demo", method, scorer=scorer)
     with pytest.raises(BadInput, match="Score again with --dampings"):
-        runner.load_path(run, "demo", method)
-    own = runner.load(run, "demo", method)
-    damping = runner.damping_of(dataclasses.asdict(scorer))
+        score_files.load_path(run, "demo", method)
+    own = score_files.load(run, "demo", method)
+    damping = score_files.damping_of(dataclasses.asdict(scorer))
     score(*trained, "demo", method, scorer=scorer, dampings=[0.01, damping])
     assert (path.parent / f"{method}.path.npy").exists()
-    dampings, found = runner.load_path(run, "demo", method)
+    dampings, found = score_files.load_path(run, "demo", method)
     assert dampings == [0.01, damping]
     assert found.shape == (2, *own.shape)
-    assert np.array_equal(runner.load(run, "demo", method), own)
+    assert np.array_equal(score_files.load(run, "demo", method), own)
     assert np.array_equal(found[1], own)
     assert tiny.different(found[0] / np.abs(own).max(), own / np.abs(own).max())
     before = path.stat().st_mtime_ns
@@ -280,14 +287,14 @@ def test_scores_of_single_images_are_kept_on_request(trained):
     run, _, plan = trained
     score(*trained, "demo", "likeness", scorer=FeatureCosine(pixels))
     with pytest.raises(BadInput, match="Score again with --per-image"):
-        runner.load_images(run, "demo", "likeness")
+        score_files.load_images(run, "demo", "likeness")
     for per_image in (True, False):
         options = {"scorer": FeatureCosine(pixels), "per_image": per_image}
         score(*trained, "demo", "likeness", **options)
-        images = runner.load_images(run, "demo", "likeness")
+        images = score_files.load_images(run, "demo", "likeness")
         assert images.shape[1] == len(plan.data.images)
         sums = by_source(images, plan.source_of, plan.codes.n_sources)
-        np.testing.assert_array_equal(runner.load(run, "demo", "likeness"), sums)
+        np.testing.assert_array_equal(score_files.load(run, "demo", "likeness"), sums)
 
 
 def test_dampings_of_a_method_that_has_none_are_refused(trained):
@@ -358,7 +365,7 @@ def test_a_score_that_is_there_but_damaged_is_not_taken_for_done(trained):
         score(*trained, "demo", "damaged", scorer=DOT)
     path.unlink()
     score(*trained, "demo", "damaged", scorer=DOT)
-    assert np.isfinite(runner.load(run, "demo", "damaged")).all()
+    assert np.isfinite(score_files.load(run, "demo", "damaged")).all()
 
 
 def test_a_posterior_writes_error_bars_and_makes_the_priors_that_are_missing(trained):
@@ -366,12 +373,13 @@ def test_a_posterior_writes_error_bars_and_makes_the_priors_that_are_missing(tra
     scorer = Posterior(priors=("pixel_dot", "constant"), draws=DRAWS)
     path = score(*trained, "demo", "both", scorer=scorer)
     mean, errors = (
-        load(run, "demo", "both") for load in (runner.load, runner.load_errors)
+        load(run, "demo", "both")
+        for load in (score_files.load, score_files.load_errors)
     )
     assert errors.shape == mean.shape
     assert errors.dtype == np.float32
     assert (errors > 0).all()
-    assert path.with_suffix(".errors.npy") == runner.errors_file(path)
+    assert path.with_suffix(".errors.npy") == score_files.errors_file(path)
     assert (run.scores("demo") / "pixel_dot-reference.npy").exists()
     assert (run.scores("demo") / "constant-reference.npy").exists()
     notes = files.read_json(path.with_suffix(".json"))["notes"]
@@ -403,11 +411,11 @@ def test_a_prior_is_read_at_its_own_damping_and_at_those_asked_for(trained):
     (own,) = scores_of(*asked, [])
     other, more, less = scores_of(*asked, [10.0, 0.1])
     assert np.array_equal(own, other)
-    dampings, path = runner.load_path(run, "demo", "dtrak", 1)
+    dampings, path = score_files.load_path(run, "demo", "dtrak", 1)
     assert np.array_equal(path[dampings.index(10.0)], more)
     assert np.array_equal(path[dampings.index(0.1)], less)
     (blind,) = scores_of(run, pipe, plan, "demo", 512, "pixel_dot", 1, [10.0])
-    assert np.array_equal(blind, runner.load(run, "demo", "pixel_dot", 1))
+    assert np.array_equal(blind, score_files.load(run, "demo", "pixel_dot", 1))
 
 
 def test_priors_of_queries_without_a_name_are_made_anew(trained):
@@ -419,13 +427,13 @@ def test_priors_of_queries_without_a_name_are_made_anew(trained):
     kept = scores_of(run, pipe, plan, "demo", 512, "dtrak", 1, [10.0, 0.1])
     np.testing.assert_allclose(found, kept, rtol=1e-5)
     (blind,) = setting.scores("pixel_dot", 1, [10.0])
-    assert np.array_equal(blind, runner.load(run, "demo", "pixel_dot", 1))
+    assert np.array_equal(blind, score_files.load(run, "demo", "pixel_dot", 1))
 
 
 def test_methods_that_are_sure_of_themselves_have_no_error_bars(trained):
     score(*trained, "demo", "dot", scorer=DOT)
     with pytest.raises(BadInput, match="has no error bars: dot does not say"):
-        runner.load_errors(trained[0], "demo", "dot")
+        score_files.load_errors(trained[0], "demo", "dot")
 
 
 @pytest.mark.parametrize(
@@ -442,7 +450,7 @@ def test_what_members_make_alone_is_known_of_the_first_members(trained, which, k
 def test_members_alone_make_the_pictures_of_a_pipeline_of_one_member():
     pipe = tiny.ensemble(3)
     asked = asked_of(pipe)
-    alone = runner.alone_of(pipe, asked)
+    alone = scored_models.alone_of(pipe, asked)
     for number in range(3):
         one = tiny.ensemble(1)
         one.members.networks[0] = pipe.members.networks[number]
