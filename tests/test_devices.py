@@ -16,10 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from ensemble.ablation import (
-    adjoint,
-    first_order,
-)
+from ensemble.ablation import adjoint, first_order
 from ensemble.ablation.measurements import (
     MEASUREMENTS,
     feature_likeness,

@@ -31,10 +31,7 @@ import scipy.stats
 import torch
 
 from benchmarks import record
-from ensemble.ablation import (
-    adjoint,
-    first_order,
-)
+from ensemble.ablation import adjoint, coupled, first_order, tangents
 from ensemble.ablation.exact import landscape
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.ablation.measurements import brightness as brightness_of
@@ -87,7 +84,7 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> first_order.Sensit
         directions = (scaled[:, 1:] - scaled[:, :1]).flatten(0, 1)
         carried = torch.zeros_like(directions)
         for network in model.networks:
-            with first_order.forward_mode(network):
+            with tangents.forward_mode(network):
                 carried += torch.func.jvp(
                     lambda at, network=network: predict(network, at, timestep),
                     (copies,),
@@ -98,7 +95,7 @@ def dual_numbers(pipe: EnsemblePipeline, queries: Queries) -> first_order.Sensit
         return mean + (at_query - mean) + carried / n_members
 
     before = model.n_forwards
-    pictures, moved = first_order.stepped_beside(pipe, queries, n_members, beside)
+    pictures, moved = coupled.stepped_beside(pipe, queries, n_members, beside)
     moved = (moved - pictures[:, None]).flatten(2).double().numpy()
     return first_order.Sensitivity(
         moved.transpose(0, 2, 1), model.n_forwards - before, n_passes, "dual numbers"
@@ -128,7 +125,7 @@ ROADS: dict[str, Callable] = {
         for road in first_order.DESIGNED_ROADS
     },
     "sketch, 8 probes": sketched,
-    "tangents": first_order.tangents,
+    "tangents": tangents.tangents,
     "dual numbers (2023)": dual_numbers,
 }
 # Those that are timed beside the loop of 2023, on the same queries.

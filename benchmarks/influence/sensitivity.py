@@ -23,10 +23,7 @@ import scipy.stats
 import torch
 
 from benchmarks import record
-from ensemble.ablation import (
-    audit,
-    first_order,
-)
+from ensemble.ablation import audit, first_order
 from ensemble.ablation.exact import pictures_without
 from ensemble.ablation.removal_sets import votes_without
 from ensemble.provenance import plan

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ensemble.ablation.first_order import (
+from ensemble.ablation.coupled import (
     Pictures,
     every_member,
     guided_member,

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from ensemble.ablation import (
-    first_order,
-)
+from ensemble.ablation import first_order
 from ensemble.ablation.first_order import (
     OneByOne,
     Road,

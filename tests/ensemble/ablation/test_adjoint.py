@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.ablation import first_order
+from ensemble.ablation import tangents
 from ensemble.ablation.adjoint import (
     adjoint,
     sketch,
@@ -36,7 +36,7 @@ def weighted(images):
 
 def by_tangents(pipe, queries):
     """The naive twin: all tangents, read off one by one."""
-    jacobian = first_order.tangents(pipe, queries).jacobian
+    jacobian = tangents.tangents(pipe, queries).jacobian
     found = np.einsum("p,qpm->qm", WEIGHT.flatten().numpy(), jacobian)
     return found - found.mean(axis=1, keepdims=True)
 
@@ -106,7 +106,7 @@ def test_gaussian_data_has_a_closed_form():
 def test_the_sketch_approaches_the_gram_matrix():
     pipe = ensemble_of(Linear)
     queries = queries_of(pipe)
-    jacobian = first_order.tangents(pipe, queries).jacobian
+    jacobian = tangents.tangents(pipe, queries).jacobian
     jacobian = jacobian - jacobian.mean(axis=2, keepdims=True)
     gram = jacobian.transpose(0, 2, 1) @ jacobian / jacobian.shape[1]
     errors = [

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.ablation import (
-    code_search,
-    first_order,
-)
+from ensemble.ablation import code_search, first_order
 from ensemble.ablation.removal_sets import votes_without
 from splits.designs import keyed
 from splits.errors import BadInput

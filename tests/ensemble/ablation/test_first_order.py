@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ensemble.ablation import first_order
+from ensemble.ablation import coupled, first_order, tangents
 from ensemble.ablation.first_order import (
     DESIGNED_ROADS,
     Road,
@@ -96,7 +96,7 @@ HALVES = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [1 / 3, 1 / 3, 0, 1 / 3]]
 def test_following_every_voting_member_is_exact_ablation(scheduler):
     pipe = tiny.ensemble(scheduler=scheduler)
     queries = queries_of(pipe)
-    full, beside = first_order.ablated_beside(pipe, queries, HALVES, n_feedback=None)
+    full, beside = coupled.ablated_beside(pipe, queries, HALVES, n_feedback=None)
     torch.testing.assert_close(beside, pictures_at(pipe, queries, HALVES))
     equal = pictures_at(pipe, queries, np.full((1, 4), 0.25))[:, 0]
     torch.testing.assert_close(full, equal)
@@ -107,7 +107,7 @@ def test_following_every_voting_member_is_exact_ablation(scheduler):
 def test_tangents_are_the_derivative(kind, scheduler):
     pipe = ensemble_of(kind, scheduler) if kind else tiny.ensemble(scheduler=scheduler)
     queries = queries_of(pipe)
-    found = first_order.tangents(pipe, queries).jacobian
+    found = tangents.tangents(pipe, queries).jacobian
     # Only changes of votes that sum to zero matter: centre both.
     found = found - found.mean(axis=2, keepdims=True)
     if scheduler in IN_FLOAT32:
@@ -121,7 +121,7 @@ def test_tangents_are_the_derivative(kind, scheduler):
 def test_attention_has_tangents_too():
     pipe = tiny.ensemble(add_attention=True)
     queries = queries_of(pipe, 1)
-    found = first_order.tangents(pipe, queries).jacobian
+    found = tangents.tangents(pipe, queries).jacobian
     expected = by_differences(pipe, queries)
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 1e-6
@@ -131,7 +131,7 @@ def test_guidance_and_labels_enter_the_derivative():
     pipe = tiny.ensemble(n_classes=3)
     pipe.register_to_config(guidance_scale=2.0)
     queries = queries_of(pipe, labels=[1, 2])
-    found = first_order.tangents(pipe, queries).jacobian
+    found = tangents.tangents(pipe, queries).jacobian
     expected = by_differences(pipe, queries)
     np.testing.assert_allclose(
         found - found.mean(axis=2, keepdims=True), expected, rtol=1e-4, atol=1e-5
@@ -146,7 +146,7 @@ def test_members_that_predict_a_constant_have_a_closed_form():
     moved = exact - pictures_at(pipe, queries, np.full((1, 4), 0.25))
     expected = moved.square().mean(dim=(2, 3, 4)).sqrt().numpy()
     for found in (
-        first_order.tangents(pipe, queries),
+        tangents.tangents(pipe, queries),
         first_order.designed(pipe, queries),
         first_order.designed(pipe, queries, Road(paired=True)),
     ):
@@ -209,7 +209,7 @@ def test_gaussian_data_has_a_closed_form_on_every_road():
     moved = expected - gaussian_pictures(pipe, queries, equal)
     displaced = moved.square().mean(dim=(2, 3, 4)).sqrt().numpy()
     for found in (
-        first_order.tangents(pipe, queries),
+        tangents.tangents(pipe, queries),
         *(first_order.designed(pipe, queries, road) for road in DESIGNED_ROADS),
     ):
         predicted = first_order.displacement(found.gram, HALVES)
@@ -220,7 +220,7 @@ def test_one_step_of_constant_members_is_the_schedulers_own_coefficient():
     pipe = ensemble_of(Constant)
     pipe.register_to_config(num_inference_steps=1)
     queries = queries_of(pipe, 1)
-    found = first_order.tangents(pipe, queries).jacobian[0]
+    found = tangents.tangents(pipe, queries).jacobian[0]
     scheduler = pipe.scheduler
     level = scheduler.alphas_cumprod[0].double()
     final = scheduler.final_alpha_cumprod.double()
@@ -244,7 +244,7 @@ def test_members_that_bend_alike_are_followed_exactly():
     queries = queries_of(pipe, 2)
     exact = pictures_at(pipe, queries, HALVES)
     for n_feedback in (1, 3):
-        found = first_order.ablated_beside(pipe, queries, HALVES, n_feedback)[1]
+        found = coupled.ablated_beside(pipe, queries, HALVES, n_feedback)[1]
         torch.testing.assert_close(found, exact)
 
 
@@ -252,7 +252,7 @@ def test_members_that_bend_alike_are_followed_exactly():
 def test_every_member_has_its_turn_before_any_has_its_second(n_feedback):
     votes, rng = np.full((5, 6), 1 / 6), np.random.default_rng(0)
     ahead = [0, 0, 0, 3, 3]
-    shares = first_order._turns(votes, n_feedback, rng, ahead)
+    shares = coupled._turns(votes, n_feedback, rng, ahead)
     at_once = min(n_feedback, 6)
     for _ in range(3):
         taken = np.stack([next(shares) for _ in range(-(-6 // at_once))])
@@ -271,7 +271,7 @@ def test_all_members_in_turn_are_the_mean_over_members():
     """The naive twin: the recursion written out, with the mean over all of them."""
     pipe = tiny.ensemble()
     queries = queries_of(pipe)
-    found = first_order.ablated_beside(pipe, queries, HALVES, n_feedback=4)[1]
+    found = coupled.ablated_beside(pipe, queries, HALVES, n_feedback=4)[1]
     model, scheduler = pipe.members, copy.deepcopy(pipe.sampling().scheduler)
     scheduler.set_timesteps(pipe.sampling().n_steps)
     for query, start in enumerate(queries.noise(pipe)):
@@ -291,7 +291,7 @@ def test_all_members_in_turn_are_the_mean_over_members():
 
 
 def test_blocks_side_by_side_find_the_same(monkeypatch):
-    monkeypatch.setattr(first_order, "IMAGES_OF_A_BLOCK", 2)
+    monkeypatch.setattr(coupled, "IMAGES_OF_A_BLOCK", 2)
     pipe = tiny.ensemble()
     queries = queries_of(pipe)
     alone = first_order.designed(pipe, queries, Road(paired=True))
@@ -352,11 +352,11 @@ def test_one_by_one_with_all_that_vote_is_exact_ablation(scheduler):
 
 
 def test_one_by_one_follows_only_members_that_vote_each_as_often():
-    shares = first_order._own_turns(HALVES, 1, np.random.default_rng(0))
+    shares = coupled._own_turns(HALVES, 1, np.random.default_rng(0))
     total = sum(next(shares) for _ in range(6))
     np.testing.assert_allclose(total / 6, HALVES)
     # Of two voting members two are followed at once, of three two by turns.
-    shares = first_order._own_turns(HALVES, 2, np.random.default_rng(0))
+    shares = coupled._own_turns(HALVES, 2, np.random.default_rng(0))
     first, second, third = (next(shares) for _ in range(3))
     np.testing.assert_allclose(first[:2], HALVES[:2])
     assert sorted(first[2]) == [0, 0, 0.5, 0.5]
