@@ -294,9 +294,9 @@ def remove(run: Run, options: argparse.Namespace) -> None:
 
 def report(run: Run, options: argparse.Namespace) -> None:
     """Write report.html."""
-    from ensemble.report import report as reports
+    from ensemble.report.report import write
 
-    page = reports.write(run, options.name, plan.load(run).data)
+    page = write(run, options.name, plan.load(run).data)
     print(f"Report: {page}")
 
 

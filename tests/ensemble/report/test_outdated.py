@@ -2,10 +2,7 @@
 
 import pytest
 
-from ensemble.report import (
-    outdated,
-    report,
-)
+from ensemble.report import outdated, report
 from ensemble.run import files, removal_log
 from tests import finished
 

@@ -14,10 +14,7 @@ import numpy as np
 import pytest
 
 from ensemble.data.datasets import TrainingImages
-from ensemble.report import (
-    report,
-    verification,
-)
+from ensemble.report import report, verification
 from ensemble.report.verification import Reason
 from ensemble.run import files, records
 from ensemble.run.manifest import note_stage
