@@ -33,7 +33,7 @@ MODULES = {
     "ensemble.pipeline": "ensemble.sampling.pipeline",
     "ensemble.pixels": "ensemble.data.decoding",
     "ensemble.placebo": "ensemble.ablation.placebo",
-    "ensemble.plan": "ensemble.provenance.plan",
+    "ensemble.plan": "ensemble.provenance.plans",
     "ensemble.queries": "ensemble.sampling.queries",
     "ensemble.ray_engine": "ensemble.cluster.ray_engine",
     "ensemble.removal": "ensemble.provenance.removal",

@@ -26,7 +26,7 @@ from ensemble.ablation.measurements import (
 from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
 from ensemble.models.denoisers import predict
 from ensemble.models.objective import objective_of
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from ensemble.run import files
 from ensemble.run.folder import create
 from ensemble.sampling import queries
@@ -190,7 +190,7 @@ def test_a_member_goes_on_from_a_checkpoint_on_a_device(device, tmp_path, monkey
     del device
     settings = {"ema_decay": 0.9, "steps": 12, "checkpoint_every_steps": 5}
     run = create(tiny.config(tmp_path / "run", training=settings))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     stopping = Stopping()
     stopping.asked = True
     with pytest.raises(Interrupted):

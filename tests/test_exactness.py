@@ -12,7 +12,7 @@ from PIL import Image
 
 from ensemble.certificate import certificate
 from ensemble.cli import attribute
-from ensemble.provenance import plan as plans
+from ensemble.provenance import drawing, plans
 from ensemble.report import verification
 from ensemble.run import config_file, files
 from ensemble.run.folder import WEIGHTS, codes_of, create, open_run
@@ -79,7 +79,7 @@ def settings(folder, run, **changes):
 def made(config, members=None):
     """The run of a config with some of its members trained, or all."""
     run = create(config)
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     chosen = range(ready.codes.n_members) if members is None else members
     assert not train_members(run, list(chosen), ready, Stopping())
     if members is None:
@@ -189,8 +189,8 @@ def test_codes_by_number_do_not_depend_on_what_sources_show(tmp_path, design):
     changes = {"splits": splits | DESIGN_CHANGES.get(design, {}), "data": data}
     whole = settings(write(tmp_path / "whole"), tmp_path / "a", **changes)
     noise = settings(write(tmp_path / "noise", noise=[X]), tmp_path / "b", **changes)
-    bits = plans.draw(whole).codes.bits
-    assert np.array_equal(plans.draw(noise).codes.bits, bits)
+    bits = drawing.draw(whole).codes.bits
+    assert np.array_equal(drawing.draw(noise).codes.bits, bits)
     left = np.flatnonzero(~bits[X])[:1].tolist()
     first, other = made(whole, left), made(noise, left)
     assert weights(other, left) == weights(first, left)
@@ -252,7 +252,7 @@ def test_another_name_changes_other_codes_unless_codes_follow_from_names(tmp_pat
     for design in ("partition", "balanced", "named"):
         changes = with_design(BY_ARTIST, None if design == "named" else design)
         before, after = (
-            plans.draw(settings(folder, tmp_path / "run", **changes))
+            drawing.draw(settings(folder, tmp_path / "run", **changes))
             for folder in (ann, zoe)
         )
         codes = [
@@ -279,7 +279,7 @@ def test_within_a_run_the_order_of_its_sources_is_on_record(tmp_path):
     tree = config_file.to_dict(first.config) | {"run": str(tmp_path / "b")}
     tree |= {"extends": str(first.path)}
     tree["data"]["path"] = str(new)
-    plan = plans.draw(config_file.from_dict(tree))
+    plan = drawing.draw(config_file.from_dict(tree))
     assert plan.source_names == ["Bob", "Cay", "Dee", "Ann"]
     bits = plans.read(first).codes.bits
     assert np.array_equal(plan.codes.bits[:3], bits)
@@ -294,7 +294,7 @@ def test_the_next_image_takes_the_place_of_one_that_is_cut_off(tmp_path):
     )
     less = write(tmp_path / "less", left_out=[X])
     other = settings(less, tmp_path / "b", **changes)
-    assert "7.png" in plans.draw(other).data.names
+    assert "7.png" in drawing.draw(other).data.names
     assert "7.png" not in plans.read(run).data.names
 
 
@@ -306,7 +306,7 @@ def test_one_image_of_a_cluster_is_no_source(tmp_path):
     run = made(settings(folder, tmp_path / "a", **changes))
     noise = write(tmp_path / "noise", copies=[(2, 5)], noise=[])
     Image.fromarray(pictures(np.random.default_rng(2))[5]).save(noise / "5.png")
-    other = plans.draw(settings(noise, tmp_path / "b", **changes))
+    other = drawing.draw(settings(noise, tmp_path / "b", **changes))
     assert other.codes.n_sources == 1 + plans.read(run).codes.n_sources
     text = certificate.check(run).statement()
     assert "(c) holds for whole sources: 2 of 8 images share theirs" in text
@@ -358,7 +358,7 @@ def test_members_of_an_extension_do_not_depend_on_sources_that_they_never_saw(
         new = write(place / "new", noise=noise, left_out=range(5))
         first = made(settings(old, place / "a", **changes))
         run = create(extension_of(first, new, place / "b", n_members))
-        bits = plans.prepare(run).codes.bits
+        bits = drawing.prepare(run).codes.bits
         left = np.flatnonzero(~bits[x]).tolist()
         assert left
         made(run.config)

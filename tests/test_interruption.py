@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ensemble.cli import train
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from ensemble.run import (
     files,
     manifest,
@@ -176,7 +176,7 @@ def nobody():
 
 def test_a_read_only_run_folder_is_said_and_stays_as_it_was(open_to_all, capsys):
     run = create(tiny.config(open_to_all / "run"))
-    plan.prepare(run)
+    drawing.prepare(run)
     for path in (*run.path.rglob("*"), run.path):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}

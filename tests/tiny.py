@@ -7,8 +7,8 @@ import torch
 
 from ensemble.models.denoisers import build_member
 from ensemble.models.ensemble_model import EnsembleModel
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import drawing
+from ensemble.provenance.plans import Plan
 from ensemble.run import config_file, files
 from ensemble.run.config import Config
 from ensemble.run.folder import Run, create
@@ -66,7 +66,7 @@ class StopsAfter(Stopping):
 def trained(folder: Path, **changes: dict) -> tuple[Run, Plan]:
     """A run folder with all members trained."""
     run = create(config(folder, **changes))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     members = range(ready.codes.n_members)
     assert not train_members(run, members, ready, Stopping())
     completion.complete(run)

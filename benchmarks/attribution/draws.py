@@ -42,7 +42,7 @@ from ensemble.evaluation.metrics import (
     rank_correlation,
 )
 from ensemble.evaluation.metrics.rank_correlation import Resamples
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run import records
 from ensemble.run.files import read_array, read_json
 from ensemble.run.folder import Run
@@ -121,7 +121,7 @@ def findings(run: Run, name: str) -> dict[str, Any]:
     few = at_fewer(run, name)
     _, n_queries, n_subsets = few.shape
     options = replace(ground_truth.options_of(run, name), n_subsets=n_subsets)
-    found = truth.read(run, plan.load(run), options)
+    found = truth.read(run, plans.load(run), options)
     strapped, factor = lds.bootstrap(found), options.n_draws / FEWER
     (values, samples) = (
         ceilings(found.losses, few, factor, drawn)

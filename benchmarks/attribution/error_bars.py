@@ -33,7 +33,7 @@ from ensemble.evaluation import (
 )
 from ensemble.evaluation.ground_truth import Truth
 from ensemble.evaluation.metrics import intervals
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run.folder import Run
 from ensemble.scorers import score_files
 from ensemble.scorers.interface import (
@@ -83,7 +83,7 @@ def expected(deviations: Float64[np.ndarray, "queries sources"]) -> OfQuery:
 
 def findings(run: Run, name: str) -> dict[str, Any]:
     """For each posterior what is left, what it expected, and what nobody can add up."""
-    found = truth.read(run, plan.load(run), ground_truth.options_of(run, name))
+    found = truth.read(run, plans.load(run), ground_truth.options_of(run, name))
     noise = noise_of(found)
     best = score_files.load(run, name, limits.METHOD).astype(np.float64)
     told = left(limits.predicted(best, found, limits.TOLD[-1]), found, noise)

@@ -29,7 +29,7 @@ from ensemble.evaluation import (
     predictors,
 )
 from ensemble.evaluation.options import Options
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run.folder import Run
 
 N_KNOWN = 64
@@ -41,7 +41,7 @@ def findings(run: Run, name: str, measure: str) -> dict[str, Any]:
     """Each posterior of that measure, by its number of members."""
     n_subsets = ground_truth.options_of(run, name).n_subsets
     options = Options(name, measure=measure, n_subsets=n_subsets)
-    found = truth.read(run, plan.load(run), options)
+    found = truth.read(run, plans.load(run), options)
     fresh = lds.of_subsets(found, np.arange(N_KNOWN, n_subsets))
     rows = lds.against_best(fresh, lds.bootstrap(fresh), predictors.find(run, name))
     whole, first = METHODS[measure], f"{METHODS[measure]}-first-"

@@ -42,7 +42,7 @@ from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import TABLES
 from ensemble.models.conditioning import NOTHING
 from ensemble.models.objective import objective_of
-from ensemble.provenance import plan
+from ensemble.provenance import drawing, plans
 from ensemble.run import (
     files,
     manifest,
@@ -95,7 +95,7 @@ def extract(
         mnist.write(pictures)
         data = dataclasses.replace(data, path=str(pictures))
     made = create(dataclasses.replace(run.config, run=str(to), data=data))
-    plan.prepare(made)
+    drawing.prepare(made)
     origin = files.read_json(run.manifest)
     manifest.check_manifest(made, {fact: origin[fact] for fact in FACTS})
     for file in files_of(run, shipped):
@@ -165,7 +165,7 @@ def cell(
     Raises:
         BadInput: If the truth has no such subset or seed.
     """
-    found = ground_truth.read(run, plan.load(run), options)
+    found = ground_truth.read(run, plans.load(run), options)
     seeds = found.identity["seeds"]
     if seed not in seeds or not 0 <= subset < options.n_subsets:
         raise BadInput(
@@ -175,7 +175,7 @@ def cell(
     models = create(
         retraining.config(run, folder, ground_truth.splits_of(run, options), seed, None)
     )
-    ready = plan.prepare(models)
+    ready = drawing.prepare(models)
     train_members(models, [subset], ready, Stopping())
     asked = queries.load(run, options.name)
     pictures = Examples(

@@ -47,8 +47,8 @@ from ensemble.evaluation import (
     plots,
 )
 from ensemble.evaluation.options import Options
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import files
 from ensemble.run.config import DataConfig
 from ensemble.run.folder import (
@@ -364,7 +364,7 @@ def main() -> None:
     sizes = SMOKE if arguments.smoke else sizes
     torch.set_num_threads(1)
     run = trained(arguments.folder, pictures(arguments.folder), sizes)
-    ready = plan.load(run)
+    ready = plans.load(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
     pipe.members.side_by_side = 2

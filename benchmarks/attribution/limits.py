@@ -28,7 +28,7 @@ from ensemble.evaluation import (
     lds,
 )
 from ensemble.evaluation.ground_truth import Truth
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run.folder import Run
 from ensemble.scorers import score_files
 from ensemble.scorers.posterior import gaussian
@@ -81,7 +81,7 @@ def predicted(
 def findings(run: Run, name: str) -> dict[str, Any]:
     """What the best posterior reaches as it is, and when it is told more."""
     options = ground_truth.options_of(run, name)
-    found = truth.read(run, plan.load(run), options)
+    found = truth.read(run, plans.load(run), options)
     score = score_files.load(run, name, METHOD).astype(np.float64)
     strapped = lds.bootstrap(found)
     rows = {}

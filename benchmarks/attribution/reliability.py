@@ -28,8 +28,8 @@ from ensemble.evaluation.metrics import (
     rank_correlation,
 )
 from ensemble.evaluation.options import Options
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import drawing
+from ensemble.provenance.plans import Plan
 from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from ensemble.run.folder import Run, create
@@ -55,7 +55,7 @@ def untrained(folder: Path, n_images: int) -> tuple[EnsemblePipeline, Run, Plan]
             }
         )
     )
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     train_members(run, range(2), ready, Stopping())
     completion.complete(run)
     return EnsemblePipeline.from_pretrained(run.path), run, ready

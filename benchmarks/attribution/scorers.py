@@ -38,7 +38,7 @@ from ensemble.data import datasets
 from ensemble.models.conditioning import NOTHING
 from ensemble.models.denoisers import build_member
 from ensemble.models.objective import objective_of
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run import config_file, files
 from ensemble.run.folder import open_run
 from ensemble.sampling import queries
@@ -324,7 +324,7 @@ def methods(folder: Path, name: str = "demo") -> list[dict[str, Any]]:
     """What every method costs on a run's queries; gradients that are shared count."""
     torch.set_num_threads(1)
     run = open_run(folder)
-    ready = plan.load(run)
+    ready = plans.load(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
     n_queries = len(queries.load(run, name).seeds)

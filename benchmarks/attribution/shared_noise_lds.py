@@ -34,8 +34,8 @@ from ensemble.evaluation import (
 )
 from ensemble.evaluation import lds as score_of
 from ensemble.evaluation.metrics import intervals
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import drawing, plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import config_file
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import completion, queries
@@ -63,7 +63,7 @@ def trained(folder: Path, like: Run) -> Run:
     tree["run"] = str(folder / "run")
     tree["training"]["shared_noise"] = False
     run = create(config_file.from_dict(tree))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     missing = [member for member in range(N_MEMBERS) if not run.member(member).exists()]
     train_members(run, missing, ready, Stopping())
     completion.complete(run)
@@ -85,7 +85,7 @@ def compared(
 ) -> dict[str, Any]:
     """LDS by members of either kind, of one set of queries."""
     options = ground_truth.options_of(like, name)
-    found = truth.read(like, plan.load(like), options)
+    found = truth.read(like, plans.load(like), options)
     strapped = score_of.bootstrap(found)
     images = queries.load(like, name).images
     asked = held_out.keep(run, name, images)
@@ -128,7 +128,7 @@ def main(folder: str, other: str) -> None:
     torch.set_num_threads(1)
     like = open_run(other)
     run = trained(Path(folder).resolve(), like)
-    ready = plan.load(run)
+    ready = plans.load(run)
     pipe = EnsemblePipeline.from_pretrained(run.path, members=range(N_MEMBERS))
     pipe.set_progress_bar_config(disable=True)
     results = {name: compared(like, run, pipe, ready, name) for name in NAMES}

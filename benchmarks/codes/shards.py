@@ -28,11 +28,8 @@ from benchmarks import record
 from ensemble.data import decoding
 from ensemble.data.datasets import TrainingImages
 from ensemble.data.lazy import ImagesOnDisk
-from ensemble.provenance import (
-    coded_shards,
-    plan,
-)
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import coded_shards, drawing
+from ensemble.provenance.plans import Plan
 from ensemble.run import config_file
 from ensemble.run.config import Config
 from ensemble.run.folder import create
@@ -228,7 +225,7 @@ def large(folder: Path, gigabytes: float, n_pairs: int, n_steps: int) -> dict[st
     n_images = max(1000, int(gigabytes * 1e9 / 14_336))
     settings = written(noise(n_images), folder, data={"source": "label"})
     began = time.perf_counter()
-    ready = plan.draw(settings)
+    ready = drawing.draw(settings)
     loaded = time.perf_counter()
     ready.data.fingerprint()
     return {
@@ -246,7 +243,7 @@ def main(folder: Path, gigabytes: float, n_pairs: int = 9) -> dict[str, Any]:
     data = mnist()
     sections = DESIGNS["half_weight_10_labels"]
     settings = written(data, folder / "mnist", **sections)
-    ready = plan.draw(settings)
+    ready = drawing.draw(settings)
     return {
         "amplification": amplification(data),
         "mnist_epoch_of_member_0": from_disk(ready, folder / "mnist" / "shards"),

@@ -37,7 +37,7 @@ from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.ablation.measurements import brightness as brightness_of
 from ensemble.ablation.removal_sets import votes_without
 from ensemble.models.denoisers import predict
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run import files
 from ensemble.run.folder import Run, open_run
 from ensemble.sampling.pipeline import EnsemblePipeline
@@ -60,7 +60,7 @@ def opened(
     """
     torch.set_num_threads(1)
     run = open_run(path)
-    codes = plan.load(run).codes
+    codes = plans.load(run).codes
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
     pipe.members.side_by_side = os.cpu_count() or 1

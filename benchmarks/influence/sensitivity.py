@@ -26,7 +26,7 @@ from benchmarks import record
 from ensemble.ablation import audit, first_order
 from ensemble.ablation.exact import pictures_without
 from ensemble.ablation.removal_sets import votes_without
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run import folder
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
@@ -170,7 +170,7 @@ def audited(predicted: np.ndarray, exact: np.ndarray) -> dict:
 def main(path: str, n_queries: int = 6) -> None:
     torch.set_num_threads(1)
     run = folder.open_run(path)
-    bits = plan.load(run).codes.bits
+    bits = plans.load(run).codes.bits
     pipe = EnsemblePipeline.from_pretrained(run.path)
     pipe.set_progress_bar_config(disable=True)
     pipe.members.side_by_side = os.cpu_count() or 1

@@ -17,8 +17,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import record
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import files
 from ensemble.run.folder import Run, open_run
 from ensemble.sampling.pipeline import EnsemblePipeline
@@ -64,7 +64,7 @@ def shares_of_labels(run: Run, ready: Plan) -> dict[str, list[float]]:
 def findings(path: str) -> dict:
     """The numbers of one run."""
     run = open_run(path)
-    ready = plan.load(run)
+    ready = plans.load(run)
     many = ready.codes.n_sources > 200
     folder = run.influence("demo") / ("differential" if many else "exact")
     info = files.read_json(folder / "info.json")

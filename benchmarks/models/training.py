@@ -26,7 +26,7 @@ from accelerate.state import AcceleratorState
 
 from benchmarks import record
 from ensemble.models.conditioning import NOTHING
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from ensemble.run import config_file
 from ensemble.run.config import Config
 from ensemble.run.folder import create
@@ -107,7 +107,7 @@ def trainer(folder: Path, precision: str = "no", seed: int = 0) -> MemberTrainer
     """A member that is about to be trained."""
     settings = config(folder, mixed_precision=precision, seed=seed)
     run = create(settings)
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     split = member_images(ready.codes, ready.source_of, 0)

@@ -42,7 +42,7 @@ from ensemble.evaluation import (
     tables,
 )
 from ensemble.evaluation.options import Options
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.run import records
 from ensemble.run.config import DataConfig
 from ensemble.run.files import read_json, sha256
@@ -213,15 +213,15 @@ def interrupt_training(path: Path) -> None:
     run, stopping = open_run(path), Stopping()
     stopping.asked = True
     with contextlib.suppress(Interrupted):
-        train_members(run, [REFERENCE], plan.load(run), stopping)
+        train_members(run, [REFERENCE], plans.load(run), stopping)
 
 
-def opened(path: Path) -> tuple[Run, EnsemblePipeline, plan.Plan]:
+def opened(path: Path) -> tuple[Run, EnsemblePipeline, plans.Plan]:
     """A run, its pipeline and its plan."""
     run = open_run(path)
     pipe = EnsemblePipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
-    return run, pipe, plan.load(run)
+    return run, pipe, plans.load(run)
 
 
 def told(path: Path, *command: str) -> str:

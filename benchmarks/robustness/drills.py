@@ -28,8 +28,8 @@ from safetensors.numpy import load_file, save_file
 from benchmarks import record
 from ensemble.data import datasets
 from ensemble.data.datasets import Loaded
-from ensemble.provenance import plan as plans
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import drawing
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     config_file,
     files,
@@ -79,7 +79,7 @@ def made(config: Config) -> Run:
     from ensemble.sampling import completion
 
     run = folder.create(config)
-    plan = plans.prepare(run)
+    plan = drawing.prepare(run)
     pattern = run.path / "pattern"
     if not pattern.exists():
         with files.folder_in_the_making(pattern) as to:
@@ -138,7 +138,7 @@ def planning(path: Path) -> None:
     from ensemble.training.description import describe
 
     config = folder.open_run(path).config
-    print(describe(config, plans.draw(config)), file=sys.stderr)
+    print(describe(config, drawing.draw(config)), file=sys.stderr)
 
 
 def loading(path: Path) -> None:

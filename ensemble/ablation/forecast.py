@@ -27,7 +27,7 @@ from ensemble.models.denoisers import (
 )
 from ensemble.models.objective import objective_of
 from ensemble.provenance import extension
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run.config import Config
 from ensemble.system import launching
 from ensemble.training.optimization import denoising_loss

@@ -10,7 +10,7 @@ from ensemble.ablation.measurements import Measurement
 from ensemble.ablation.removal_sets import (
     Units,
 )
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     records,

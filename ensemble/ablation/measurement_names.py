@@ -20,7 +20,7 @@ from torch import Tensor
 from ensemble.ablation import measurements
 from ensemble.ablation.measurements import MEASUREMENTS, Images, Measurement
 from ensemble.data import decoding
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import files
 from ensemble.run.config import DataConfig
 from splits.errors import BadInput

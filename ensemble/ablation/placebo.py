@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from ensemble.ablation.removal_sets import Units
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from splits.designs import free_codes
 
 THRESHOLD = 0.05

@@ -19,9 +19,8 @@ from ensemble.certificate.subject import (
     first_few,
     violation,
 )
-from ensemble.provenance import extension
-from ensemble.provenance import plan as plans
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import extension, plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     locations,

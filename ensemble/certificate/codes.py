@@ -10,7 +10,7 @@ from ensemble.certificate.subject import (
     remark,
     violation,
 )
-from ensemble.provenance import plan as plans
+from ensemble.provenance import drawing
 from splits.designs.registry import DESIGNS
 from splits.errors import BadInput
 from splits.sources import NEAR_DUPLICATES
@@ -28,7 +28,7 @@ def code_book(subject: Subject) -> Iterator[Finding]:
         )
         return
     try:
-        again = plans.codes_again(config, subject.plan)
+        again = drawing.codes_again(config, subject.plan)
     except BadInput as error:
         yield remark("c", f"Not drawn again: the code book ({error})")
         return

@@ -14,7 +14,7 @@ from ensemble.certificate.subject import (
     violation,
 )
 from ensemble.provenance import extension
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     folder,

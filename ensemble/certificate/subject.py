@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt32
 
 from ensemble.provenance import extension
 from ensemble.provenance.extension import Start
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     records,

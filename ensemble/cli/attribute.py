@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble.cli import attribute_options
-from ensemble.provenance import plan
+from ensemble.provenance import plans
 from ensemble.report import outdated
 from ensemble.run import (
     files,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MANY_SOURCES = 200
 
 
-def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
+def ensemble_of(run: Run, ready: plans.Plan | None = None) -> "EnsemblePipeline":
     """The run's pipeline; on a CPU as many members side by side as there are cores.
 
     Args:
@@ -69,7 +69,7 @@ def ensemble_of(run: Run, ready: plan.Plan | None = None) -> "EnsemblePipeline":
         completion.complete(run)
     pipe = EnsemblePipeline.from_pretrained(run.path)
     if ready is not None and pipe.membership is not None:
-        plan.require_codes_of(run, ready, pipe.membership)
+        plans.require_codes_of(run, ready, pipe.membership)
     if torch.accelerator.is_available():
         return pipe.to(torch.accelerator.current_accelerator())
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def ablate(run: Run, options: argparse.Namespace) -> None:
     from ensemble.ablation.measurement_names import chosen_measurements
 
     _require_effect(options)
-    ready = plan.load(run)
+    ready = plans.load(run)
     if options.sources is not None:
         chosen = ready.called.of_text(options.sources, "--sources")
         removed = removal_sets.one_set(ready, chosen)
@@ -204,7 +204,7 @@ def score(run: Run, options: argparse.Namespace) -> None:
             run, options.name, methods, on_cluster(options), **asked
         )
     else:
-        ready = plan.load(run)
+        ready = plans.load(run)
         pipe = ensemble_of(run, ready)
         paths = (
             runner.score(run, pipe, ready, options.name, method, **asked)
@@ -224,7 +224,7 @@ def evaluate(run: Run, options: argparse.Namespace) -> None:
     )
     from ensemble.evaluation.options import from_flags
 
-    chosen, ready = from_flags(vars(options)), plan.load(run)
+    chosen, ready = from_flags(vars(options)), plans.load(run)
     if options.what == "lds" and options.subsets is None:
         chosen = ground_truth.no_fewer(run, chosen)
     evaluation = EVALUATIONS[options.what]
@@ -253,7 +253,7 @@ def verify(run: Run, options: argparse.Namespace) -> None:
 
     sources, whose = [], ""
     if options.sources is not None:
-        called = plan.source_names(run)
+        called = plans.source_names(run)
         sources = called.of_text(options.sources, "--sources")
         whose = f" for {called.these(sources)}"
     about = verification.digest(run)
@@ -277,7 +277,7 @@ def remove(run: Run, options: argparse.Namespace) -> None:
     """Record that sources must go, and say what follows."""
     from ensemble.provenance import removal
 
-    sources = plan.source_names(run).of_text(options.sources, "--sources")
+    sources = plans.source_names(run).of_text(options.sources, "--sources")
     for line in removal.announced(run, sources):
         print(visible(line), flush=True)
     recorded = removal.request(run, sources, options.reason, options.force)
@@ -296,7 +296,7 @@ def report(run: Run, options: argparse.Namespace) -> None:
     """Write report.html."""
     from ensemble.report.report import write
 
-    page = write(run, options.name, plan.load(run).data)
+    page = write(run, options.name, plans.load(run).data)
     print(f"Report: {page}")
 
 

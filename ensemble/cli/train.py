@@ -19,11 +19,12 @@ from pathlib import Path
 from ensemble.data import datasets
 from ensemble.provenance import (
     classes,
+    drawing,
     extension,
-    plan,
     repair,
+    source_groups,
 )
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     config_file,
     files,
@@ -121,7 +122,7 @@ def compared(config: Config, wishes: dict[str, int]) -> str:
     from ensemble.training.description import weights_of_a_member
 
     data = datasets.load(config.data)
-    n_coded = plan.grouped(config.data, data).n_coded
+    n_coded = source_groups.grouped(config.data, data).n_coded
     wish = Wish(
         wishes.get("sources", n_coded),
         wishes.get("remove", 1),
@@ -275,7 +276,7 @@ def prepared(config: Config) -> tuple[Run, Plan]:
     run = folder.create(config)
     files.sweep_abandoned(run.path)
     try:
-        return run, plan.prepare(run)
+        return run, drawing.prepare(run)
     except BadInput:
         if is_new:
             folder.withdraw(run)
@@ -314,7 +315,7 @@ def main(arguments: Sequence[str]) -> int:
         from ensemble.training.description import describe
 
         there = locations.found(config, Path(config.run))
-        drawn = plan.draw(there)
+        drawn = drawing.draw(there)
         if there.data.stream:
             # Otherwise nobody reads them, and one that does not fit is found later.
             drawn.data.fingerprint()

@@ -15,8 +15,8 @@ import torch
 
 from ensemble.ablation import exact
 from ensemble.ablation.measurement_names import chosen_measurements
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import voters
 from ensemble.run.folder import (
     Run,
@@ -69,7 +69,7 @@ def _opened(place: Place) -> Iterator[tuple[Run, Plan]]:
 def _plan(run: str) -> tuple[Run, Plan]:
     """Kept from one task to the next."""
     opened = open_run(run)
-    return opened, plan.load(opened)
+    return opened, plans.load(opened)
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,7 +97,7 @@ def _members(place: Place, run: Run, ready: Plan) -> EnsemblePipeline:
         known = queries.membership_of(run, pipe)
         if place.membership != known.digest():
             raise voters.changed(run.path)
-    plan.require_codes_of(run, ready, known)
+    plans.require_codes_of(run, ready, known)
     return pipe
 
 

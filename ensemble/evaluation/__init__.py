@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ensemble.evaluation import deletion, false_attribution, lds, quality
 from ensemble.evaluation.options import Options
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run.folder import Run
 from ensemble.sampling.pipeline import EnsemblePipeline
 

@@ -35,7 +35,7 @@ from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
 from ensemble.models.objective import objective_of
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run.config import SplitsConfig
 from ensemble.run.folder import Run
 from ensemble.sampling import queries

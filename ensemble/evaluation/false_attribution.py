@@ -30,7 +30,7 @@ from ensemble.evaluation.metrics import intervals
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import records
 from ensemble.run.files import read_json
 from ensemble.run.folder import Run

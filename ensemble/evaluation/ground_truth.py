@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ensemble.evaluation import losses, retraining, tables
 from ensemble.evaluation.options import Options
 from ensemble.models.objective import objective_of
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import files, query_names
 from ensemble.run.config import SplitsConfig
 from ensemble.run.folder import Run, open_run

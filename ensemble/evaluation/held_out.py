@@ -22,7 +22,7 @@ from ensemble.ablation.removal_sets import (
     votes_without,
 )
 from ensemble.models.objective import objective_of
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     records,

@@ -34,7 +34,7 @@ from ensemble.evaluation.metrics.rank_correlation import Resamples
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run.folder import Run
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import READOUTS

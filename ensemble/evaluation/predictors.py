@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ensemble.evaluation import tables
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import records, table_records
 from ensemble.run.files import array_digest, read_array, read_json
 from ensemble.run.folder import Run

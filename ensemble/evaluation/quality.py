@@ -29,7 +29,7 @@ from ensemble.evaluation.metrics import (
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.tables import Row
 from ensemble.models.objective import objective_of
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run.config import SplitsConfig
 from ensemble.run.folder import Run
 from ensemble.sampling import queries

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from ensemble.models.ensemble_model import EnsembleModel
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import files, lineage, manifest
 from ensemble.run.config import (
     Config,
@@ -148,7 +148,7 @@ def _train(run: Run, ready: Plan, members: range) -> None:
 
 def _keep(run: Run, ready: Plan) -> None:
     """Write the plan as it is given; one that is there must be the same."""
-    facts = {**plan.facts(ready), "promises": guarantees.promises(ready.codes)}
+    facts = {**plans.facts(ready), "promises": guarantees.promises(ready.codes)}
     if not run.manifest.exists():
         # Other processes of this run read the images again, and must find the same.
         facts["reading_rules"] = ready.data.inventory.rules

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from ensemble.data import decoding
 from ensemble.data.datasets import TrainingImages
-from ensemble.provenance import plan
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import drawing
+from ensemble.provenance.plans import Plan
 from ensemble.run import files
 from ensemble.run.config import (
     Config,
@@ -94,7 +94,7 @@ def laid_out(
             f"{per_shard} images in a shard, {read_bytes} bytes read at once; there "
             "must be at least 1 of each."
         )
-    ready: Plan = plan.drawn_for(config, replace(data, names=_keys(len(data.names))))
+    ready: Plan = drawing.drawn_for(config, replace(data, names=_keys(len(data.names))))
     bits = ready.codes.bits[ready.source_of]
     # The first image speaks for the others: their sizes only decide between orders.
     order = shard_order.by_code(bits, shards.footprint(_sample(data, 0)), read_bytes)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ensemble.data import masking
-from ensemble.provenance import classes
-from ensemble.provenance import plan as plans
-from ensemble.provenance.plan import Plan
+from ensemble.provenance import classes, plans
+from ensemble.provenance.plans import Plan
 from ensemble.run import files, removal_log, voters
 from ensemble.run.folder import Run
 from ensemble.run.removal_log import Request

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ensemble.models.objective import objective_of
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     manifest,

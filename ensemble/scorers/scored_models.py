@@ -12,7 +12,7 @@ from torch import nn
 
 from ensemble.models.denoisers import load_member
 from ensemble.models.objective import Objective
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     voters,

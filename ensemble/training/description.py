@@ -8,7 +8,7 @@ from ensemble.models.denoisers import (
     build_member,
 )
 from ensemble.provenance import extension
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run.config import (
     Config,
 )

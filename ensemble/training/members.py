@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 
 from ensemble.provenance import extension
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import (
     files,
     lineage,

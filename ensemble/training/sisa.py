@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ensemble.data.datasets import TrainingImages
 from ensemble.data.loader import Split
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import lineage
 from ensemble.run.config import (
     Config,

@@ -25,7 +25,7 @@ from ensemble.evaluation import (
     ground_truth as truth,
 )
 from ensemble.evaluation.options import Options
-from ensemble.provenance import plan
+from ensemble.provenance import drawing, plans
 from ensemble.run import files, folder
 from ensemble.sampling import queries
 from ensemble.scorers import runner
@@ -135,7 +135,7 @@ def test_a_cell_that_is_trained_again_has_the_same_bits(packed, tmp_path):
     found = ground_truth.cell(packed, OPTIONS, 3, 2, tmp_path / "again")
     assert found["same_bits"]
     assert found["largest_relative_difference"] == 0
-    kept = truth.read(packed, plan.load(packed), OPTIONS).losses
+    kept = truth.read(packed, plans.load(packed), OPTIONS).losses
     assert found["mean_loss"] == pytest.approx(kept[1, :, 3].mean())
 
 
@@ -161,7 +161,7 @@ def test_a_folder_of_other_codes_is_refused(origin, tmp_path):
     run, _ = origin
     splits = dataclasses.replace(run.config.splits, seed=1)
     other = dataclasses.replace(run.config, run=str(tmp_path / "packed"))
-    plan.prepare(folder.create(dataclasses.replace(other, splits=splits)))
+    drawing.prepare(folder.create(dataclasses.replace(other, splits=splits)))
     with pytest.raises(BadInput, match="belongs to a run with another config"):
         ground_truth.extract(run, tmp_path / "packed", None)
 
@@ -174,7 +174,7 @@ def test_more_than_is_on_record_needs_the_members(packed):
 def test_without_losses_there_is_no_table(packed):
     shutil.rmtree(packed.path / "evaluation")
     with pytest.raises(BadInput, match="lacks 16 models of subsets"):
-        truth.read(packed, plan.load(packed), OPTIONS)
+        truth.read(packed, plans.load(packed), OPTIONS)
 
 
 def test_the_command_unpacks_and_prints_the_cell(package, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 
 from ensemble.ablation import forecast
 from ensemble.data.datasets import TrainingImages
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from tests import tiny
 
 
@@ -26,7 +26,7 @@ def images(n_images=8, twins=(), alike=()):
 
 def said(tmp_path, given=None, /, **changes):
     config = tiny.config(tmp_path / "run", **changes)
-    drawn = plan.drawn_for(config, given or images())
+    drawn = drawing.drawn_for(config, given or images())
     return forecast.described(config, drawn)
 
 

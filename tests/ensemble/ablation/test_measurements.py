@@ -30,7 +30,7 @@ from ensemble.ablation.removal_sets import (
 from ensemble.data.datasets import TrainingImages
 from ensemble.models.conditioning import NOTHING
 from ensemble.models.objective import objective_of
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from ensemble.run import records
 from ensemble.run.folder import create
 from ensemble.run.voters import Membership
@@ -74,7 +74,7 @@ def mild(n=4):
 def digits(tmp_path_factory):
     """A plan of eight digits, two to a source, and an image file."""
     folder = tmp_path_factory.mktemp("digits")
-    drawn = plan.draw(tiny.config(folder / "run"))
+    drawn = drawing.draw(tiny.config(folder / "run"))
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(
         folder / "ramp.png"
     )
@@ -414,7 +414,7 @@ def shaded(tmp_path_factory):
             splits={"design": "balanced", "n_members": 6, "weight": 3},
         )
     )
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     pipe = tiny.ensemble(6, codes=ready.codes)
     noise = initial_noise(pipe.members, query_generators([0]), 1)[0]
     for member, shade in enumerate(SHADES):

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.ablation import removal_sets
 from ensemble.ablation.removal_sets import Units
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from splits import BadInput
 from tests import tiny
 
@@ -16,7 +16,7 @@ from tests import tiny
 def ready(tmp_path_factory):
     folder = tmp_path_factory.mktemp("units")
     splits = {"design": "balanced", "n_members": 6, "weight": 3}
-    return plan.draw(tiny.config(folder, data={"n_images": 4}, splits=splits))
+    return drawing.draw(tiny.config(folder, data={"n_images": 4}, splits=splits))
 
 
 def test_every_source_is_a_unit(ready):
@@ -56,7 +56,9 @@ def test_what_cannot_be_removed_is_refused(ready):
 
 
 def drawn(tmp_path, n_images, **splits):
-    return plan.draw(tiny.config(tmp_path, data={"n_images": n_images}, splits=splits))
+    return drawing.draw(
+        tiny.config(tmp_path, data={"n_images": n_images}, splits=splits)
+    )
 
 
 def test_the_designs_that_a_refusal_names_keep_what_it_says(tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from ensemble.certificate.subject import Subject
-from ensemble.provenance import plan as plans
+from ensemble.provenance import plans
 from ensemble.run import records, voters
 from ensemble.run.files import read_json
 from ensemble.run.folder import Run

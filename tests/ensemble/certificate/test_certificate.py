@@ -14,7 +14,7 @@ from ensemble.certificate import (
 )
 from ensemble.certificate.subject import Subject
 from ensemble.data.datasets import TrainingImages
-from ensemble.provenance import plan as plans
+from ensemble.provenance import plans
 from ensemble.run import records
 from ensemble.run.files import read_json, write_array
 from ensemble.run.folder import REFERENCE, Run

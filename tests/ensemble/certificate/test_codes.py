@@ -7,8 +7,7 @@ import pytest
 
 from ensemble.certificate import codes
 from ensemble.certificate.subject import Subject
-from ensemble.provenance import plan as plans
-from ensemble.provenance import removal
+from ensemble.provenance import drawing, plans, removal
 from ensemble.run import config_file, files
 from ensemble.run.folder import Run, create
 from splits.codes import CodeBook
@@ -19,7 +18,7 @@ from tests.test_exactness import NAMED, settings, write
 def planned(config):
     """A run with a plan and no members."""
     run = create(config)
-    plans.prepare(run)
+    drawing.prepare(run)
     return run
 
 
@@ -127,6 +126,6 @@ def test_clusters_weaken_what_codes_follow_from(tmp_path):
 def test_codes_again_are_those_of_the_plan(tmp_path):
     run = planned(tiny.config(tmp_path / "run"))
     plan = plans.read(run)
-    again = plans.codes_again(run.config, plan)
+    again = drawing.codes_again(run.config, plan)
     assert isinstance(again, CodeBook)
     assert np.array_equal(again.bits, plan.codes.bits)

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from ensemble.certificate import certificate, images
-from ensemble.provenance import plan as plans
 from ensemble.provenance import (
+    drawing,
     removal,
     repair,
 )
@@ -18,7 +18,7 @@ from tests.test_exactness import made, settings, write
 
 
 def repaired(run):
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     assert not train_members(run, repair.affected(run), ready, Stopping())
     repair.finish(run)
 

@@ -15,7 +15,7 @@ import filelock
 import pytest
 
 from ensemble.cli import attribute, train
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from ensemble.run import config_file
 from ensemble.run.files import read_json
 from ensemble.run.folder import CHECKPOINT, create
@@ -169,7 +169,7 @@ def test_a_standing_cluster_that_cannot_take_a_task_is_told_of_once(
 
 def test_methods_that_do_not_sample_without_units_are_refused(tmp_path):
     run = create(tiny.config(tmp_path / "run"))
-    plan.prepare(run)
+    drawing.prepare(run)
     adjoint = ["ablate", "--method", "adjoint", "--engine", "ray"]
     with pytest.raises(BadInput, match="say --method exact, or leave --engine out"):
         attribute.main([str(run.path), *adjoint])
@@ -184,7 +184,7 @@ def test_a_node_that_does_not_see_the_run_says_so(tmp_path):
 def test_a_member_that_diverges_is_told_and_not_tried_again(tmp_path):
     wild = {"learning_rate": 1e30, "max_grad_norm": 1e30, "warmup_steps": 0}
     run = create(tiny.config(tmp_path / "run", training=wild))
-    plan.prepare(run)
+    drawing.prepare(run)
     assert "Member 000: the loss is" in str(task(node_tasks.train_member, run, 0))
 
 
@@ -192,7 +192,7 @@ def test_a_member_that_diverges_is_told_and_not_tried_again(tmp_path):
 def held(tmp_path):
     """A run whose member 0 is being trained by somebody; and who holds it."""
     run = create(tiny.config(tmp_path / "run"))
-    plan.prepare(run)
+    drawing.prepare(run)
     run.members.mkdir()
     holder = filelock.FileLock(run.members / ".000.lock", thread_local=False)
     with holder:

@@ -9,7 +9,7 @@ from ensemble.evaluation import EVALUATIONS, deletion, held_out
 from ensemble.evaluation.deletion import Removals, agreement, at_random, named, rows_of
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
-from ensemble.provenance import plan as plans
+from ensemble.provenance import plans
 from ensemble.run import files
 from ensemble.run.folder import open_run
 from ensemble.sampling import queries

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.evaluation import EVALUATIONS, quality
 from ensemble.evaluation.options import Options
-from ensemble.provenance import plan as plans
+from ensemble.provenance import plans
 from ensemble.run import files
 from ensemble.run.folder import open_run
 from ensemble.sampling.pipeline import EnsemblePipeline

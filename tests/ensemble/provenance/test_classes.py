@@ -6,7 +6,7 @@ import pytest
 from ensemble.cli import train as script
 from ensemble.data.datasets import TrainingImages
 from ensemble.provenance import classes
-from ensemble.provenance.plan import Plan
+from ensemble.provenance.plans import Plan
 from ensemble.run import config_file
 from splits.codes import CodeBook
 from tests import tiny

@@ -12,10 +12,7 @@ from PIL import Image
 
 from ensemble.cli import write_shards
 from ensemble.data.datasets import load
-from ensemble.provenance import (
-    coded_shards,
-    plan,
-)
+from ensemble.provenance import coded_shards, drawing
 from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from splits import shards
@@ -113,7 +110,7 @@ def test_who_trains_on_the_shards_draws_the_codes_that_they_were_grouped_by(
         settings.data, tmp_path / "out", len(coded.per_shard)
     )
     again = config_file.from_dict({**tree, **yaml.safe_load(section)})
-    ready = plan.draw(again)
+    ready = drawing.draw(again)
     assert np.array_equal(ready.codes.bits[ready.source_of], coded.bits)
 
 

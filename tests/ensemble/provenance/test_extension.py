@@ -14,11 +14,12 @@ from ensemble.certificate import certificate
 from ensemble.cli import train as script
 from ensemble.evaluation import retraining
 from ensemble.provenance import (
+    drawing,
     extension,
+    plans,
     removal,
     repair,
 )
-from ensemble.provenance import plan as plans
 from ensemble.run import (
     config_file,
     files,
@@ -63,7 +64,7 @@ def tree(folder, data, n_members=4, design="balanced", **changes):
 def made(config_tree):
     """The run and plan of a config, all members trained."""
     run = create(config_file.from_dict(config_tree))
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     todo = [m for m in range(ready.codes.n_members) if not run.member(m).exists()]
     assert not train_members(run, todo, ready, Stopping())
     completion.complete(run)
@@ -279,8 +280,8 @@ def test_what_was_removed_before_is_left_out(copies, tmp_path):
     removal.request(first, [2], "asked", force=True)
     extended = {**tree(tmp_path / "later", data["new"], 6), "extends": str(first.path)}
     with pytest.raises(BadInput, match=r"members .* are not repaired yet.*--repair"):
-        plans.draw(config_file.from_dict(extended))
-    ready = plans.prepare(first)
+        drawing.draw(config_file.from_dict(extended))
+    ready = drawing.prepare(first)
     assert not train_members(first, repair.affected(first), ready, Stopping())
     repair.finish(first)
     run = made(extended)
@@ -313,7 +314,9 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
 
     def drawn(data, n_members=6, **changes):
         wanted = tree(tmp_path / "x", data, n_members, **changes)
-        return plans.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
+        return drawing.draw(
+            config_file.from_dict({**wanted, "extends": str(first.path)})
+        )
 
     with pytest.raises(BadInput, match="6 new images are called like old ones, the fi"):
         drawn(data["old"])
@@ -328,10 +331,10 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
         drawn(named)
     shutil.rmtree(root / "unfinished", ignore_errors=True)
     begun = create(config_file.from_dict(tree(root / "unfinished", data["old"])))
-    plans.prepare(begun)
+    drawing.prepare(begun)
     wanted = tree(tmp_path / "y", data["new"]) | {"extends": str(begun.path)}
     with pytest.raises(BadInput, match=r"members \[0, 1, 2, 3\] are not trained yet"):
-        plans.draw(config_file.from_dict(wanted))
+        drawing.draw(config_file.from_dict(wanted))
 
 
 def test_options_that_an_extension_cannot_have_are_refused(tmp_path):
@@ -383,7 +386,7 @@ def artists(tmp_path_factory):
 def test_an_old_source_that_brings_more_keeps_its_number(artists):
     root, first, new = artists
     wanted = tree(root / "on", new, 2, "partition")
-    drawn = plans.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
+    drawn = drawing.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
     assert drawn.source_names == ["Adam", "Eve", "Abel"]
     assert drawn.source_of.tolist() == [0, 1, 0, 1, 0, 1, 1, 2, 1, 2]
 
@@ -392,7 +395,7 @@ def test_an_old_source_cannot_bring_more_to_members_that_stay_as_they_are(artist
     root, first, new = artists
     wanted = tree(root / "more", new, 4, "partition")
     with pytest.raises(BadInput, match="Source 'Eve' was there before, and has new im"):
-        plans.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
+        drawing.draw(config_file.from_dict({**wanted, "extends": str(first.path)}))
 
 
 def test_conditional_members_keep_their_classes(artists):
@@ -403,7 +406,7 @@ def test_conditional_members_keep_their_classes(artists):
     conditional = made(config)
     config |= {"run": str(root / "x"), "extends": str(conditional.path), "data": new}
     with pytest.raises(BadInput, match="know Adam, Eve, and .* of Abel, Adam, Eve"):
-        plans.draw(config_file.from_dict(config))
+        drawing.draw(config_file.from_dict(config))
     old = plans.checked(conditional).data
     artist_of = dict(zip(old.names, old.columns["artist"], strict=True))
     eves = [name for name, artist in artist_of.items() if artist == "Eve"]
@@ -422,11 +425,11 @@ def test_classes_that_are_declared_stay_whoever_joins(artists):
     declared = made(config)
     wanted = {**config, "run": str(root / "y"), "extends": str(declared.path)}
     wanted["data"] = {**new, "classes": ["Adam", "Eve", "Abel"]}
-    data = plans.draw(config_file.from_dict(wanted)).data
+    data = drawing.draw(config_file.from_dict(wanted)).data
     assert data.label_names == ("Adam", "Eve", "Abel")
     wanted["data"] = {**new, "classes": ["Abel", "Adam", "Eve"]}
     with pytest.raises(BadInput, match=r"data\.classes is .* Set it to that"):
-        plans.draw(config_file.from_dict(wanted))
+        drawing.draw(config_file.from_dict(wanted))
 
 
 def test_a_run_with_slices_cannot_be_extended(folders, tmp_path):
@@ -435,7 +438,7 @@ def test_a_run_with_slices_cannot_be_extended(folders, tmp_path):
     sliced = made(config)
     wanted = {**tree(tmp_path / "x", data["new"]), "extends": str(sliced.path)}
     with pytest.raises(BadInput, match=r"has training\.slices: it cannot be extended"):
-        plans.draw(config_file.from_dict(wanted))
+        drawing.draw(config_file.from_dict(wanted))
 
 
 def test_a_run_that_streams_can_be_extended(folders, tmp_path):
@@ -443,5 +446,5 @@ def test_a_run_that_streams_can_be_extended(folders, tmp_path):
     _, data, _, on, _ = folders
     streaming = made(tree(tmp_path / "files", {**data["old"], "stream": True}, 6))
     wanted = {**tree(tmp_path / "x", data["new"], 6), "extends": str(streaming.path)}
-    drawn = plans.draw(config_file.from_dict(wanted))
+    drawn = drawing.draw(config_file.from_dict(wanted))
     np.testing.assert_array_equal(drawn.data.images, plans.load(on).data.images)

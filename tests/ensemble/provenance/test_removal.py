@@ -13,8 +13,9 @@ from ensemble.cli import attribute
 from ensemble.evaluation import held_out
 from ensemble.models import denoisers
 from ensemble.models.ensemble_model import EnsembleModel
-from ensemble.provenance import plan as plans
 from ensemble.provenance import (
+    drawing,
+    plans,
     removal,
     repair,
 )
@@ -64,7 +65,7 @@ def saw(run, *sources):
 
 
 def repaired(run):
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     assert not train_members(run, repair.affected(run), ready, Stopping())
     return repair.finish(run)
 
@@ -238,7 +239,7 @@ def test_repairing_gives_the_bits_of_a_run_that_never_had_the_source(run, tmp_pa
     before = {member: weights_of(run.member(member)) for member in range(4)}
     removal.request(run, [SOURCE], "asked")
     repaired(run)
-    plan = plans.draw(run.config)
+    plan = drawing.draw(run.config)
     bits = plan.codes.bits.copy()
     bits[SOURCE] = False
     never = create(tiny.config(tmp_path / "never"))
@@ -316,7 +317,7 @@ def test_images_of_others_must_stay_and_none_may_join(tmp_path):
     folder = photos(tmp_path / "photos")
     settings = of_photos(folder, tmp_path / "run")
     run = create(tiny.config(**settings))
-    plans.prepare(run)
+    drawing.prepare(run)
     removal.request(run, [SOURCE], "asked")
     plans.load(run)
     (folder / "05.png").rename(tmp_path / "05.png")
@@ -354,7 +355,7 @@ def test_a_kill_at_any_instant_of_the_swap_leaves_the_old_or_the_new_member(
             repaired(run)
     votes = EnsemblePipeline.from_pretrained(run.path).members.member_ids
     assert (member in votes) == (survived == 2)
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     with monkeypatch.context() as patch:
         patch.setattr(MemberTrainer, "step", lambda _: 1 / 0)
         train_members(run, [member], ready, Stopping())
@@ -368,11 +369,11 @@ def test_a_kill_at_any_instant_of_the_swap_leaves_the_old_or_the_new_member(
 def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
     settings = tiny.config(tmp_path / "run", training={"checkpoint_every_steps": 1})
     run = create(settings)
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, StopsAfter(4))
     removal.request(run, [int(ready.codes.split(0)[0])], "asked")
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     assert not train_members(run, [0], ready, Stopping())
     fresh = create(tiny.config(tmp_path / "fresh"))
     manifest.start_manifest(fresh, plans.facts(ready))
@@ -382,7 +383,7 @@ def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
 
 
 def test_the_reference_is_repaired_too(run):
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     train_members(run, [REFERENCE], ready, Stopping())
     removal.request(run, [SOURCE], "asked")
     assert repair.affected(run) == [*saw(run, SOURCE), REFERENCE]
@@ -478,7 +479,7 @@ def test_a_removal_before_pictures_are_kept_does_not_whitewash_them(run, monkeyp
 
 def test_a_removal_while_members_are_repaired_is_not_recorded_as_repaired(run):
     removal.request(run, [SOURCE], "asked")
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     first = repair.affected(run, ready.removed)
     assert not train_members(run, first, ready, Stopping())
     other = next(one for one in range(8) if not set(saw(run, one)) & set(first))

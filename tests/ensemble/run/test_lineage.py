@@ -14,7 +14,8 @@ from ensemble.data import datasets
 from ensemble.evaluation import retraining
 from ensemble.models.denoisers import load_member
 from ensemble.provenance import (
-    plan,
+    drawing,
+    plans,
     removal,
     repair,
 )
@@ -131,7 +132,7 @@ def said_by_main(main, *arguments, capsys):
 
 
 def test_a_record_names_what_it_was_trained_for(whole):
-    ready = plan.prepare(whole)
+    ready = drawing.prepare(whole)
     record = files.read_json(whole.member(1) / "member.json")
     found = record["trained_for"]
     assert found["options"]["training"]["learning_rate"] == 0.002
@@ -200,7 +201,7 @@ def test_a_scorer_refuses_a_foreign_reference(run, tmp_path, monkeypatch):
     replaced(run.reference, foreign.reference)
     pipe = tiny.pipeline_of(run)
     with pytest.raises(BadInput, match="--reference"):
-        scored_models.scored_model(run, pipe, plan.load(run), REFERENCE)
+        scored_models.scored_model(run, pipe, plans.load(run), REFERENCE)
 
 
 def test_a_deleted_foreign_member_is_trained_again_as_the_message_says(
@@ -305,14 +306,14 @@ def test_a_member_of_another_run_that_was_repaired_there_is_refused(run, tmp_pat
 def interrupted(folder, after=5, **changes):
     """A run whose member 0 has a checkpoint, and no member that is finished."""
     run = create(tiny.config(folder, **changes))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, tiny.StopsAfter(after - 1))
     return run, run.members / "000.part"
 
 
 def go_on(run):
-    assert not train_members(run, [0], plan.prepare(run), Stopping())
+    assert not train_members(run, [0], drawing.prepare(run), Stopping())
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -326,7 +327,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(
     _, part = interrupted(tmp_path / "other", 3, **changes)
     monkeypatch.undo()
     run = create(tiny.config(tmp_path / "run"))
-    plan.prepare(run)
+    drawing.prepare(run)
     shutil.copytree(part, run.members / "000.part")
     go_on(run)
     out = capsys.readouterr().out
@@ -338,7 +339,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(
 
 def test_a_checkpoint_of_another_member_is_not_gone_on_from(tmp_path, capsys):
     run = create(tiny.config(tmp_path / "run"))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     alike = dataclasses.replace(ready, codes=CodeBook(np.ones((8, 4), dtype=bool)))
     with pytest.raises(Interrupted):
         train_members(run, [0], alike, tiny.StopsAfter(2))
@@ -354,7 +355,7 @@ def test_a_finished_member_in_the_making_of_another_run_is_trained_again(
 ):
     foreign, _ = tiny.trained(tmp_path / "other", training={"learning_rate": 0.01})
     run = create(tiny.config(tmp_path / "run"))
-    plan.prepare(run)
+    drawing.prepare(run)
     shutil.copytree(foreign.member(0), run.members / "000.part")
     go_on(run)
     out = capsys.readouterr().out
@@ -394,7 +395,7 @@ def test_weights_on_the_way_of_another_training_are_not_sealed(tmp_path, capsys)
     kept = {"training": {"keep_every_steps": 2}}
     _, part = interrupted(tmp_path / "other", training={"keep_every_steps": 1})
     run = create(tiny.config(tmp_path / "run", **kept))
-    plan.prepare(run)
+    drawing.prepare(run)
     shutil.copytree(part, run.members / "000.part")
     go_on(run)
     assert "training.keep_every_steps: 1 there, 2 here" in capsys.readouterr().out
@@ -437,7 +438,7 @@ def test_a_slice_of_another_training_is_not_repaired_from_and_is_found(
     assert len(found) == 2
     assert all("training.learning_rate: 0.01 there, 0.002 here" in one for one in found)
     removal.request(run, [0], "asked", force=True)
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     train_members(run, repair.affected(run), ready, Stopping())
     assert "training goes on from before it" in capsys.readouterr().out
     saw = int(np.flatnonzero(read_codes(run.codes).bits[0])[0])
@@ -448,7 +449,7 @@ def test_a_slice_of_another_training_is_not_repaired_from_and_is_found(
 
 
 def test_models_that_evaluation_trained_belong_to_their_folder(whole, tmp_path):
-    ready = plan.prepare(whole)
+    ready = drawing.prepare(whole)
     kept = np.ones((8, 1), dtype=bool)
 
     def models(folder, **changes):
@@ -491,7 +492,7 @@ def test_a_log_without_its_last_lines_is_whole_again_in_the_finished_member(tmp_
 
 def test_a_kill_after_a_slice_leaves_no_torn_line(tmp_path, monkeypatch):
     run = create(tiny.config(tmp_path / "run", training={"slices": 3}))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     save = MemberTrainer.save_checkpoint
 
     def killed(trainer, name=CHECKPOINT):
@@ -543,7 +544,7 @@ def test_an_edited_scheduler_that_is_on_record_is_refused(run):
 
 
 def test_images_of_their_own_are_known_whatever_the_others_are(whole):
-    data = plan.prepare(whole).data
+    data = drawing.prepare(whole).data
     some = np.array([1, 4])
     assert data.digest_of(some, False) != data.digest_of(some[::-1].copy(), False)
     assert data.digest_of(some, False) != data.digest_of(some, True)

@@ -18,10 +18,7 @@ from safetensors.torch import load_file
 from ensemble.cli import train
 from ensemble.data import datasets
 from ensemble.evaluation import retraining
-from ensemble.provenance import (
-    plan,
-    removal,
-)
+from ensemble.provenance import drawing, removal
 from ensemble.run import config_file
 from ensemble.run.config import DataConfig
 from ensemble.run.files import read_json
@@ -279,7 +276,7 @@ def test_processes_that_would_begin_at_different_steps_are_refused(tmp_path):
 def test_a_member_that_another_command_trains_is_left_to_it(together, tmp_path):
     config = written(tmp_path / "run", TOGETHER)
     run = create(config_file.load(config))
-    plan.prepare(run)
+    drawing.prepare(run)
     with locks.alone(run.member(0)):
         outcomes = teams.train(tmp_path, [config])
     assert [code for code, _ in outcomes] == [0, 0], outcomes
@@ -302,7 +299,7 @@ def test_a_team_repairs_what_a_team_trained(tmp_path):
     saw = codes_of(run.path).bits[0]
     for member in range(4):
         exposure = np.load(run.member(member) / "exposure.npy")
-        assert exposure[plan.prepare(run).source_of == 0].sum() == 0
+        assert exposure[drawing.prepare(run).source_of == 0].sum() == 0
         after = facts(run, member)["files"][WEIGHTS]
         assert (after == before[member]) is not saw[member]
 
@@ -325,7 +322,7 @@ def test_a_team_that_reads_images_from_files_trains_the_same_bits(tmp_path):
 def test_after_a_removal_models_are_trained_again_by_one_process(tmp_path):
     changes = {"splits": {"n_members": 4}, "training": TOGETHER}
     run = create(tiny.config(tmp_path / "run", **changes))
-    ready = dataclasses.replace(plan.prepare(run), removed=[0])
+    ready = dataclasses.replace(drawing.prepare(run), removed=[0])
     splits = dataclasses.replace(run.config.splits, design="given", n_members=1)
     wanted = retraining.config(run, tmp_path / "again", splits, seed=1, steps=2)
     everything = np.ones((ready.codes.n_sources, 1), dtype=bool)

@@ -12,8 +12,9 @@ from PIL import Image
 
 from ensemble.certificate import certificate
 from ensemble.evaluation import retraining
-from ensemble.provenance import plan as plans
 from ensemble.provenance import (
+    drawing,
+    plans,
     removal,
     repair,
 )
@@ -93,14 +94,14 @@ def source_in(run, number):
 
 
 def repaired(run):
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     assert not train_members(run, repair.affected(run), ready, Stopping())
     return repair.finish(run)
 
 
 def never_had(run, source, folder):
     """Member 0 of a run whose code book never had the source's bits."""
-    plan = plans.draw(run.config)
+    plan = drawing.draw(run.config)
     bits = plan.codes.bits.copy()
     bits[source] = False
     settings = dataclasses.replace(run.config, run=str(folder))
@@ -142,12 +143,12 @@ def test_images_have_the_slice_of_their_source(tmp_path):
     by_label = tiny.config(
         tmp_path, data={"source": "label", "n_images": 40}, training={"slices": 3}
     )
-    plan = plans.draw(by_label)
+    plan = drawing.draw(by_label)
     of_source = sisa.of_names(plan.source_names, 3, 0)
     found = sisa.of_images(by_label, plan)
     assert np.array_equal(found, of_source[plan.source_of])
     by_image = tiny.config(tmp_path, training={"slices": 3})
-    plan = plans.draw(by_image)
+    plan = drawing.draw(by_image)
     found = sisa.of_images(by_image, plan)
     assert np.array_equal(found, sisa.of_names(plan.data.names, 3, 0))
     assert sisa.of_images(tiny.config(tmp_path), plan) is None
@@ -242,7 +243,7 @@ def test_a_repair_has_the_bits_of_never_having_had_the_source(
     removal.request(run, [source], "asked", force=True)
     if stopped_after is not None:
         with pytest.raises(Interrupted):
-            train_members(run, [0], plans.prepare(run), StopsAfter(stopped_after))
+            train_members(run, [0], drawing.prepare(run), StopsAfter(stopped_after))
     done, step = [], MemberTrainer.step
     monkeypatch.setattr(
         MemberTrainer,
@@ -344,7 +345,7 @@ def test_killed_at_each_of_its_writes_a_repair_still_has_the_same_bits(
         with monkeypatch.context() as patch:
             patch.setattr(path, "replace", dying)
             with contextlib.suppress(Killed):
-                train_members(run, [0], plans.prepare(run), Stopping())
+                train_members(run, [0], drawing.prepare(run), Stopping())
         assert run.member(0).with_suffix(".part").exists() == (n_files < 3)
     assert written == ["log.jsonl", "exposure.npy", "member.json"]
     repair.finish(run)
@@ -353,13 +354,13 @@ def test_killed_at_each_of_its_writes_a_repair_still_has_the_same_bits(
 
 
 def test_the_reference_is_repaired_from_a_slice_too(run, tmp_path):
-    train_members(run, [REFERENCE], plans.prepare(run), Stopping())
+    train_members(run, [REFERENCE], drawing.prepare(run), Stopping())
     source = source_in(run, 3)
     removal.request(run, [source], "asked", force=True)
     repaired(run)
     record = read_json(run.reference / "member.json")
     assert record["steps_kept"] == 4
-    removed = plans.prepare(run)
+    removed = drawing.prepare(run)
     fresh = create(dataclasses.replace(run.config, run=str(tmp_path / "fresh")))
     manifest.start_manifest(fresh, plans.facts(removed))
     train_members(fresh, [REFERENCE], removed, Stopping())
@@ -388,7 +389,7 @@ def test_a_checkpoint_ahead_of_a_slice_that_was_lost_is_not_gone_on_from(
 ):
     """Otherwise the member would have no checkpoint of that slice."""
     run = create(dataclasses.replace(whole.config, run=str(tmp_path / "run")))
-    ready = plans.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, StopsAfter(4))
     (run.member(0).with_suffix(".part") / SLICE.format(2)).unlink()
@@ -467,7 +468,7 @@ def test_slices_change_the_weights(whole, tmp_path):
     training_only = {**CHANGES["training"], "slices": None}
     plain = tiny.config(tmp_path / "p", **{**CHANGES, "training": training_only})
     run = create(plain)
-    train_members(run, [0], plans.prepare(run), Stopping())
+    train_members(run, [0], drawing.prepare(run), Stopping())
     one, other = (sha256(of.member(0) / WEIGHTS) for of in (run, whole))
     assert one != other
 

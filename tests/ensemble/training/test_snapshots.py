@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ensemble.models.denoisers import load_member
-from ensemble.provenance import plan
+from ensemble.provenance import drawing
 from ensemble.run import files
 from ensemble.run.folder import REFERENCE, create
 from ensemble.sampling import queries
@@ -58,7 +58,7 @@ def test_they_are_those_of_a_training_that_took_so_many_steps(kept, tmp_path):
 @pytest.mark.parametrize("n_steps", [1, 2, 3])
 def test_interrupted_training_keeps_the_same_bits(kept, tmp_path, n_steps):
     run = create(tiny.config(tmp_path / "run", training=KEPT))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, StopsAfter(n_steps))
     train_members(run, [0], ready, Stopping())

@@ -14,10 +14,8 @@ from ensemble.data import datasets
 from ensemble.data.datasets import TrainingImages
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.data.loader import Split
-from ensemble.provenance import (
-    coded_shards,
-    plan,
-)
+from ensemble.provenance import coded_shards, drawing
+from ensemble.provenance.plans import facts, load
 from ensemble.run import (
     config,
     files,
@@ -63,7 +61,7 @@ def test_interrupted_anywhere_and_continued_gives_the_same_bits(
 ):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, StopsAfter(n_steps))
     assert not run.member(0).exists()
@@ -81,7 +79,7 @@ def test_interrupted_with_average_flips_and_dropout_gives_the_same_bits(tmp_path
         create(tiny.config(tmp_path / name, training=options, model=model))
         for name in ("whole", "parts")
     ]
-    ready = [plan.prepare(run) for run in runs]
+    ready = [drawing.prepare(run) for run in runs]
     train_members(runs[0], [1], ready[0], Stopping())
     with pytest.raises(Interrupted):
         train_members(runs[1], [1], ready[1], StopsAfter(2))
@@ -96,7 +94,7 @@ def test_interrupted_with_dropout_gives_the_same_bits_whatever_was_drawn_before(
         create(tiny.config(tmp_path / name, model={"dropout": 0.5}))
         for name in ("whole", "parts")
     ]
-    ready = [plan.prepare(run) for run in runs]
+    ready = [drawing.prepare(run) for run in runs]
     train_members(runs[0], [1], ready[0], Stopping())
     with pytest.raises(Interrupted):
         train_members(runs[1], [1], ready[1], StopsAfter(2))
@@ -119,10 +117,10 @@ def test_images_read_from_files_train_the_same_bits(tmp_path, kind):
             training=changes,
         )
         runs[stream] = create(settings)
-        plans[stream] = plan.prepare(runs[stream])
+        plans[stream] = drawing.prepare(runs[stream])
         train_members(runs[stream], [0, 3], plans[stream], Stopping())
     assert isinstance(plans[True].data.images, ImagesOnDisk)
-    assert plan.facts(plans[True]) == plan.facts(plans[False])
+    assert facts(plans[True]) == facts(plans[False])
     for member in (0, 3):
         held, on_disk = (run.member(member) for run in runs.values())
         for name in (WEIGHTS, "exposure.npy"):
@@ -152,20 +150,20 @@ def test_a_run_goes_on_in_memory_where_it_stopped_reading_from_files(tmp_path):
     digits = datasets.load(config.DataConfig(n_images=8))
     source = {"kind": "shards", "path": files_of(digits, tmp_path / "out", "shards")}
     whole = create(tiny.config(tmp_path / "whole", data=source))
-    train_members(whole, [0], plan.prepare(whole), Stopping())
+    train_members(whole, [0], drawing.prepare(whole), Stopping())
     changed = {**source, "stream": True}
     run = create(tiny.config(tmp_path / "run", data=changed))
     with pytest.raises(Interrupted):
-        train_members(run, [0], plan.prepare(run), StopsAfter(2))
+        train_members(run, [0], drawing.prepare(run), StopsAfter(2))
     run = create(tiny.config(tmp_path / "run", data=source))
-    train_members(run, [0], plan.load(run), Stopping())
+    train_members(run, [0], load(run), Stopping())
     assert equal(weights_of(run), weights_of(whole))
 
 
 def test_a_member_does_not_depend_on_who_is_trained_beside_it(undisturbed, tmp_path):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
-    train_members(run, [2], plan.prepare(run), Stopping())
+    train_members(run, [2], drawing.prepare(run), Stopping())
     assert equal(weights_of(run, 2), weights_of(whole, 2))
 
 
@@ -209,7 +207,7 @@ def test_the_reference_trains_on_everything_and_is_no_member(reference, undistur
 
 def test_an_interrupted_reference_continues_to_the_same_bits(reference, tmp_path):
     run = create(tiny.config(tmp_path / "run"))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [REFERENCE], ready, StopsAfter(3))
     assert not run.reference.exists()
@@ -223,7 +221,7 @@ def test_the_reference_shares_weights_and_noise_where_members_do(tmp_path):
     for shared in (True, False):
         changes = {"shared_noise": shared}
         run = create(tiny.config(tmp_path / str(shared), training=changes))
-        data = plan.prepare(run).data
+        data = drawing.prepare(run).data
         accelerator = Accelerator(cpu=True)
         first, reference = (
             MemberTrainer(run, which, data, np.arange(2), accelerator)
@@ -243,7 +241,7 @@ def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
 ):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, StopsAfter(3))
     path = run.member(0).with_suffix(".part") / CHECKPOINT
@@ -261,7 +259,7 @@ def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
 ):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run"))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -282,7 +280,7 @@ def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
 
 def test_a_log_line_that_was_cut_short_is_written_again(undisturbed, tmp_path):
     run = create(tiny.config(tmp_path / "run"))
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     with pytest.raises(Interrupted):
         train_members(run, [0], ready, StopsAfter(2))
     log = run.member(0).with_suffix(".part") / "log.jsonl"
@@ -321,7 +319,7 @@ def test_every_option_changes_the_weights(undisturbed, tmp_path, option):
     whole, _ = undisturbed
     change = {option: OPTIONS[option]}
     run = create(tiny.config(tmp_path / "run", training=change))
-    train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], drawing.prepare(run), Stopping())
     assert not equal(weights_of(run), weights_of(whole))
 
 
@@ -332,7 +330,7 @@ def test_every_option_changes_the_weights(undisturbed, tmp_path, option):
 def test_every_option_of_the_model_changes_the_weights(undisturbed, tmp_path, change):
     whole, _ = undisturbed
     run = create(tiny.config(tmp_path / "run", model=change))
-    train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], drawing.prepare(run), Stopping())
     assert not equal(weights_of(run), weights_of(whole))
 
 
@@ -344,7 +342,7 @@ def test_label_dropout_hides_labels(tmp_path):
             "training": {"label_dropout": dropout},
         }
         run = create(tiny.config(tmp_path / str(number), **changes))
-        train_members(run, [0], plan.prepare(run), Stopping())
+        train_members(run, [0], drawing.prepare(run), Stopping())
         finished.append(weights_of(run))
     assert "class_embedding.weight" in finished[0]
     assert not equal(*finished)
@@ -356,7 +354,7 @@ def test_members_share_weights_and_noise_unless_told_otherwise(tmp_path):
             tmp_path / str(shared), training={"shared_noise": shared}
         )
         run = create(settings)
-        ready = plan.prepare(run)
+        ready = drawing.prepare(run)
         trainers = [
             MemberTrainer(run, member, ready.data, np.arange(2), Accelerator(cpu=True))
             for member in (0, 1)
@@ -370,7 +368,7 @@ def test_half_precision_is_refused_where_no_device_has_it(tmp_path, monkeypatch)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     run = create(tiny.config(tmp_path / "run", training={"mixed_precision": "fp16"}))
     with pytest.raises(BadInput, match="is fp16, but torch finds no GPU here"):
-        train_members(run, [0], plan.prepare(run), Stopping())
+        train_members(run, [0], drawing.prepare(run), Stopping())
 
 
 def test_gradients_are_accumulated_as_the_config_says_whatever_the_launcher_says(
@@ -386,12 +384,12 @@ def test_a_launcher_that_asks_for_something_else_is_refused(tmp_path, monkeypatc
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     run = create(tiny.config(tmp_path / "run"))
     with pytest.raises(BadInput, match="asks for gradient accumulation"):
-        train_members(run, [0], plan.prepare(run), Stopping())
+        train_members(run, [0], drawing.prepare(run), Stopping())
 
 
 def test_a_loss_that_is_not_finite_stops_only_that_member(tmp_path):
     run = create(tiny.config(tmp_path / "run", training={"learning_rate": 1e30}))
-    failed = train_members(run, [0, 1], plan.prepare(run), Stopping())
+    failed = train_members(run, [0, 1], drawing.prepare(run), Stopping())
     assert set(failed) == {0, 1}
     assert "Member 000: the loss is" in failed[0]
     assert "at step" in failed[0]
@@ -411,7 +409,7 @@ def test_one_member_whose_loss_is_not_a_number_is_named_and_the_others_finish(
 
     monkeypatch.setattr(MemberTrainer, "_noise", spoilt)
     run = create(tiny.config(tmp_path / "run"))
-    failed = train_members(run, range(4), plan.prepare(run), Stopping())
+    failed = train_members(run, range(4), drawing.prepare(run), Stopping())
     assert list(failed) == [1]
     assert failed[1].startswith("Member 001: the loss is nan at step 3.")
     assert not run.member(1).exists()
@@ -432,7 +430,7 @@ def test_a_folder_deleted_while_it_is_filled_costs_no_bits(
 
     monkeypatch.setattr(MemberTrainer, "step", losing)
     run = create(tiny.config(tmp_path / "run"))
-    train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], drawing.prepare(run), Stopping())
     assert equal(weights_of(run), weights_of(whole))
 
 
@@ -445,7 +443,7 @@ def test_one_class_only_is_refused(tmp_path):
             model={"class_conditional": True},
         )
     )
-    ready = plan.prepare(run)
+    ready = drawing.prepare(run)
     one = TrainingImages(
         ready.data.images, np.zeros(2, dtype=np.int64), ("0",), {}, ("a", "b")
     )
@@ -493,7 +491,7 @@ def test_training_lowers_the_loss(tmp_path):
     run = create(
         tiny.config(tmp_path / "run", training={"steps": 60, "log_every_steps": 10})
     )
-    train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], drawing.prepare(run), Stopping())
     losses = files.read_json(run.member(0) / "member.json")["loss_curve"]["loss"]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -501,7 +499,7 @@ def test_training_lowers_the_loss(tmp_path):
 def test_tensorboard_is_written_when_asked(tmp_path):
     pytest.importorskip("tensorboard")
     run = create(tiny.config(tmp_path / "run", training={"tensorboard": True}))
-    train_members(run, [0], plan.prepare(run), Stopping())
+    train_members(run, [0], drawing.prepare(run), Stopping())
     assert list((run.path / "tensorboard" / "000").glob("events*"))
 
 

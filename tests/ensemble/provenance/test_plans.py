@@ -14,7 +14,7 @@ from ensemble.data.inventory import (
     FIRST_RULES,
     RULES,
 )
-from ensemble.provenance import plan as plans
+from ensemble.provenance import drawing, plans
 from ensemble.run import config_file, files, manifest
 from ensemble.run.folder import Run, create
 from splits import spelling
@@ -49,26 +49,26 @@ def same(one, other):
 
 
 def test_the_same_config_draws_the_same_plan(run):
-    assert same(plans.draw(run.config), plans.draw(run.config))
+    assert same(drawing.draw(run.config), drawing.draw(run.config))
 
 
 def test_drawing_writes_nothing(run):
     before = sorted(run.path.iterdir())
-    plans.draw(run.config)
+    drawing.draw(run.config)
     assert sorted(run.path.iterdir()) == before
 
 
 def test_every_image_is_a_source_unless_a_column_says_otherwise(tmp_path):
-    by_image = plans.draw(config(tmp_path))
+    by_image = drawing.draw(config(tmp_path))
     assert np.array_equal(by_image.source_of, np.arange(8))
-    by_label = plans.draw(config(tmp_path, source="label", n_images=30))
+    by_label = drawing.draw(config(tmp_path, source="label", n_images=30))
     labels = by_label.data.columns["label"]
     assert [by_label.source_names[source] for source in by_label.source_of] == [*labels]
     assert by_label.codes.n_sources == len(set(labels))
 
 
 def test_sources_of_images_are_called_as_the_images_are_in_old_runs_too(run):
-    plan = plans.prepare(run)
+    plan = drawing.prepare(run)
     names = [f"digit {number:04d}" for number in range(8)]
     recorded = files.read_json(run.path / "sources.json")
     assert recorded["names"] == plan.source_names == names
@@ -82,7 +82,7 @@ def test_sources_of_images_are_called_as_the_images_are_in_old_runs_too(run):
 
 
 def test_names_are_known_without_reading_an_image(run, monkeypatch):
-    plans.prepare(run)
+    drawing.prepare(run)
     monkeypatch.setattr(plans, "read", lambda _: pytest.fail("images were read"))
     assert plans.source_names(run).of_text(["digit 0007"], "--sources") == [7]
 
@@ -90,25 +90,25 @@ def test_names_are_known_without_reading_an_image(run, monkeypatch):
 def test_another_seed_draws_another_code_book(tmp_path):
     tree = config_file.to_dict(config(tmp_path, n_images=40))
     tree["splits"]["seed"] = 1
-    one = plans.draw(config(tmp_path, n_images=40))
-    other = plans.draw(config_file.from_dict(tree))
+    one = drawing.draw(config(tmp_path, n_images=40))
+    other = drawing.draw(config_file.from_dict(tree))
     assert one.codes.digest() != other.codes.digest()
 
 
 def test_a_plan_that_contradicts_itself_is_refused(tmp_path):
     with pytest.raises(BadInput, match="data.source is 'artist', which is no column"):
-        plans.draw(config(tmp_path, source="artist"))
+        drawing.draw(config(tmp_path, source="artist"))
 
 
 def test_a_prepared_plan_is_read_back_and_never_drawn_again(run, monkeypatch):
-    drawn = plans.prepare(run)
-    monkeypatch.delattr(plans, "draw")
-    assert same(plans.prepare(run), drawn)
+    drawn = drawing.prepare(run)
+    monkeypatch.delattr(drawing, "draw")
+    assert same(drawing.prepare(run), drawn)
     assert same(plans.load(run), drawn)
 
 
 def test_the_manifest_holds_the_facts_and_the_promises(run):
-    plan = plans.prepare(run)
+    plan = drawing.prepare(run)
     manifest = files.read_json(run.manifest)
     facts = plans.facts(plan)
     assert {name: manifest[name] for name in facts} == facts
@@ -120,12 +120,12 @@ def test_a_plan_that_was_half_written_is_drawn_again(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "start_manifest", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            plans.prepare(run)
-    assert same(plans.prepare(run), plans.draw(run.config))
+            drawing.prepare(run)
+    assert same(drawing.prepare(run), drawing.draw(run.config))
 
 
 def test_one_flipped_bit_of_the_code_book_is_found(run):
-    bits = plans.prepare(run).codes.bits.copy()
+    bits = drawing.prepare(run).codes.bits.copy()
     bits[0] = ~bits[0]
     files.write_array(run.codes, bits)
     with pytest.raises(BadInput, match="code_book_digest of .* has changed"):
@@ -134,7 +134,7 @@ def test_one_flipped_bit_of_the_code_book_is_found(run):
 
 
 def test_an_image_that_changed_its_source_is_found(run):
-    source_of = plans.prepare(run).source_of.copy()
+    source_of = drawing.prepare(run).source_of.copy()
     source_of[[0, 1]] = source_of[[1, 0]]
     files.write_array(run.source_of, source_of)
     with pytest.raises(BadInput, match="source_of_digest of .* has changed"):
@@ -142,26 +142,26 @@ def test_an_image_that_changed_its_source_is_found(run):
 
 
 def test_training_images_that_changed_are_found(run):
-    plans.prepare(run)
+    drawing.prepare(run)
     other = Run(run.path, config(run.path, n_images=9))
     with pytest.raises(BadInput, match="data_fingerprint of .* has changed"):
-        plans.prepare(other)
+        drawing.prepare(other)
 
 
 @pytest.mark.parametrize("name", ["codes.npy", "source_of.npy", "sources.json"])
 def test_a_missing_file_of_the_plan_is_named(run, name):
-    plans.prepare(run)
+    drawing.prepare(run)
     (run.path / name).unlink()
     with pytest.raises(BadInput, match=f"{name} is missing"):
-        plans.prepare(run)
+        drawing.prepare(run)
 
 
 def test_a_named_code_of_an_image_follows_from_its_name_alone(tmp_path):
     tree = config_file.to_dict(config(tmp_path, n_images=60))
     tree["splits"] |= {"design": "named", "salt": "sea"}
-    many = plans.draw(config_file.from_dict(tree))
+    many = drawing.draw(config_file.from_dict(tree))
     tree["data"]["n_images"] = 40
-    few = plans.draw(config_file.from_dict(tree))
+    few = drawing.draw(config_file.from_dict(tree))
     assert np.array_equal(few.codes.bits, many.codes.bits[:40])
     assert np.array_equal(many.codes.bits, named_codes(many.data.names, 8, 4, "sea"))
 
@@ -169,7 +169,7 @@ def test_a_named_code_of_an_image_follows_from_its_name_alone(tmp_path):
 def test_products_take_their_owners_from_a_column(tmp_path):
     tree = config_file.to_dict(config(tmp_path, n_images=30, owner="label"))
     tree["splits"] |= {"design": "product", "n_members": 12}
-    plan = plans.draw(config_file.from_dict(tree))
+    plan = drawing.draw(config_file.from_dict(tree))
     labels = np.array(plan.data.columns["label"])
     for label in set(labels):
         assert plan.codes.bits[labels == label].any(axis=0).sum() <= 5
@@ -205,7 +205,7 @@ def test_an_image_of_several_owners_is_used_only_where_all_of_them_agree(tmp_pat
         tmp_path, folder_of(tmp_path, artists), 2, source="artist", separator=";"
     )
     run = create(settings)
-    plan = plans.prepare(run)
+    plan = drawing.prepare(run)
     assert plan.source_names[0] == "Abel"
     assert plan.owners["Eve"] == [
         source for source, name in enumerate(plan.source_names) if "Eve" in name
@@ -228,7 +228,7 @@ def test_near_duplicates_are_one_source_and_the_borderline_is_pictured(tmp_path)
     Image.fromarray((original * 0.9).astype(np.uint8)).save(folder / "05.png")
     settings = of_folder(tmp_path, folder, 2, source="near_duplicates", near=0.05)
     run = create(settings)
-    plan = plans.prepare(run)
+    plan = drawing.prepare(run)
     assert plan.source_of.tolist() == [0, 1, 2, 3, 4, 3]
     assert plan.source_names == ["00.png", "01.png", "02.png", "03.png", "04.png"]
     with Image.open(run.path / "near_duplicates.png") as picture:
@@ -239,12 +239,12 @@ def test_a_run_that_lost_its_manifest_is_not_begun_again(tmp_path):
     run, _ = tiny.trained(tmp_path / "run")
     run.manifest.unlink()
     with pytest.raises(BadInput, match=r"manifest\.json is missing"):
-        plans.prepare(run)
+        drawing.prepare(run)
     assert not run.manifest.exists()
 
 
 def test_sources_of_images_that_are_no_whole_numbers_are_refused(run):
-    plans.prepare(run)
+    drawing.prepare(run)
     np.save(run.source_of, np.zeros(8))
     with pytest.raises(BadInput, match=r"source_of\.npy is damaged: it holds float64"):
         plans.load(run)
@@ -256,11 +256,11 @@ TWO = ["Eve", "Adam", "Eve ", "Adam"]
 def test_two_spellings_of_a_source_or_owner_are_refused(tmp_path):
     folder = folder_of(tmp_path, TWO)
     with pytest.raises(BadInput, match="'artist' spells one name in two ways, 'Eve' a"):
-        plans.draw(of_folder(tmp_path, folder, 2, source="artist"))
+        drawing.draw(of_folder(tmp_path, folder, 2, source="artist"))
     settings = of_folder(tmp_path, folder, 4, owner="artist")
     product = dataclasses.replace(settings.splits, design="product")
     with pytest.raises(BadInput, match="'artist' spells one name in two ways, 'Eve' a"):
-        plans.draw(dataclasses.replace(settings, splits=product))
+        drawing.draw(dataclasses.replace(settings, splits=product))
 
 
 def test_two_spellings_of_an_owner_among_several_are_refused(tmp_path):
@@ -268,20 +268,20 @@ def test_two_spellings_of_an_owner_among_several_are_refused(tmp_path):
     folder = folder_of(tmp_path, [*forms, "Adam", "Adam;Eve", "Eve", "Cain"])
     settings = of_folder(tmp_path, folder, 2, source="artist", separator=";")
     with pytest.raises(BadInput, match=r"two ways, 'Zoe\\u0308' and 'Zo\\xeb'"):
-        plans.draw(settings)
+        drawing.draw(settings)
 
 
 def test_two_spellings_of_a_label_are_refused_where_members_are_told_labels(tmp_path):
     folder = folder_of(tmp_path, TWO)
     settings = of_folder(tmp_path, folder, 2, label="artist")
-    (line,) = datasets.describe(plans.draw(settings).data)[1:]
+    (line,) = datasets.describe(drawing.draw(settings).data)[1:]
     assert line == (
         "  Column 'artist' has 'Eve' and 'Eve ', which look like one name and count as "
         "two (1 such pairs)."
     )
     told = dataclasses.replace(settings.model, class_conditional=True)
     with pytest.raises(BadInput, match="'artist' spells one name in two ways"):
-        plans.draw(dataclasses.replace(settings, model=told))
+        drawing.draw(dataclasses.replace(settings, model=told))
 
 
 def test_a_run_of_version_0_1_keeps_its_images_its_sources_and_its_spellings(tmp_path):
@@ -293,7 +293,7 @@ def test_a_run_of_version_0_1_keeps_its_images_its_sources_and_its_spellings(tmp
         first = functools.partial(datasets.load, rules=FIRST_RULES)
         patch.setattr(datasets, "load", first)
         patch.setattr(spelling, "require_one", lambda *_: None)
-        drawn = plans.prepare(run)
+        drawn = drawing.prepare(run)
     manifest = files.read_json(run.manifest)
     assert manifest.pop("reading_rules") == FIRST_RULES
     assert manifest.pop("found")[:2] == [
@@ -301,7 +301,7 @@ def test_a_run_of_version_0_1_keeps_its_images_its_sources_and_its_spellings(tmp
         "  1 of format .bmp: more.bmp",
     ]
     files.write_json(run.manifest, manifest)
-    assert same(plans.prepare(run), drawn)
+    assert same(drawing.prepare(run), drawn)
     assert plans.load(run).source_names == ["Adam", "Eve", "Eve "]
     groups = removal_sets.by_column(drawn, "artist")
     assert removal_sets.survivors(groups)[-1] == (
@@ -313,7 +313,7 @@ def test_a_run_says_by_which_rules_it_reads_and_what_it_found(tmp_path):
     folder = folder_of(tmp_path, "ab")
     (folder / "notes.txt").write_text("")
     run = create(of_folder(tmp_path, folder, 2))
-    plans.prepare(run)
+    drawing.prepare(run)
     manifest = files.read_json(run.manifest)
     assert manifest["reading_rules"] == RULES
     assert manifest["found"] == [
@@ -330,8 +330,8 @@ def test_a_code_book_that_would_be_drawn_otherwise_today_stays(tmp_path, monkeyp
     run = create(few)
     with monkeypatch.context() as patch:
         patch.setattr(placebos, "best_apart", lambda drawn: drawn())
-        before = plans.prepare(run)
+        before = drawing.prepare(run)
     assert placebos.inseparable(before.codes.bits)
-    assert not placebos.inseparable(plans.draw(few).codes.bits)
-    assert plans.prepare(run).codes.digest() == before.codes.digest()
+    assert not placebos.inseparable(drawing.draw(few).codes.bits)
+    assert drawing.prepare(run).codes.digest() == before.codes.digest()
     assert same(plans.load(run), before)
