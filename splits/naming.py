@@ -21,15 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from splits.entries import entries
 from splits.errors import BadInput
 
 N_SHOWN = 8
 # Looking for close matches among more names than this would take seconds.
 _N_COMPARED = 20_000
-
-Asked = int | str | Sequence[int | str]
 
 
 @dataclass(frozen=True)
@@ -336,44 +333,6 @@ class SourceNames:
         return "Give a number, or a name as sources.json has it."
 
 
-def entries(asked: Any, option: str) -> list[int | str]:
-    """What is asked for as a list of numbers and texts.
-
-    Args:
-        asked: A number, a text, or a list, tuple, set, range, array or tensor of these.
-        option: What messages call it.
-
-    Raises:
-        BadInput: If it is anything else.
-    """
-    found = [asked] if is_one(asked) else members_of(asked)
-    if found is None or not all(is_one(one) for one in found):
-        raise BadInput(
-            f"{option} is {_shown(asked)}; allowed: the number or the name of a source, or "
-            "a list or set of these. Give whole numbers or texts."
-        )
-    return [one if isinstance(one, str) else int(one) for one in found]
-
-
-def is_one(asked: Any) -> bool:
-    """Whether it is one number or one text; True, 3.0 and arrays are not."""
-    if isinstance(asked, bool):
-        return False
-    return isinstance(asked, int | np.integer | str)
-
-
-def members_of(asked: Any) -> list | None:
-    """The entries of a collection, plain numbers for numpy's; None if it is none."""
-    if hasattr(asked, "tolist"):  # an array or a tensor
-        found = asked.tolist()
-        return found if isinstance(found, list) else None
-    if isinstance(asked, list | tuple | range):
-        return list(asked)
-    if isinstance(asked, set | frozenset):
-        return sorted(asked, key=str)
-    return None
-
-
 def _split(text: str) -> list[str]:
     """A text at its commas; what stands in double quotes is left whole."""
     try:
@@ -394,8 +353,3 @@ def _is_digits(text: str) -> bool:
 def _is_number(text: str) -> bool:
     """Whether it is how a whole number is written: `7`, but not `007`."""
     return _is_digits(text) and (text == "0" or text[0] != "0") and len(text) < 19
-
-
-def _shown(asked: Any, n_letters: int = 80) -> str:
-    text = repr(asked)
-    return text if len(text) <= n_letters else f"{text[:n_letters]}..."

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from splits.entries import is_one, members_of
 from splits.errors import BadInput
-from splits.naming import is_one, members_of
 
 Generators = torch.Generator | list[torch.Generator] | None
 Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]

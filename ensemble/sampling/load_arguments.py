@@ -8,8 +8,8 @@ import torch
 
 from ensemble.models import safe_loading
 from ensemble.sampling.arguments import all_whole, shown
+from splits.entries import is_one, members_of
 from splits.errors import BadInput
-from splits.naming import is_one, members_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Options of diffusers that change nothing here, and are taken for their sake.

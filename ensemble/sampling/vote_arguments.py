@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ensemble.sampling.arguments import shown
 from splits.codes import CodeBook, ablated_votes
+from splits.entries import is_one, members_of
 from splits.errors import BadInput
-from splits.naming import SourceNames, is_one, members_of
+from splits.naming import SourceNames
 
 
 def require_one(votes: Any, ablate: Any, allowed: Any) -> None:
