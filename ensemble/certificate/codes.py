@@ -11,6 +11,7 @@ from ensemble.certificate.subject import (
     violation,
 )
 from ensemble.provenance import drawing
+from splits.codes import CodeBook
 from splits.designs.registry import DESIGNS
 from splits.errors import BadInput
 from splits.sources import NEAR_DUPLICATES
@@ -19,7 +20,6 @@ from splits.sources import NEAR_DUPLICATES
 def code_book(subject: Subject) -> Iterator[Finding]:
     """Check that the codes follow from names, numbers and a seed alone."""
     config = subject.run.config
-    splits, by_name = config.splits, "names" in DESIGNS[config.splits.design].facts
     if config.extends is not None:
         yield remark(
             "c",
@@ -39,24 +39,31 @@ def code_book(subject: Subject) -> Iterator[Finding]:
             "sources were is not known any more",
         )
         return
+    yield _compared(subject, again)
+
+
+def _compared(subject: Subject, again: CodeBook) -> Finding:
+    """What it means that the code book drawn again is, or is not, the run's."""
+    splits = subject.run.config.splits
+    by_name = "names" in DESIGNS[splits.design].facts
     same = np.array_equal(again.bits, subject.drawn)
     if by_name and not same:
         wrong = np.flatnonzero((again.bits != subject.drawn).any(axis=1))
-        yield violation(
+        return violation(
             "c",
             f"the codes of {len(wrong)} sources, the first {int(wrong[0])} "
             f"({subject.plan.source_names[wrong[0]]}), are not those that their names "
             "and the salt give",
         )
-    elif by_name:
-        yield Finding(
+    if by_name:
+        return Finding(
             "c",
             f"drawn again, the code book is the same: by the design {splits.design!r} "
             "every code follows from the salt and the source's own name, and from no "
             "other source",
         )
-    elif same:
-        yield Finding(
+    if same:
+        return Finding(
             "c",
             f"drawn again, the code book is the same: by the design {splits.design!r} "
             f"it follows from {_seed_option(subject)}, and from how many sources there are and "
@@ -64,12 +71,11 @@ def code_book(subject: Subject) -> Iterator[Finding]:
             "never been there, or had had another name, would have left others with "
             "other codes",
         )
-    else:
-        yield remark(
-            "c",
-            f"Not confirmed: this version draws another code book by the design "
-            f"{splits.design!r}. codes.npy is the one that the manifest has on record",
-        )
+    return remark(
+        "c",
+        f"Not confirmed: this version draws another code book by the design "
+        f"{splits.design!r}. codes.npy is the one that the manifest has on record",
+    )
 
 
 def _seed_option(subject: Subject) -> str:

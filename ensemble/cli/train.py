@@ -299,6 +299,31 @@ def standing(config: Config, n_members: int) -> str:
     )
 
 
+def print_plan(config: Config) -> None:
+    """Print what a config promises and costs; nothing is written.
+
+    Raises:
+        BadInput: If data, sources or design contradict each other.
+    """
+    from ensemble.ablation import forecast
+    from ensemble.training.description import describe
+
+    there = locations.found(config, Path(config.run))
+    drawn = drawing.draw(there)
+    if there.data.stream:
+        # Otherwise nobody reads them, and one that does not fit is found later.
+        drawn.data.fingerprint()
+    print(found(drawn), end="")
+    print(describe(there, drawn))
+    print(forecast.described(there, drawn))
+    for line in classes.warnings(there, drawn):
+        print(f"\n{line}")
+    before = extension.earlier(there)
+    if before is not None:
+        print(extension.described(before, drawn.codes))
+    print(standing(config, drawn.codes.n_members))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train what is not trained yet; returns the exit code."""
     options = parse(arguments)
@@ -311,23 +336,7 @@ def main(arguments: Sequence[str]) -> int:
         print(compared(locations.found(config, Path(config.run)), wishes))
         return 0
     if options.plan:
-        from ensemble.ablation import forecast
-        from ensemble.training.description import describe
-
-        there = locations.found(config, Path(config.run))
-        drawn = drawing.draw(there)
-        if there.data.stream:
-            # Otherwise nobody reads them, and one that does not fit is found later.
-            drawn.data.fingerprint()
-        print(found(drawn), end="")
-        print(describe(there, drawn))
-        print(forecast.described(there, drawn))
-        for line in classes.warnings(there, drawn):
-            print(f"\n{line}")
-        before = extension.earlier(there)
-        if before is not None:
-            print(extension.described(before, drawn.codes))
-        print(standing(config, drawn.codes.n_members))
+        print_plan(config)
         return 0
     require_possible(config, options)
     run, ready = prepared(config)
