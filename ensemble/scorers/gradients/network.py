@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from ensemble.scorers.curvature import layers as layers
+from ensemble.scorers.curvature import layers
 from ensemble.scorers.curvature.layers import (
     Gradients,
     Layers,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.ablation import placebo as placebo
+from ensemble.ablation import placebo
 from ensemble.ablation.placebo import (
     excess,
     p_values,

@@ -3,8 +3,7 @@
 import pytest
 
 from ensemble.cli import attribute, attribute_options
-from ensemble.evaluation import EVALUATIONS
-from ensemble.evaluation import options as evaluation_options
+from ensemble.evaluation import EVALUATIONS, options
 from ensemble.evaluation.options import Options
 from ensemble.run import files
 from ensemble.sampling import queries
@@ -53,7 +52,7 @@ def test_without_a_number_of_subsets_all_that_are_measured_count(
     assert evaluate(run, "--what", "lds", "--subsets", "9", *few) == 0
     # As if eight were the default, so that nine are more.
     least = Options(n_subsets=8, n_seeds=2, steps=2, n_draws=2)
-    monkeypatch.setattr(evaluation_options, "from_flags", lambda flags: least)
+    monkeypatch.setattr(options, "from_flags", lambda flags: least)
     capsys.readouterr()
     assert evaluate(run, "--what", "lds", *few) == 0
     assert "To do" not in capsys.readouterr().out

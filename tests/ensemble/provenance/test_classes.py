@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.cli import train as script
+from ensemble.cli import train
 from ensemble.data.datasets import TrainingImages
 from ensemble.provenance import classes
 from ensemble.provenance.plans import Plan
@@ -88,7 +88,7 @@ def test_many_sources_are_counted():
 def test_the_command_prints_the_warning(tmp_path, capsys):
     path = tmp_path / "tiny.yaml"
     path.write_text(config_file.to_yaml(config(tmp_path)))
-    assert script.main([str(path), "--plan"]) == 0
+    assert train.main([str(path), "--plan"]) == 0
     assert "Warning: data.classes is null" in capsys.readouterr().out
-    assert script.main([str(path), "data.classes=10", "--plan"]) == 0
+    assert train.main([str(path), "data.classes=10", "--plan"]) == 0
     assert "Warning" not in capsys.readouterr().out

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from ensemble.certificate import certificate
-from ensemble.cli import train as script
+from ensemble.cli import train
 from ensemble.evaluation import retraining
 from ensemble.provenance import (
     drawing,
@@ -298,13 +298,13 @@ def test_sources_removed_here_are_silent_but_members_cannot_begin_from_them(copi
     first, on, _ = copies
     removal.request(on, [0], "asked", force=True)
     with pytest.raises(BadInput, match=r"began as members of .* extend it again"):
-        script.main([str(on.path / "config.yaml"), "--repair"])
+        train.main([str(on.path / "config.yaml"), "--repair"])
 
 
 def test_new_sources_removed_here_can_be_repaired(copies):
     _, on, _ = copies
     removal.request(on, [9], "asked")
-    assert script.main([str(on.path / "config.yaml"), "--repair"]) == 0
+    assert train.main([str(on.path / "config.yaml"), "--repair"]) == 0
     assert certificate.violations(on) == []
     assert plans.load(on).members == list(range(6))
 
@@ -361,12 +361,12 @@ def test_models_of_other_sources_are_not_trained_like_extended_members(folders):
 
 def test_promises_before_and_now_are_shown(folders, capsys):
     _, _, first, on, more = folders
-    assert script.main([str(on.path / "config.yaml"), "--plan"]) == 0
+    assert train.main([str(on.path / "config.yaml"), "--plan"]) == 0
     shown = capsys.readouterr().out
     assert f"The 6 members of {first.path} go on training." in shown
     (row,) = [line for line in shown.splitlines() if line.startswith("sources   ")][1:]
     assert row.split()[1:3] == ["6", "10"]
-    assert script.main([str(more.path / "config.yaml"), "--plan"]) == 0
+    assert train.main([str(more.path / "config.yaml"), "--plan"]) == 0
     shown = capsys.readouterr().out
     assert "stay as they are, and 6 join" in shown
     assert "6 members x 6 steps" in shown
