@@ -96,7 +96,7 @@ def asked(
     files.write_array(folder / "conditions.npy", np.arange(n_queries) % 3)
     files.write_array(folder / "images.npy", data.images[:n_queries] / 2)
     facts = {"scheduler": "DDIMScheduler", "n_steps": 50, "guidance_scale": 1.0}
-    records.seal(folder, "info.json", facts)
+    records.write_done_mark(folder, "info.json", facts)
     return run
 
 
@@ -105,12 +105,12 @@ def given(run: Run, data: TrainingImages, name: str = "mine") -> Run:
     folder = run.queries(name)
     files.write_array(folder / "seeds.npy", 1_000_000_000 + np.arange(3))
     files.write_array(folder / "images.npy", data.images[:3] / 2)
-    records.seal(folder, "info.json", {"held_out": True, "seeds": []})
+    records.write_done_mark(folder, "info.json", {"held_out": True, "seeds": []})
     to = run.influence(name)
     n_sources = len(files.read_array(run.codes))
     table = np.tile(np.arange(n_sources) / -1000, (3, 1)).astype(np.float32)
     files.write_array(to / "influence_denoising_loss.npy", table)
-    records.seal(to, "info.json", {"method": "exact", "units": "sources"})
+    records.write_done_mark(to, "info.json", {"method": "exact", "units": "sources"})
     return run
 
 
@@ -126,7 +126,7 @@ def ablated(
 
     The folder is one in `influence/demo`; or what version 0.1 called it, in `influence`.
     """
-    pictures = records.sealed_array(run.queries("demo"), "info.json", "images.npy")
+    pictures = records.checked_array(run.queries("demo"), "info.json", "images.npy")
     n_queries = len(pictures)
     n_units = len(groups) if groups else len(files.read_array(run.codes))
     rng = np.random.default_rng(2)
@@ -169,7 +169,7 @@ def ablated(
         "seconds": 74.25,
         "member_forwards": 12_345,
     }
-    records.seal(to, "info.json", {**info, **changes})
+    records.write_done_mark(to, "info.json", {**info, **changes})
     return run
 
 

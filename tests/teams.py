@@ -82,7 +82,7 @@ def _work(
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ.update({**place, **own, "ENSEMBLE_PARENT": str(os.getppid())})
     tamper(rank)
-    sys.exit(exits.guarded(script.main, arguments))
+    sys.exit(exits.run_guarded(script.main, arguments))
 
 
 def _before_step(step: int, act: Callable) -> None:

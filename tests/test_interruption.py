@@ -20,7 +20,7 @@ from ensemble.run import (
     files,
     manifest,
 )
-from ensemble.run.files import check
+from ensemble.run.files import check_file
 from ensemble.run.folder import CHECKPOINT, create, open_run
 from ensemble.system import exits
 from tests import tiny
@@ -81,7 +81,7 @@ def test_two_trainers_share_the_members_and_train_none_twice(shared):
         assert said.count(f"member {member:03d}: trained") == 1
         record = files.read_json(run.member(member) / "member.json")
         for name, digest in record["files"].items():
-            check(run.member(member) / name, digest)
+            check_file(run.member(member) / name, digest)
     assert said.count("Next: python attribute.py") >= 1
     assert manifest.is_complete(run)
 
@@ -97,7 +97,7 @@ def test_two_attributors_measure_once_and_a_trainer_beside_them_harms_nothing(sh
     assert [code for code, _, _ in outcomes] == [0, 0, 0], outcomes
     info = files.read_json(run.influence("demo") / "exact" / "info.json")
     for name, digest in info["files"].items():
-        check(run.influence("demo") / "exact" / name, digest)
+        check_file(run.influence("demo") / "exact" / name, digest)
     assert not list(run.path.rglob("*.part"))
     assert not list(run.path.rglob("*.work"))
     assert run.reference.exists()
@@ -181,7 +181,7 @@ def test_a_read_only_run_folder_is_said_and_stays_as_it_was(open_to_all, capsys)
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     with nobody():
-        code = exits.guarded(train.main, [str(run.path / "config.yaml")])
+        code = exits.run_guarded(train.main, [str(run.path / "config.yaml")])
     assert code == 2
     err = capsys.readouterr().err
     assert err.startswith(

@@ -66,7 +66,7 @@ def folder_of(run: Run, name: str) -> Path:
 
 def at_fewer(run: Run, name: str) -> Losses:
     """Losses at fewer draws, seeds in their order."""
-    files = records.records(folder_of(run, name), ".npy")
+    files = records.list_records(folder_of(run, name), ".npy")
     return np.stack(
         [
             read_array(file.with_suffix(".npy"), read_json(file)["sha256"])

@@ -201,7 +201,7 @@ def cell(
 def options_of(run: Run, name: str) -> Options:
     """With which the truth of an unpacked run was measured."""
     folder = run.evaluation / "truth" / name
-    sidecars = [files.read_json(file) for file in records.records(folder, ".npy")]
+    sidecars = [files.read_json(file) for file in records.list_records(folder, ".npy")]
     return Options(
         name,
         n_seeds=len({sidecar["training_seed"] for sidecar in sidecars}),

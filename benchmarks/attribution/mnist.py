@@ -37,7 +37,7 @@ def write(folder: Path) -> None:
         ) from None
     pixels, labels = source.mnist_data()
     order = np.random.default_rng(SEED).permutation(len(pixels))
-    with files.folder_in_the_making(folder) as to:
+    with files.atomic_folder(folder) as to:
         for place, number in enumerate(order.tolist()):
             file = to / f"{place:04}-{labels[number]}.png"
             Image.fromarray(halved(pixels[number])).save(file)

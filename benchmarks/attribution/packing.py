@@ -65,11 +65,11 @@ def unpack(package: Path, to: Path) -> None:
         BadInput: If a file of the package is missing or damaged, or if an array does
             not get the bytes that it had.
     """
-    manifest = records.check_sealed(package, MANIFEST)
+    manifest = records.check_done_mark(package, MANIFEST)
     with lzma.open(package / RECORDS, "rt", encoding="utf-8") as file:
         texts = json.load(file)
     flat, first = {}, {}
-    with files.folder_in_the_making(to) as made:
+    with files.atomic_folder(to) as made:
         for name, text in texts.items():
             files.write_text(_with_folder(made / name), text)
         for name, facts in manifest["arrays"].items():

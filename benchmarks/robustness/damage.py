@@ -246,7 +246,7 @@ def resumed_ablation(path: Path) -> np.ndarray:
     """What the ablation that was interrupted comes to."""
     told(path, *HALF)
     folder = path / "influence" / "half" / "exact"
-    displacement = records.sealed_array(folder, "info.json", "displacement.npy")
+    displacement = records.checked_array(folder, "info.json", "displacement.npy")
     # The last bits depend on how many pictures are sampled at once.
     return displacement.round(4)
 

@@ -82,7 +82,7 @@ def made(config: Config) -> Run:
     plan = drawing.prepare(run)
     pattern = run.path / "pattern"
     if not pattern.exists():
-        with files.folder_in_the_making(pattern) as to:
+        with files.atomic_folder(pattern) as to:
             shape = plan.data.images.shape[1:]
             build_member(config.model, shape, None, SEED).save_pretrained(to)
     weights = load_file(pattern / folder.WEIGHTS)
@@ -103,7 +103,7 @@ def _make_member(
         for name, value in weights.items()
     }
     exposure = plan.codes.bits[plan.source_of, member].astype(np.uint32)
-    with files.folder_in_the_making(run.member(member)) as to:
+    with files.atomic_folder(run.member(member)) as to:
         save_file(moved, to / folder.WEIGHTS)
         (to / "config.json").write_bytes((pattern / "config.json").read_bytes())
         files.write_array(to / "exposure.npy", exposure)
@@ -118,7 +118,7 @@ def _make_member(
             "loss_curve": {"steps": [1], "loss": [1.0]},
             "seconds": 0.0,
         }
-        records.seal(to, "member.json", facts)
+        records.write_done_mark(to, "member.json", facts)
 
 
 # Stages: each is timed without what it imports.

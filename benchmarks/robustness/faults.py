@@ -47,7 +47,7 @@ from ensemble.run import (
     files,
     manifest,
 )
-from ensemble.run.files import check
+from ensemble.run.files import check_file
 from ensemble.run.folder import open_run
 from ensemble.system import (
     exits,
@@ -174,7 +174,7 @@ def finish(script: str, arguments: Sequence[str]) -> None:
     """Run a script, and end the process as it does."""
     code = 1
     try:
-        code = exits.guarded(SCRIPTS[script], arguments)
+        code = exits.run_guarded(SCRIPTS[script], arguments)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -256,7 +256,7 @@ def prepared(kind: Kind, folder: Path) -> Path:
     before = folder / f"before-{zlib.crc32(str(kind.before).encode())}"
     if before.exists():
         return before
-    with files.folder_in_the_making(before) as to:
+    with files.atomic_folder(before) as to:
         (to / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         (to / "digits.yaml").write_text(
             yaml.safe_dump({"run": "run", "data": {"n_images": 600}})
@@ -385,9 +385,9 @@ def require_whole(path: Path) -> None:
     elif path.suffix == ".json":
         content = files.read_json(path)
         for name, digest in content.get("files", {}).items():
-            check(path.parent / name, digest)
+            check_file(path.parent / name, digest)
         if "images_sha256" in content:
-            check(path.with_suffix(".npy"), content["sha256"])
+            check_file(path.with_suffix(".npy"), content["sha256"])
     elif path.suffix == ".yaml":
         yaml.safe_load(path.read_text())
 

@@ -219,7 +219,7 @@ class _Blocks:
             BadInput: If they are damaged.
         """
         kept, values = files.read_json(self.folder / PROGRESS), self.folder / VALUES
-        if table_records.difference(kept["key"], self.key) or not kept["done"]:
+        if table_records.first_difference(kept["key"], self.key) or not kept["done"]:
             return self._new()
         found = files.read_array(values)
         if (found.shape, found.dtype) == (self._flat(), np.float32):
@@ -239,7 +239,7 @@ class _Blocks:
     def _new(self) -> np.memmap:
         # It speaks for values that are replaced now.
         (self.folder / PROGRESS).unlink(missing_ok=True)
-        files.make_array(self.folder / VALUES, self._flat(), np.float32)
+        files.create_array(self.folder / VALUES, self._flat(), np.float32)
         return np.lib.format.open_memmap(self.folder / VALUES, mode="r+")
 
     def _flat(self) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def measure_exactly(
     """
     asked_for, folder = asked.queries(), asked.folder(table_records.EXACT)
     options = {"placebos": n_placebos}
-    with locks.alone(folder):
+    with locks.exclusive(folder):
         found = influence_request.standing(
             asked, asked_for, table_records.EXACT, options
         )
@@ -101,7 +101,7 @@ def _unfinished(asked: Asked, folder: Path) -> Path:
     What version 0.1 began goes on where it is.
     """
     kind = influence_request.kind_before(asked, asked.kind(table_records.EXACT))
-    called = kind.called_before(asked.name)
+    called = kind.old_folder_name(asked.name)
     begun = asked.run.influence(asked.name).with_name(f"{called}.work")
     return begun if begun.exists() else folder.with_name(folder.name + ".work")
 
@@ -218,7 +218,7 @@ def measure_differentially(
         "seed": seed,
     }
     asked_for, folder = asked.queries(), asked.folder(table_records.DIFFERENTIAL)
-    with locks.alone(folder):
+    with locks.exclusive(folder):
         found = influence_request.standing(
             asked, asked_for, table_records.DIFFERENTIAL, options
         )
@@ -334,7 +334,7 @@ def measure_adjointly(asked: Asked) -> Path:
         )
     ((name, reading),) = readings.items()
     folder = asked.folder(table_records.ADJOINT, name)
-    with locks.alone(folder):
+    with locks.exclusive(folder):
         found = influence_request.standing(
             asked, asked_for, table_records.ADJOINT, {}, name
         )
@@ -359,7 +359,7 @@ def _measure_adjointly(
             for votes in votes_in_blocks(asked.units.silenced)
         ]
         influence = np.concatenate(parts, axis=1)
-        with files.folder_in_the_making(folder) as to:
+        with files.atomic_folder(folder) as to:
             table = influence.astype(np.float32)
             files.write_array(to / f"influence_{text.file_name(name)}.npy", table)
             facts = {
@@ -371,4 +371,4 @@ def _measure_adjointly(
                 "member_forwards": found.member_forwards,
                 "derivative_passes": found.reverse_passes,
             }
-            records.seal(to, "info.json", facts)
+            records.write_done_mark(to, "info.json", facts)

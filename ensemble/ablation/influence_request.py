@@ -114,7 +114,7 @@ def standing(
     folder = table_records.folder_of(asked.run, asked.name, kind)
     remedy = f"Ask for the same, delete {folder}, or ablate queries of another --name."
     if folder.exists():
-        info = records.check_sealed(folder, "info.json")
+        info = records.check_done_mark(folder, "info.json")
         queries.membership_of(asked.run, asked.pipe).require_made(folder, info)
         table_records.require_same(folder, info, asked.facts(asked_for), remedy)
         table_records.require_same(
@@ -150,10 +150,10 @@ def _standing_before(
     Raises:
         BadInput: If it is damaged, or from before a removal.
     """
-    folder = table_records.before(asked.run, asked.name, kind)
+    folder = table_records.old_folder_of(asked.run, asked.name, kind)
     if folder is None:
         return None
-    info = records.check_sealed(folder, "info.json")
+    info = records.check_done_mark(folder, "info.json")
     queries.membership_of(asked.run, asked.pipe).require_made(folder, info)
     known = {"placebos": info.get("n_placebos")}
     groups = (asked.units.names, asked.units.sources)
@@ -162,7 +162,7 @@ def _standing_before(
         kind.reading or set(asked.measurements) <= set(info["measurements"]),
         not kind.groups or (info["unit_names"], info["group_sources"]) == groups,
         kind.method == table_records.ADJOINT
-        or table_records.shows(
+        or table_records.matches_images(
             folder, asked_for.images, kind.method == table_records.EXACT
         ),
     ]

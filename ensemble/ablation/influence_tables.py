@@ -69,14 +69,14 @@ def summary(folder: Path) -> str:
     info = files.read_json(folder / "info.json")
     if info["method"] == "adjoint":
         return f"Signed influence, to first order: {folder}"
-    displacement = records.sealed_array(folder, "info.json", "displacement.npy")
-    drawn = records.sealed_array(folder, "info.json", "placebo.npy")
+    displacement = records.checked_array(folder, "info.json", "displacement.npy")
+    drawn = records.checked_array(folder, "info.json", "placebo.npy")
     n_queries = len(displacement)
     standing = n_queries - len(info["unattributable"])
     level = f"{drawn.mean():.3f}" if drawn.size else "none possible"
     measured = f"mean displacement {displacement.mean():.3f}, placebo {level}"
     if "compared.npy" in info["files"]:
-        compared = records.sealed_array(folder, "info.json", "compared.npy")
+        compared = records.checked_array(folder, "info.json", "compared.npy")
         measured = (
             f"mean displacement {displacement.mean():.3f}; read off as placebos are, "
             f"{compared.mean():.3f}, placebo {level}"
@@ -157,7 +157,7 @@ def keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
     alone = placebo.p_values(compared, found.placebo, units.weights, drawn)
     corrected, facts = _beside_others(asked, asked_for, found, alone)
     above = placebo.excess(compared, found.placebo, units.weights, drawn)
-    with files.folder_in_the_making(folder) as to:
+    with files.atomic_folder(folder) as to:
         tables = {
             "displacement": found.displacement.astype(np.float32),
             "placebo": found.placebo.astype(np.float32),
@@ -178,7 +178,7 @@ def keep(asked: Asked, asked_for: Queries, folder: Path, found: Found) -> None:
         for name, table in tables.items():
             files.write_array(to / f"{name}.npy", table)
         meant = {**asked.facts(asked_for), **_facts(asked, found, corrected), **facts}
-        records.seal(to, "info.json", meant)
+        records.write_done_mark(to, "info.json", meant)
 
 
 def _beside_others(

@@ -168,7 +168,7 @@ def _check_parts(
     run: Run, plan: Plan, manifest: dict[str, object], sources: list[int]
 ) -> list[Finding]:
     """The findings of every part, of an extended run, and of the ablation itself."""
-    silent = voters.silenced(run.path)
+    silent = voters.silenced_members(run.path)
     subject = Subject(
         run=run,
         manifest=manifest,

@@ -242,7 +242,7 @@ def removals(subject: Subject) -> Iterator[Finding]:
             "",
             f"Silenced: members {subject.silenced}. They saw what was removed, and "
             "their weights are still on the disk until they are trained again without: "
-            f"{voters.repair(run.path)}",
+            f"{voters.repair_command(run.path)}",
         )
 
 

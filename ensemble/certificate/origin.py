@@ -42,7 +42,7 @@ def origin(subject: Subject) -> Iterator[Finding]:
             record = files.read_json(place / "member.json")
             if which == REFERENCE:
                 # `members.records` compares the files of members that vote.
-                records.check_sealed(place, "member.json")
+                records.check_done_mark(place, "member.json")
         except BadInput as error:
             # `members.records` reports the members' damaged records.
             if which == REFERENCE:
@@ -53,7 +53,7 @@ def origin(subject: Subject) -> Iterator[Finding]:
         found = _contradictions(subject, expected, which, record)
         if found:
             n_foreign += 1
-            yield violation("a", lineage.foreign(folder, which, found))
+            yield violation("a", lineage.foreign_text(folder, which, found))
     if unknown:
         yield remark("a", _unrecorded_text(unknown))
     elif not n_foreign:

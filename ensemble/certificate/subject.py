@@ -145,7 +145,7 @@ class Subject:
     def _member(self, number: int) -> Member | str:
         folder = self.run.member(number)
         try:
-            record = records.check_sealed(folder, "member.json")
+            record = records.check_done_mark(folder, "member.json")
             exposure = files.read_array(folder / "exposure.npy")
         except BadInput as error:
             return str(error)

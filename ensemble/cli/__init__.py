@@ -20,7 +20,7 @@ def run(command: str) -> int:
     from ensemble.system import exits
 
     module = importlib.import_module(f"ensemble.cli.{command}")
-    return exits.guarded(module.main, sys.argv[1:])
+    return exits.run_guarded(module.main, sys.argv[1:])
 
 
 def train_command() -> int:

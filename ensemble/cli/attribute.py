@@ -48,7 +48,7 @@ def ensemble_of(run: Run, ready: plans.Plan | None = None) -> "EnsemblePipeline"
         BadInput: If the run has not been trained to its end, or members that vote are
             others by now than when the plan was read.
     """
-    retired = voters.retired(run.path)
+    retired = voters.retired_members(run.path)
     n_members = files.read_json(run.manifest)["n_members"]
     wanted = [member for member in range(n_members) if member not in retired]
     n_trained = sum(run.member(member).exists() for member in wanted)
@@ -347,6 +347,6 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
     options = attribute_options.parse(arguments, __doc__)
     run = open_run(options.run)
-    files.sweep_abandoned(run.path)
+    files.remove_abandoned(run.path)
     COMMANDS[options.command](run, options)
     return 0

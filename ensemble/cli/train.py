@@ -140,7 +140,7 @@ def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainabl
     wanted: list[Trainable] = [*chosen(options.members, ready.codes.n_members)]
     if options.reference:
         wanted.append(REFERENCE)
-    retired = voters.retired(run.path)
+    retired = voters.retired_members(run.path)
     return [m for m in wanted if m not in retired and not run.trained(m).exists()]
 
 
@@ -203,7 +203,7 @@ def finish(run: Run, n_members: int) -> bool:
         Whether they are. Whoever trains the last member does the work, so that the
         process that only waits for the others need not load what it takes.
     """
-    wanted = set(range(n_members)) - set(voters.retired(run.path))
+    wanted = set(range(n_members)) - set(voters.retired_members(run.path))
     if any(not run.member(member).exists() for member in wanted):
         return False
     if not manifest.is_complete(run):
@@ -272,14 +272,14 @@ def prepared(config: Config) -> tuple[Run, Plan]:
         BadInput: If the folder or the data are no good; a folder that was made for them
             then belongs to no run.
     """
-    is_new = not folder.stands(config)
+    is_new = not folder.run_exists(config)
     run = folder.create(config)
-    files.sweep_abandoned(run.path)
+    files.remove_abandoned(run.path)
     try:
         return run, drawing.prepare(run)
     except BadInput:
         if is_new:
-            folder.withdraw(run)
+            folder.remove_if_unused(run)
         raise
 
 
@@ -289,7 +289,7 @@ def standing(config: Config, n_members: int) -> str:
     Raises:
         BadInput: If that is a run with another config, or no run at all.
     """
-    if not folder.stands(config):
+    if not folder.run_exists(config):
         return f"\n{config.run} is not there yet."
     run = Run(Path(config.run), config)
     n_there = sum(run.member(member).exists() for member in range(n_members))
@@ -308,7 +308,7 @@ def print_plan(config: Config) -> None:
     from ensemble.ablation import forecast
     from ensemble.training.description import describe
 
-    there = locations.found(config, Path(config.run))
+    there = locations.resolve(config, Path(config.run))
     drawn = drawing.draw(there)
     if there.data.stream:
         # Otherwise nobody reads them, and one that does not fit is found later.
@@ -333,7 +333,7 @@ def main(arguments: Sequence[str]) -> int:
     if wishes and not options.plan:
         raise BadInput(f"--{min(wishes)} compares designs: say --plan too.")
     if wishes:
-        print(compared(locations.found(config, Path(config.run)), wishes))
+        print(compared(locations.resolve(config, Path(config.run)), wishes))
         return 0
     if options.plan:
         print_plan(config)

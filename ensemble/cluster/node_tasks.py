@@ -96,7 +96,7 @@ def _members(place: Place, run: Run, ready: Plan) -> EnsemblePipeline:
         pipe = _ensemble(place.run)
         known = queries.membership_of(run, pipe)
         if place.membership != known.digest():
-            raise voters.changed(run.path)
+            raise voters.membership_changed_error(run.path)
     plans.require_codes_of(run, ready, known)
     return pipe
 

@@ -119,7 +119,7 @@ def decode_array(
     try:
         # Not np.load: it would also open an archive of arrays.
         image = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
-    except files.NO_ARRAY as error:
+    except files.ARRAY_ERRORS as error:
         raise BadInput(
             f"{name} cannot be read as a .npy array ({error}). Write it with np.save "
             "and without pickled objects."

@@ -240,7 +240,7 @@ def _influences(run: Run, name: str) -> dict[str, tuple[np.ndarray, np.ndarray, 
         files = read_json(folder / "info.json")["files"]
         if "displacement.npy" in files:
             displacement, placebo = (
-                records.sealed_array(folder, "info.json", f"{file}.npy")
+                records.checked_array(folder, "info.json", f"{file}.npy")
                 for file in ("displacement", "placebo")
             )
             found[method] = (displacement, placebo, files["displacement.npy"])

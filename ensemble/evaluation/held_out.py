@@ -92,22 +92,24 @@ def keep(
     """
     folder = run.queries(name)
     seeds = np.arange(FIRST_SEED, FIRST_SEED + len(images))
-    with locks.alone(folder):
+    with locks.exclusive(folder):
         if folder.exists():
             kept = queries.load(run, name)
             wanted = table_records.query_facts(images, seeds, labels)
-            if table_records.difference(kept.facts(), wanted):
+            if table_records.first_difference(kept.facts(), wanted):
                 raise BadInput(
                     f"Queries {name!r} exist with other images or labels. Choose another "
                     f"name, or delete {folder}."
                 )
             return kept
-        with files.folder_in_the_making(folder) as to:
+        with files.atomic_folder(folder) as to:
             files.write_array(to / "seeds.npy", seeds)
             files.write_array(to / "images.npy", images)
             if labels is not None:
                 files.write_array(to / "conditions.npy", labels)
-            records.seal(to, "info.json", {"held_out": True, "seeds": seeds.tolist()})
+            records.write_done_mark(
+                to, "info.json", {"held_out": True, "seeds": seeds.tolist()}
+            )
     return queries.load(run, name)
 
 
@@ -158,11 +160,11 @@ def ablate(
     for n_members in sizes:
         kind = Kind(table_records.LOSS, n_first=n_members)
         folder = table_records.folder_of(run, name, kind)
-        with locks.alone(folder):
+        with locks.exclusive(folder):
             if not folder.exists():
-                folder = table_records.before(run, name, kind) or folder
+                folder = table_records.old_folder_of(run, name, kind) or folder
             if folder.exists():
-                info = records.check_sealed(folder, "info.json")
+                info = records.check_done_mark(folder, "info.json")
                 remedy = f"Delete {folder}, or ask for the same."
                 table_records.require_same(folder, info, facts, remedy)
             else:
@@ -200,7 +202,7 @@ def _ablate(
     folder: Path,
 ) -> None:
     table = quadratic_influence(form, votes_without(silenced)).astype(np.float32)
-    with files.folder_in_the_making(folder) as to:
+    with files.atomic_folder(folder) as to:
         files.write_array(to / "influence_denoising_loss.npy", table)
         what = {"method": METHOD, "units": "sources", "n_members": silenced.shape[1]}
-        records.seal(to, "info.json", {**what, **facts})
+        records.write_done_mark(to, "info.json", {**what, **facts})

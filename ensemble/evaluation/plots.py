@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ensemble.evaluation.metrics.rank_correlation import ceiling
 from ensemble.evaluation.tables import Row
-from ensemble.run.files import read_json, replacing
+from ensemble.run.files import atomic_file, read_json
 
 SIZE = (6.0, 4.0)
 # Of a method's name under another, in inches.
@@ -194,7 +194,7 @@ def _saved(
     files = []
     for kind, metadata in PLAIN.items():
         file = stem.with_name(f"{stem.name}.{kind}")
-        with replacing(file) as partial:
+        with atomic_file(file) as partial:
             figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
         files.append(file)
     return files

@@ -113,7 +113,7 @@ def score_again(
     """Score what is there and has a damping with other dampings too."""
     if not dampings:
         return
-    for path in records.records(run.scores(name), ".npy"):
+    for path in records.list_records(run.scores(name), ".npy"):
         facts = read_json(path)
         scorer = SCORERS.get(facts["method"])
         asked = methods is None or path.stem in methods
@@ -130,7 +130,7 @@ def score_again(
 
 
 def _scores(run: Run, name: str, queries_digest: str) -> Iterator[Predictor]:
-    for sidecar in records.records(run.scores(name), ".npy"):
+    for sidecar in records.list_records(run.scores(name), ".npy"):
         facts, file = read_json(sidecar), sidecar.with_suffix(".npy")
         tables.require_same(file, facts, {"queries_digest": queries_digest})
         score, digest, path = (
@@ -152,7 +152,7 @@ def _influences(run: Run, name: str) -> Iterator[Predictor]:
         files = read_json(folder / "info.json")["files"]
         for file, sign in TABLES.items():
             if f"{file}.npy" in files:
-                table = records.sealed_array(folder, "info.json", f"{file}.npy")
+                table = records.checked_array(folder, "info.json", f"{file}.npy")
                 called = f"{method}_{file.split('_')[-1]}"
                 digest = files[f"{file}.npy"]
                 # Where the loss was also measured by itself, that is by more draws.
@@ -166,7 +166,7 @@ def ablations(run: Run, name: str) -> Iterator[tuple[Path, str]]:
     Raises:
         BadInput: If one is damaged, or of other queries or members.
     """
-    known, of = Membership.read(run.path), table_records.of_queries(run, name)
+    known, of = Membership.read(run.path), table_records.read_query_facts(run, name)
     for folder, kind in table_records.tables(run, name):
         if kind.method in ABLATIONS and not kind.groups:
             table_records.require_current(folder, known, of)

@@ -101,7 +101,7 @@ def train(
     included = included.copy()
     included[of.removed] = False
     ready = dataclasses.replace(of, codes=CodeBook(included), members=[])
-    with locks.alone(run.path / "models"):
+    with locks.exclusive(run.path / "models"):
         _train(run, ready, range(first, included.shape[1]))
     return run
 

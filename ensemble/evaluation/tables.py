@@ -36,7 +36,10 @@ def is_current(path: Path, identity: dict[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    return table_records.difference(files.read_json(path)["identity"], identity) is None
+    return (
+        table_records.first_difference(files.read_json(path)["identity"], identity)
+        is None
+    )
 
 
 def require_same(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -119,7 +119,7 @@ def load_member(
     # Only what lies outside of a run may be without a record.
     sealed = expected is not None or (folder / "member.json").exists()
     if sealed:
-        record = records.check_sealed(folder, "member.json")
+        record = records.check_done_mark(folder, "member.json")
         if expected is not None:
             which = REFERENCE if folder.name == REFERENCE else int(folder.name)
             expected.require(which, record)

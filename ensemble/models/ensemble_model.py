@@ -204,12 +204,12 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         if not present:
             raise BadInput(f"{root} holds no trained member. Train some with train.py.")
         if membership is None:
-            silent = voters.silenced(root.parent)
+            silent = voters.silenced_members(root.parent)
         else:
             silent = list(membership.silenced)
         voting = [member for member in present if member not in silent]
         if not voting:
-            raise voters.nobody(root.parent)
+            raise voters.no_voters_error(root.parent)
         chosen = voting if members is None else list(members)
         voters.require_voting(root.parent, silent, chosen)
         for member in chosen:

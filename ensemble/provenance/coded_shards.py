@@ -113,7 +113,7 @@ def write(coded: CodedShards, folder: Path) -> Int64[np.ndarray, " images"]:
     """
     sizes: list[int] = []
     try:
-        with locks.alone(folder), _new(folder) as partial:
+        with locks.exclusive(folder), _new(folder) as partial:
             samples = _measured(coded.samples(), sizes)
             written = shards.write(partial, samples, coded.per_shard)
             entries = zip(written, coded.members(), strict=True)
@@ -133,7 +133,7 @@ def _new(folder: Path) -> Iterator[Path]:
     """A folder in the making, where there was none or an empty one."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder} is not empty. Choose a new folder for the shards.")
-    with files.folder_in_the_making(folder) as partial:
+    with files.atomic_folder(folder) as partial:
         yield partial
 
 

@@ -154,12 +154,12 @@ def prepare(run: Run) -> Plan:
         BadInput: If the folder holds another plan, or a damaged one.
     """
     if not run.manifest.exists():
-        with locks.alone(run.path / "plan"):
+        with locks.exclusive(run.path / "plan"):
             # Somebody else may have been first.
             if not run.manifest.exists():
                 if run.members.exists():
                     # What it said of removals cannot be guessed.
-                    raise files.missing(run.manifest)
+                    raise files.missing_error(run.manifest)
                 return _written(run)
     plan = plans.checked(run)
     return plans.without(plan, plan.removed)
@@ -206,5 +206,5 @@ def _picture_borderline(run: Run, data: TrainingImages, grouping: Grouping) -> N
     picture = near_duplicates.draw_threshold_plot(
         data.images, grouping.pairs, grouping.distances, run.config.data.near
     )
-    with files.replacing(run.path / "near_duplicates.png") as partial:
+    with files.atomic_file(run.path / "near_duplicates.png") as partial:
         partial.write_bytes(picture)

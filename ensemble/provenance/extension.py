@@ -68,7 +68,7 @@ def require_extensible(run: Run, config: Config) -> None:
     """
     n_members = codes_of(run.path).n_members
     absent = [m for m in range(n_members) if not run.member(m).exists()]
-    silent = voters.silenced(run.path)
+    silent = voters.silenced_members(run.path)
     if absent or silent:
         remedy = "" if absent else " --repair"
         raise BadInput(
@@ -313,7 +313,7 @@ def start_of(run: Run, member: Trainable, n_images: int) -> Start | None:
     if member >= n_before:
         return None
     folder = before.member(member)
-    record = records.check_sealed(folder, "member.json")
+    record = records.check_done_mark(folder, "member.json")
     Expected.of(before.path).require(member, record)
     shown = files.read_array(folder / "exposure.npy")
     stays = np.delete(shown, [int(image) for image in _without(run)])
@@ -338,7 +338,7 @@ def take_over(start: Start, folder: Path, split_digest: str) -> None:
     files.write_array(folder / "exposure.npy", start.exposure)
     facts = {name: fact for name, fact in start.record.items() if name != "files"}
     facts |= {"split_digest": split_digest, "taken_over": str(start.folder)}
-    records.seal(folder, "member.json", facts)
+    records.write_done_mark(folder, "member.json", facts)
 
 
 def depth(config: Config) -> int:

@@ -78,7 +78,7 @@ def load(run: Run, membership: Membership | None = None) -> Plan:
     if tuple(plan.removed) != known.removed:
         # Images were left blank that this membership still knows.
         if membership is not None:
-            raise voters.changed(run.path)
+            raise voters.membership_changed_error(run.path)
         return load(run)
     if not known.removed:
         return plan
@@ -97,7 +97,7 @@ def require_codes_of(run: Run, plan: Plan, membership: Membership) -> None:
         BadInput: If a removal or a repair came between reading the one and the other.
     """
     if plan.codes.digest() != membership.codes.digest():
-        raise voters.changed(run.path)
+        raise voters.membership_changed_error(run.path)
 
 
 def checked(run: Run) -> Plan:
@@ -110,7 +110,7 @@ def checked(run: Run) -> Plan:
     changed = changes(run, plan)
     if changed:
         name, (wanted, found) = next(iter(changed.items()))
-        raise files.changed(run.path, name, wanted, found)
+        raise files.changed_error(run.path, name, wanted, found)
     return plan
 
 
@@ -178,7 +178,7 @@ def source_names(run: Run) -> SourceNames:
 
 def without(plan: Plan, removed: list[int]) -> Plan:
     """The plan for training all members without the removed sources."""
-    codes = CodeBook(voters.kept(plan.codes.bits, removed))
+    codes = CodeBook(voters.remaining_bits(plan.codes.bits, removed))
     return dataclasses.replace(plan, codes=codes, removed=removed)
 
 

@@ -40,9 +40,9 @@ def request(
         BadInput: If a source does not exist, all sources would be gone, or nobody would
             be left to vote. Nothing is written then.
     """
-    with locks.alone(run.path / "removals"):
+    with locks.exclusive(run.path / "removals"):
         plan, before = plans.checked(run), removal_log.removed(run.path)
-        removal_log.note(run)
+        removal_log.note_lines(run)
         sources = plan.called.chosen(sources, "sources")
         added = sorted(set(sources) - set(before))
         if not added:
@@ -66,7 +66,7 @@ def announced(run: Run, sources: Sequence[int | str]) -> Iterator[str]:
         yield f"Removed before: {plan.called.these(gone_before)}."
     if not added:
         return
-    silent = voters.silenced(run.path)
+    silent = voters.silenced_members(run.path)
     after = voters.silenced_by(run.path, sorted({*before, *added}))
     n_members = plan.codes.n_members
     yield (
@@ -81,12 +81,12 @@ def consequences(run: Run) -> Iterator[str]:
     """What the removals mean now, line by line, for people."""
     plan, gone = plans.checked(run), removal_log.removed(run.path)
     n_members = plan.codes.n_members
-    silent = voters.silenced(run.path)
+    silent = voters.silenced_members(run.path)
     yield (
         f"{len(gone)} of {plan.codes.n_sources} sources removed; {len(silent)} of "
         f"{n_members} members silenced, {n_members - len(silent)} vote."
     )
-    retired = voters.retired(run.path)
+    retired = voters.retired_members(run.path)
     if retired:
         yield f"Members {retired} trained on nothing else, and are silenced for good."
     if classes.follow_from_labels(run.config) and (lost := classes.of_nobody(plan)):
@@ -103,7 +103,7 @@ def consequences(run: Run) -> Iterator[str]:
         )
         yield from (f"  {path}" for path in left)
     if set(silent) - set(retired):
-        yield f"Next: {voters.repair(run.path)}"
+        yield f"Next: {voters.repair_command(run.path)}"
 
 
 def _same_pictures(
@@ -135,7 +135,7 @@ def _twins(
 def leftovers(run: Run) -> list[Path]:
     """Results in the run folder in which members had a part that are silenced now."""
     n_members = files.read_json(run.manifest)["n_members"]
-    anyone = voters.voting(run.path, n_members)
+    anyone = voters.voting_members(run.path, n_members)
     known = Membership.read(run.path) if anyone else None
     kept = [
         (path, files.read_json(path))
@@ -170,7 +170,7 @@ def _require_some_left(run: Run, plan: Plan, gone: list[int], force: bool) -> No
         raise BadInput(
             f"None of the {n_members} members would be left to vote: each saw one of "
             f"the {n_gone} removed sources, or is silenced already. Nothing was "
-            f"recorded. Remove fewer, repair ({voters.repair(run.path)}) and remove "
+            f"recorded. Remove fewer, repair ({voters.repair_command(run.path)}) and remove "
             "the rest; or record it with --force, and the ensemble refuses to load "
             "until it is repaired."
         )

@@ -41,7 +41,7 @@ def affected(run: Run, gone: Sequence[int] | None = None) -> list[Trainable]:
     if not gone:
         return []
     saw = np.flatnonzero(codes_of(run.path).bits[gone].any(axis=0))
-    members = np.setdiff1d(saw, voters.retired(run.path)).tolist()
+    members = np.setdiff1d(saw, voters.retired_members(run.path)).tolist()
     return [*members, REFERENCE] if run.reference.exists() else members
 
 
@@ -56,7 +56,7 @@ def finish(run: Run, gone: Sequence[int] | None = None) -> str:
     Returns:
         What it came to, for people.
     """
-    for member in voters.retired(run.path):
+    for member in voters.retired_members(run.path):
         for folder in (run.member(member), run.member(member).with_suffix(".part")):
             shutil.rmtree(folder, ignore_errors=True)
     for outdated in [*run.members.glob("*.old"), *run.path.glob("*.old")]:
@@ -73,7 +73,7 @@ def finish(run: Run, gone: Sequence[int] | None = None) -> str:
     if len(asked) > len(heeded):
         more = (
             " More was removed in the meantime; members that saw it are silenced until "
-            f"they are trained again without: {voters.repair(run.path)}"
+            f"they are trained again without: {voters.repair_command(run.path)}"
         )
     return (
         f"Members {members} of {run.path} know nothing of what was removed. Of their "

@@ -158,7 +158,7 @@ def saved(run: Run, name: str, membership: Membership | None = None) -> list[Inf
         if kind.method in shown
     ]
     known = membership or Membership.read(run.path)
-    of = table_records.of_queries(run, name)
+    of = table_records.read_query_facts(run, name)
     for folder in found:
         table_records.require_current(folder, known, of)
     info = files.read_json(run.queries(name) / "info.json")
@@ -193,10 +193,10 @@ def losses(
     for folder, kind in table_records.tables(run, name):
         if kind == Kind(table_records.LOSS):
             table_records.require_current(
-                folder, known, table_records.of_queries(run, name)
+                folder, known, table_records.read_query_facts(run, name)
             )
             file = "influence_denoising_loss.npy"
-            return records.sealed_array(folder, "info.json", file)
+            return records.checked_array(folder, "info.json", file)
     return None
 
 
@@ -204,7 +204,7 @@ def _read(folder: Path) -> Influence:
     info = files.read_json(folder / "info.json")
 
     def table(name: str) -> np.ndarray:
-        return records.sealed_array(folder, "info.json", f"{name}.npy")
+        return records.checked_array(folder, "info.json", f"{name}.npy")
 
     return Influence(
         folder=folder.name,

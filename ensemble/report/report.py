@@ -75,7 +75,7 @@ def write(run: Run, name: str, data: TrainingImages) -> Path:
     # Before anything else is read: what is removed meanwhile, the page does not know of.
     n_removals = len(removal_log.requests(run.path))
     asked = {"held_out": False, **files.read_json(run.queries(name) / "info.json")}
-    known, of = Membership.read(run.path), table_records.of_queries(run, name)
+    known, of = Membership.read(run.path), table_records.read_query_facts(run, name)
     if not asked["held_out"]:
         known.require_made(run.queries(name), asked)
     tables = findings.saved(run, name, known)
@@ -136,11 +136,11 @@ def _cards(
     info = files.read_json(folder / "info.json")
     if not info.get("held_out"):
         known.require_made(folder, info)
-    images = records.sealed_array(folder, "info.json", "images.npy")
-    seeds = records.sealed_array(folder, "info.json", "seeds.npy")
+    images = records.checked_array(folder, "info.json", "images.npy")
+    seeds = records.checked_array(folder, "info.json", "seeds.npy")
     labels = [""] * len(seeds)
     if "conditions.npy" in files.read_json(folder / "info.json")["files"]:
-        conditions = records.sealed_array(folder, "info.json", "conditions.npy")
+        conditions = records.checked_array(folder, "info.json", "conditions.npy")
         labels = [data.label_names[condition] for condition in conditions]
     units = [findings.Units(run, data, table, proof) for table in tables]
     return [
@@ -168,7 +168,7 @@ def _certificate(run: Run, proof: Verification) -> dict[str, Any]:
 
 def _require_scores(run: Run, name: str, known: Membership, of: dict[str, Any]) -> None:
     """Refuse scores of other queries, or by other members, than are reported on."""
-    for path in records.records(run.scores(name), ".npy"):
+    for path in records.list_records(run.scores(name), ".npy"):
         record = files.read_json(path)
         known.require_made(path, record)
         table_records.require_same(path, record, of, "Delete it, and score again.")

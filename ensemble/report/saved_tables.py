@@ -57,8 +57,8 @@ def read(run: Run, name: str, folder: Path, kind: str) -> list[Table]:
     Raises:
         BadInput: If one is damaged, or was made with other queries of this name.
     """
-    found = records.records(folder, kind)
-    about = table_records.of_queries(run, name) if found else {}
+    found = records.list_records(folder, kind)
+    about = table_records.read_query_facts(run, name) if found else {}
     for path in found:
         if folder == run.scores(name) or path.stem.endswith(f"-{name}"):
             kept = files.read_json(path)

@@ -1,7 +1,7 @@
-"""Every option, its default and its allowed range.
+"""The config dataclasses: every option, its default and its allowed range.
 
-A config holds what a run is made from. `ensemble.run.config_file` reads it from YAML,
-where only what differs from the defaults below needs to stand.
+A config determines a run. `ensemble.run.config_file` reads it from YAML, which only
+needs the options that differ from the defaults below.
 """
 
 from dataclasses import dataclass, field
@@ -24,21 +24,22 @@ class DataConfig:
         channels: 1 grey, 3 RGB; null keeps the images as they are.
         source: What one source is: `image`, `near_duplicates` (images that are nearly
             the same), or a column of the metadata.
-        separator: What stands between several owners in that column, such as `;`; an
-            image is then used only by members that may see all of them. null: the
-            values are taken as they are.
-        near: Greatest distance of near-duplicates: 0 is the same picture, 1 another.
-        owner: Column of the metadata that says whose each source is, for the design
-            `product`.
-        label: Column of the metadata that conditional members are told; null: `label`
-            where the data has one.
-        classes: The labels that there are: a list of their names, or their number
-            where they are 0, 1, 2 and so on. A class may be without images. null: the
-            labels that the images have, so that a source that alone has one of them
-            changes how many classes every member knows.
-        n_images: Keep only the first so many images; null keeps all.
+        separator: The text between several owners in that column, such as `;`. An image
+            is then only used by members that may see the images of all its owners.
+            null: values are not split.
+        near: Greatest distance of near-duplicates: 0 is the same picture, 1 an unrelated
+            one.
+        owner: Column of the metadata that names the owner of each source, for the
+            design `product`.
+        label: Column of the metadata with the labels of class-conditional members;
+            null: `label` if there is such a column.
+        classes: All classes: a list of their names, or their number if they are called
+            0, 1, 2 and so on. A class may have no images. null: the labels that occur
+            in the data; then a source that is the only one with some label changes the
+            number of classes of every member.
+        n_images: Keep only this many images, the first by name; null keeps all.
         stream: Read images from the folder or the shards whenever they are needed,
-            instead of holding all of them in memory. The result is the same.
+            instead of keeping all of them in memory. The result is the same.
     """
 
     kind: str = "digits"
@@ -87,20 +88,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SplitsConfig:
-    """Who trains on what.
+    """Which members train on which sources.
 
     Attributes:
-        design: A name in `splits.designs.DESIGNS`.
-        n_members: Members of the ensemble.
-        weight: Members that train on each source; null: the design's own choice.
-        seed: Draws the code book.
-        removable: For designs that promise it: any so many sources can be ablated
-            together; null: the design's own choice.
-        survivors: For the same designs: members that are then left at least.
-        salt: For designs whose codes follow from numbers or names: a secret that takes
-            the place of the seed.
-        salt_sha256: The salt's digest, published before the data came in; a salt that
-            does not fit it is refused.
+        design: A name in `splits.designs.registry.DESIGNS`.
+        n_members: Number of members of the ensemble.
+        weight: Number of members that train on each source; null: the design's default.
+        seed: Seed of the code book.
+        removable: For designs with this guarantee: this many sources, whichever they
+            are, can be ablated together; null: the design's default.
+        survivors: For the same designs: at least this many members remain then.
+        salt: For designs that compute codes from numbers or names: a secret that
+            replaces the seed.
+        salt_sha256: The salt's sha256, if it was published before the data arrived; a
+            salt with another digest is refused.
     """
 
     design: str = "balanced"
@@ -136,8 +137,8 @@ class ModelConfig:
         prediction_type: What the network predicts: `epsilon` or `v_prediction`.
         schedule: Noise over timesteps: `linear` or `cosine`.
         n_timesteps: Noise levels between a clean image and pure noise.
-        class_conditional: Tell the members each image's label.
-        block_out_channels: Channels at each resolution; halves the side each time.
+        class_conditional: Whether members are conditioned on each image's label.
+        block_out_channels: Channels at each resolution; each one halves the side.
         layers_per_block: Residual layers at each resolution.
         down_block_types: One per resolution; null: plain convolution blocks.
         up_block_types: One per resolution; null: plain convolution blocks.
@@ -191,7 +192,7 @@ class TrainingConfig:
 
     Attributes:
         steps: Optimiser steps of each member.
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: Peak of AdamW's learning rate.
         warmup_steps: Steps over which the learning rate rises from zero.
         lr_schedule: After the warm-up: `cosine` (down to zero) or `constant`.
@@ -200,24 +201,26 @@ class TrainingConfig:
         ema_decay: Keep an exponential moving average of the weights, and generate with
             it; null keeps the last weights.
         mixed_precision: `no`, `bf16` or `fp16`.
-        shared_noise: All members start from the same weights and see the same stream of
-            timesteps and noise, so that they differ by their data and nothing else.
+        shared_noise: All members start from the same weights and get the same timesteps
+            and noise, so that they only differ by their data.
         flip: Mirror half of the images left to right.
-        label_dropout: Share of labels hidden from conditional members, for guidance.
-        seed: Draws initial weights, order, timesteps, noise and augmentation.
-        processes: Processes to start; null: one per device, without devices one per
-            core. Never more than the members need, and whole teams.
+        label_dropout: Share of labels that are replaced by the null class in training,
+            for classifier-free guidance.
+        seed: Seed of initial weights, order, timesteps, noise and augmentation.
+        processes: Number of processes to start; null: one per device, or one per core
+            if there is no device. It is limited to what the members need, and rounded
+            down to a multiple of `processes_per_member`.
         processes_per_member: Processes that train each member together, each on its
             part of every batch; for members that are too slow on one device.
         threads: Threads of each process on a CPU. The last bits of the weights depend
             on it; members of this size gain nothing from more than one.
         checkpoint_every_steps: Steps between two checkpoints.
-        keep_every_steps: Keep each member's weights after so many steps, again and
-            again, for methods that follow the training (`tracin`, `gas`); null: only
-            the finished ones.
-        slices: Let the sources join a member's training in so many slices, one after
-            the other, and keep a checkpoint from before each, from which a repair goes
-            on; null: all at once, and a repair starts again.
+        keep_every_steps: Interval in steps at which a snapshot of each member's weights
+            is kept, for methods that follow the training (`tracin`, `gas`); null: only
+            the final weights are kept.
+        slices: Number of slices of the sources (SISA). Slices join a member's training
+            one after the other; a repair continues from the checkpoint before the slice
+            of a removed source. null: no slices, and a repair trains from the start.
         log_every_steps: Steps between two points of the loss curve.
         tensorboard: Also write TensorBoard logs (needs the extra `tensorboard`).
     """
@@ -298,7 +301,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How pictures are generated unless a call says otherwise.
+    """Defaults for generating pictures, which a call can override.
 
     Attributes:
         scheduler: `ddim`, `ddpm`, `dpmsolver++` or `euler`.
@@ -326,12 +329,12 @@ class Config:
 
     Attributes:
         run: The run folder.
-        extends: The run folder of an ensemble that this one takes over, and adds data
-            to; null: it starts from nothing.
-        data: Where the training images come from; those that are added, if it extends
-            another run.
-        splits: Who trains on what.
-        model: One member.
+        extends: The run folder of an ensemble that this run extends by more data; null:
+            the run does not extend another one.
+        data: Where the training images come from; if the run extends another one, only
+            the additional images.
+        splits: Which members train on which sources.
+        model: The network of each member and its noise schedule.
         training: How every member is trained.
         sampling: How pictures are generated.
     """

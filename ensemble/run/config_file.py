@@ -1,4 +1,4 @@
-"""A config as YAML: strict reading, writing, and how two configs differ.
+"""Config files: strict reading of YAML, writing, and comparison of two configs.
 
 A config file holds only what differs from the defaults in `ensemble.run.config`. A
 resolved config, with every default filled in, is kept in the run folder, and replays
@@ -20,16 +20,16 @@ import yaml
 from ensemble.run.config import Config
 from splits.errors import BadInput
 
-# What nests deeply is read in quadratic time: more would look like a hang.
+# Deeply nested YAML takes quadratic time: with a larger file, reading would seem to hang.
 MOST_BYTES = 2**14
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what no config needs.
+    """A YAML loader that refuses features which no config needs.
 
-    That is: a key that stands twice, of which YAML readers take the last without a
-    word; anchors and aliases, by which a short file can become an endless one; tags,
-    by which a text can claim to be anything; and numbers of more than 64 bits.
+    It refuses repeated keys, of which other YAML readers silently take the last;
+    anchors and aliases, with which a short file can expand to a huge one; tags, which
+    can construct any type; and whole numbers of more than 64 bits.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -65,15 +65,15 @@ def _refuse(what: str, at: Any) -> typing.NoReturn:
     raise yaml.constructor.ConstructorError(None, None, what, at.start_mark)
 
 
-def _parsed(text: str, name: str) -> Any:
-    """What a text of YAML says.
+def _parse_yaml(text: str, name: str) -> Any:
+    """The content of a YAML text.
 
     Raises:
-        BadInput: If it is not YAML, or holds what no config needs.
+        BadInput: If it is not YAML, or has features that no config needs.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - derives from SafeLoader
-    # ValueError: a day that no calendar has, such as 2024-02-31.
+    # The loader raises ValueError at an impossible date, such as 2024-02-31.
     except (yaml.YAMLError, ValueError) as error:
         raise BadInput(
             f"{name} is not valid YAML: {error}. Mend it there; plain `key: value` lines "
@@ -105,7 +105,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"The config {path} is longer than {MOST_BYTES} bytes; every option with its "
             "default fits into a fifth of that. Name another file."
         )
-    tree = _parsed(text, str(path))
+    tree = _parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise BadInput(f"{path} holds no options. Write `run: runs/NAME` at least.")
     for override in overrides:
@@ -182,7 +182,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
                 f"Override {override!r}: {section!r} is not a section. Write "
                 "section.key=value, such as training.steps=500."
             )
-    tree[key] = _parsed(text, f"Override {override!r}")
+    tree[key] = _parse_yaml(text, f"Override {override!r}")
 
 
 def _build(cls: type, tree: Any, prefix: str) -> Any:
@@ -195,24 +195,28 @@ def _build(cls: type, tree: Any, prefix: str) -> Any:
     values = {}
     for key, value in tree.items():
         if key not in hints:
-            raise BadInput(_unknown(str(key), list(hints), prefix))
+            raise BadInput(_unknown_key_text(str(key), list(hints), prefix))
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             values[key] = _build(typing.cast(type, hint), value, f"{prefix}{key}.")
         else:
-            values[key] = _typed(f"{prefix}{key}", value, hint)
+            values[key] = _convert(f"{prefix}{key}", value, hint)
     return cls(**values)
 
 
-def _unknown(key: str, known: list[str], prefix: str) -> str:
+def _unknown_key_text(key: str, known: list[str], prefix: str) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     advice = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
     place = f"Section {prefix.rstrip('.')!r}" if prefix else "The config"
     return f"{place} has no key {key!r}. {advice}"
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value, as the type that the field declares."""
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """The value, converted to the type that the field declares.
+
+    Raises:
+        BadInput: If it has another type.
+    """
     alternatives = (
         typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     )
@@ -221,7 +225,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     for alternative in alternatives:
         if _matches(value, alternative):
             return float(value) if alternative is float else value
-    wanted = " or ".join(_spelled(alternative) for alternative in alternatives)
+    wanted = " or ".join(_type_text(alternative) for alternative in alternatives)
     advice = _number_hint(value) if float in alternatives else ""
     if isinstance(value, float) and not math.isfinite(value):
         advice = " It must be finite."
@@ -241,7 +245,7 @@ def _matches(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _spelled(hint: Any) -> str:
+def _type_text(hint: Any) -> str:
     names = {
         int: "a whole number",
         float: "a number",
@@ -250,12 +254,12 @@ def _spelled(hint: Any) -> str:
         types.NoneType: "null",
     }
     if typing.get_origin(hint) is list:
-        return f"a list, each entry {_spelled(typing.get_args(hint)[0])},"
+        return f"a list, each entry {_type_text(typing.get_args(hint)[0])},"
     return names[hint]
 
 
 def _number_hint(value: Any) -> str:
-    """YAML 1.1 reads `1e-4` as text: the trap deserves its own sentence."""
+    """Advice for a number such as `1e-4`, which YAML 1.1 reads as text; else empty."""
     if not isinstance(value, str):
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, read with checks, known by their digests."""
+"""Files of a run: atomic writing, checked reading, and digests."""
 
 import contextlib
 import glob
@@ -19,18 +19,18 @@ from ensemble.system import text
 from splits.errors import BadInput
 from splits.unreadable import too_large, unreadable
 
-# What Python raises at bytes that are no JSON object, or at one without a digest, or
-# nested deeper than it follows.
-_NO_RECORD = (
+# Exceptions of Python if bytes are no JSON object, the object has no digest, or it is
+# nested too deeply.
+_RECORD_ERRORS = (
     ValueError,
     KeyError,
     AttributeError,
     TypeError,
     RecursionError,
 )
-# What numpy raises at bytes that are no array. A header is Python source to it: a damaged
-# one fails in any of Python's ways, or asks for more memory than there is.
-NO_ARRAY = (
+# Exceptions of numpy if bytes are no array. Numpy parses the header as Python source, so
+# a damaged one can raise many exceptions, or ask for more memory than there is.
+ARRAY_ERRORS = (
     OSError,
     ValueError,
     TypeError,
@@ -40,7 +40,7 @@ NO_ARRAY = (
     RecursionError,
     tokenize.TokenError,
 )
-# Which file a digest in the manifest is of.
+# The file that belongs to each digest in the manifest.
 FILE_OF = {
     "config_digest": "config.yaml",
     "code_book_digest": "codes.npy",
@@ -49,23 +49,23 @@ FILE_OF = {
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole.
+    """Write a text file atomically.
 
-    Names of files need not be valid Unicode; what is not becomes an escape, which JSON
-    reads back as it was.
+    File names in the text need not be valid Unicode: invalid characters are escaped, and
+    a JSON reader restores them.
     """
     _write(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole; its digest is the sha256 of its text without it.
+    """Write a JSON file atomically, with a digest: the sha256 of its text without it.
 
     Examples:
         >>> write_json(Path("facts.json"), {"seed": 0})
         >>> read_json(Path("facts.json"))
         {'seed': 0}
     """
-    placed = {**content, "place": _place(path)}
+    placed = {**content, "place": _path_in_run(path)}
     digest = text.digest(_as_json(placed, ""))
     _write(path, _as_json(placed, digest).encode("utf-8"))
 
@@ -82,21 +82,21 @@ def read_json(path: Path) -> dict[str, Any]:
         expected = content.pop("digest")
         found = text.digest(written.replace(expected, ""))
     except FileNotFoundError:
-        raise missing(path) from None
+        raise missing_error(path) from None
     except OSError as error:
         raise unreadable(path, error) from None
     except MemoryError:
         raise too_large(path) from None
-    except _NO_RECORD as error:
+    except _RECORD_ERRORS as error:
         raise BadInput(
             f"{path} cannot be read as JSON with a digest ({error}). It is damaged: "
             "delete it, and run the stage that wrote it again."
         ) from None
     if found != expected:
-        raise damaged(path, expected, found)
-    # Runs of before files knew their place have none.
+        raise damaged_error(path, expected, found)
+    # Files of older runs do not record their place.
     place = content.pop("place", path.name)
-    if not f"/{_joined(path.absolute())}".endswith(f"/{place}"):
+    if not f"/{_final_path(path.absolute())}".endswith(f"/{place}"):
         raise BadInput(
             f"{path} was written as {place}: files have changed places. Put each back, "
             "or delete it and run the stage that wrote it again."
@@ -105,26 +105,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
-    """Write a .npy file whole; returns its sha256.
+    """Write a .npy file atomically and return its sha256.
 
     Examples:
         >>> digest = write_array(Path("codes.npy"), np.arange(3))
         >>> read_array(Path("codes.npy"), digest).tolist()
         [0, 1, 2]
     """
-    with replacing(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
     return sha256(path)
 
 
-def make_array(
+def create_array(
     path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike, value: float = 0.0
 ) -> None:
     """Write a .npy file with one value everywhere, to be filled as a memory map.
 
-    Its room on the disk is taken now: a memory map that finds none kills the process.
+    The file's space is allocated now, because a memory map that runs out of disk space
+    kills the process.
     """
     head = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
@@ -132,7 +133,7 @@ def make_array(
         "shape": shape,
     }
     n_all, block = math.prod(shape), np.full(2**15, value, dtype)
-    with replacing(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, head)
         for first in range(0, n_all, len(block)):
             file.write(block[: n_all - first].data)
@@ -147,17 +148,17 @@ def read_array(path: Path, expected: str | None = None) -> np.ndarray:
         BadInput: If it is missing or damaged.
     """
     if not path.exists():
-        raise missing(path)
+        raise missing_error(path)
     if expected is not None:
-        check(path, expected)
+        check_file(path, expected)
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except NO_ARRAY as error:
-        # What numpy finds wrong with the bytes has no number of the system.
+    except ARRAY_ERRORS as error:
+        # An OSError that numpy raises about the content has no system error number.
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path, error) from None
-        if isinstance(error, MemoryError) and _is_as_long_as_it_says(path):
+        if isinstance(error, MemoryError) and _has_announced_length(path):
             raise too_large(path) from None
         raise BadInput(
             f"{path} is not a readable array ({error}). Delete it, and run the stage "
@@ -165,28 +166,28 @@ def read_array(path: Path, expected: str | None = None) -> np.ndarray:
         ) from None
 
 
-def _is_as_long_as_it_says(path: Path) -> bool:
-    """Whether a .npy file holds all the numbers that its header announces."""
+def _has_announced_length(path: Path) -> bool:
+    """Whether a .npy file is as long as its header says."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
-    except NO_ARRAY:
+    except ARRAY_ERRORS:
         return False
     return True
 
 
 @contextlib.contextmanager
-def folder_in_the_making(final: Path) -> Iterator[Path]:
-    """A folder that gets its final name when the block ends without an error."""
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder that gets its final name if the block ends without an error."""
     partial = final.with_name(final.name + ".part")
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     yield partial
-    publish(partial, final)
+    commit_folder(partial, final)
 
 
-def publish(partial: Path, final: Path) -> None:
-    """Give a finished folder its name; what had that name is gone afterwards."""
+def commit_folder(partial: Path, final: Path) -> None:
+    """Rename a finished folder to its final name, and replace what had that name."""
     for path in sorted(partial.rglob("*")):
         if path.is_file():
             flush(path)
@@ -197,12 +198,12 @@ def publish(partial: Path, final: Path) -> None:
         final.rename(outdated)
     partial.rename(final)
     flush(final.parent)
-    # Also what a process left that ended between the two names.
+    # This also removes the leftover of a process that was killed between two renames.
     shutil.rmtree(outdated, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Take away what whoever wrote a finished folder left: hidden files, checkpoints."""
+def remove_hidden_files(folder: Path) -> None:
+    """Delete hidden files, such as checkpoints, from a finished folder."""
     for path in folder.glob(".*"):
         path.unlink()
 
@@ -217,7 +218,7 @@ def sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise missing(path) from None
+        raise missing_error(path) from None
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -235,17 +236,17 @@ def array_digest(array: np.ndarray) -> str:
 def digest_in_parts(
     dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]
 ) -> str:
-    """The `array_digest` of an array that comes in parts, one after the other."""
+    """The `array_digest` of an array that is given in consecutive parts."""
     little = dtype.newbyteorder("<")
     digest = hashlib.sha256(f"{little.str} {shape} ".encode())
     for part in parts:
         content = part.astype(little, order="C", copy=False)
-        # Read where it is: a copy of all training images would be large.
+        # The bytes are not copied: a copy of all training images would be large.
         digest.update(content.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def check(path: Path, expected: str, record: Path | None = None) -> None:
+def check_file(path: Path, expected: str, record: Path | None = None) -> None:
     """Compare a file with the sha256 on record.
 
     Args:
@@ -257,14 +258,14 @@ def check(path: Path, expected: str, record: Path | None = None) -> None:
         BadInput: If it is missing, or its bytes are not those that were written.
     """
     if not path.exists():
-        raise missing(path)
+        raise missing_error(path)
     found = sha256(path)
     if found != expected:
-        raise damaged(path, expected, found, record)
+        raise damaged_error(path, expected, found, record)
 
 
-def changed(folder: Path, name: str, wanted: Any, found: Any) -> BadInput:
-    """The error for a fact that is not what the manifest of a run folder says."""
+def changed_error(folder: Path, name: str, wanted: Any, found: Any) -> BadInput:
+    """The error for a fact that differs from the manifest of a run folder."""
     return BadInput(
         f"{name} of {folder / FILE_OF.get(name, '')} has changed: the run was made with "
         f"{wanted}, now there is {found}; so says {folder / 'manifest.json'}. Restore "
@@ -272,17 +273,17 @@ def changed(folder: Path, name: str, wanted: Any, found: Any) -> BadInput:
     )
 
 
-def missing(path: Path) -> BadInput:
-    """The error for a file that is not there."""
+def missing_error(path: Path) -> BadInput:
+    """The error for a missing file."""
     return BadInput(
         f"{path} is missing. Run the stage that writes it again, or restore it."
     )
 
 
-def damaged(
+def damaged_error(
     path: Path, expected: str, found: str, record: Path | None = None
 ) -> BadInput:
-    """The error for a file whose bytes are not those that were written."""
+    """The error for a file whose sha256 is not the recorded one."""
     source = f" by {record}" if record else ""
     return BadInput(
         f"{path} is damaged: expected sha256 {expected}{source}, found {found}. "
@@ -291,7 +292,7 @@ def damaged(
 
 
 def _remedy(record: Path | None) -> str:
-    """A folder with a done mark is made again as a whole, or not at all."""
+    """The remedy for a damaged file: a folder with a done mark is replaced as a whole."""
     if record is None or record.name not in ("info.json", "member.json"):
         return (
             "Delete it and run the stage that wrote it again, or restore it from a "
@@ -303,16 +304,16 @@ def _remedy(record: Path | None) -> str:
     )
 
 
-def _place(path: Path) -> str:
-    """Where a file stands in its run folder, known by its config; else its name."""
+def _path_in_run(path: Path) -> str:
+    """A file's path inside its run folder (the one with a config), or just its name."""
     for parent in path.parents:
         if (parent / "config.yaml").exists():
-            return _joined(path.relative_to(parent))
+            return _final_path(path.relative_to(parent))
     return path.name
 
 
-def _joined(path: Path) -> str:
-    """A path as text, by the names that folders in the making will have."""
+def _final_path(path: Path) -> str:
+    """A path as text, with the final names of temporary folders."""
     return "/".join(part.removesuffix(".part") for part in path.parts)
 
 
@@ -321,17 +322,24 @@ def _as_json(content: dict[str, Any], digest: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends."""
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which replaces it when the block ends.
+
+    Examples:
+        >>> with atomic_file(Path("note.txt")) as partial:
+        ...     _ = partial.write_text("done")
+        >>> Path("note.txt").read_text()
+        'done'
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in _abandoned(path):
+    for abandoned in _abandoned_files(path):
         abandoned.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
@@ -342,11 +350,12 @@ def replacing(path: Path) -> Iterator[Path]:
     flush(path.parent)
 
 
-def sweep_abandoned(folder: Path) -> None:
-    """Take away temporary files below a folder whose writers were killed.
+def remove_abandoned(folder: Path) -> None:
+    """Delete temporary files below a folder if the processes that wrote them are gone.
 
-    What is written again sweeps its own; this is for what nobody writes again. A folder
-    that cannot be written to keeps them, and so do other machines' files.
+    `atomic_file` deletes those of the file that it writes; this is for files that are
+    not written again. Files of other machines stay, and so do files in folders without
+    write permission.
     """
     for partial in folder.rglob(f".*.{glob.escape(platform.node())}.*.part"):
         with contextlib.suppress(OSError):
@@ -354,8 +363,8 @@ def sweep_abandoned(folder: Path) -> None:
                 partial.unlink()
 
 
-def _abandoned(path: Path) -> Iterator[Path]:
-    """Temporary files for a path whose writers, on this machine, were killed."""
+def _abandoned_files(path: Path) -> Iterator[Path]:
+    """Temporary files of a path that killed processes of this machine left behind."""
     begin = f".{path.name}.{platform.node()}."
     found = path.parent.glob(f"{glob.escape(begin)}*.part")
     return (partial for partial in found if _is_abandoned(partial))
@@ -363,16 +372,16 @@ def _abandoned(path: Path) -> Iterator[Path]:
 
 def _is_abandoned(partial: Path) -> bool:
     process = partial.name.removesuffix(".part").rpartition(".")[2]
-    return process.isdecimal() and not _runs(int(process))
+    return process.isdecimal() and not _process_exists(int(process))
 
 
-def _runs(process: int) -> bool:
+def _process_exists(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        # Somebody else's.
+        # The process belongs to another user.
         return True
     return True
 

@@ -16,15 +16,15 @@ from splits.codes import CodeBook
 from splits.errors import BadInput
 
 REFERENCE: Literal["reference"] = "reference"
-# How far a member has come; hidden, so that it is no part of the finished member.
+# The checkpoint of a member in training; hidden, so it is no part of the result.
 CHECKPOINT = ".checkpoint.safetensors"
-# How far it had come when its training so far knew only some slices; part of it.
+# A checkpoint after training on some slices; it stays in the finished member's folder.
 SLICE = "slice_{}.safetensors"
 # A finished member's weights, as diffusers calls them.
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-# Whoever is trained: a member by its number, or the reference.
+# A model that is trained: a member, given by its number, or the reference.
 Trainable = int | Literal["reference"]
-# What makes a run folder a pipeline; the model card is written last.
+# The files that make a run folder a diffusers pipeline. The model card is written last.
 CARD = "README.md"
 PIPELINE = ("model_index.json", "scheduler/scheduler_config.json")
 
@@ -58,16 +58,16 @@ class Run:
 
     @property
     def manifest(self) -> Path:
-        """Versions, seeds, digests and the stages done."""
+        """The manifest: versions, seeds, digests and finished stages."""
         return self.path / "manifest.json"
 
     @property
     def members(self) -> Path:
-        """One folder a trained member."""
+        """The folder that holds one folder for each trained member."""
         return self.path / "members"
 
     def member_records(self) -> list[dict[str, Any]]:
-        """What is on record of every trained member, in order.
+        """The records of all trained members, in order of their numbers.
 
         Raises:
             BadInput: If a record is missing or damaged.
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def reference(self) -> Path:
-        """A model trained on everything, to be scored; no member, and never votes."""
+        """The reference model, trained on all sources to be scored; it never votes."""
         return self.path / REFERENCE
 
     def trained(self, which: Trainable) -> Path:
@@ -89,30 +89,30 @@ class Run:
         return self.reference if which == REFERENCE else self.member(which)
 
     def queries(self, name: str) -> Path:
-        """Seeds, conditions and pictures of a set of queries."""
+        """The folder with seeds, conditions and pictures of a set of queries."""
         return self.path / "queries" / query_names.checked(name)
 
     def influence(self, name: str) -> Path:
-        """What ablation measured on a set of queries."""
+        """The folder with the tables that ablation measured on a set of queries."""
         return self.path / "influence" / query_names.checked(name)
 
     def scores(self, name: str) -> Path:
-        """What scorers predict for a set of queries."""
+        """The folder with the scores of a set of queries."""
         return self.path / "scores" / query_names.checked(name)
 
     @property
     def features(self) -> Path:
-        """What scorers keep for all queries; it may be deleted at any time."""
+        """The scorers' cache for all queries; it may be deleted at any time."""
         return self.path / "scores" / ".features"
 
     @property
     def evaluation(self) -> Path:
-        """What evaluation measured."""
+        """The folder with the results of evaluations."""
         return self.path / "evaluation"
 
 
 def create(config: Config) -> Run:
-    """The run folder of a config, made if it is not there.
+    """Create the run folder of a config, or open it if it exists.
 
     Raises:
         BadInput: If the folder belongs to another config, holds something else, or
@@ -120,10 +120,10 @@ def create(config: Config) -> Run:
     """
     path = Path(config.run)
     kept = path / "config.yaml"
-    if not stands(config):
+    if not run_exists(config):
         try:
-            with locks.alone(kept):
-                # Somebody else may have been first.
+            with locks.exclusive(kept):
+                # Another process may have been first.
                 if not kept.exists():
                     files.write_text(kept, config_file.to_yaml(config))
         except OSError as error:
@@ -131,38 +131,38 @@ def create(config: Config) -> Run:
                 f"Cannot write the run folder {path}: {error.strerror or error}. Choose "
                 "another folder, or make room."
             ) from None
-        stands(config)
+        run_exists(config)
     return Run(path, config)
 
 
-def withdraw(run: Run) -> None:
-    """Take back the config of a run that `create` made, if nothing came of it.
+def remove_if_unused(run: Run) -> None:
+    """Delete the config of a run that `create` made, if the folder holds nothing else.
 
-    Otherwise the folder would belong to a run that cannot be, and refuse the config once
-    it is mended. Whoever else is at work on its plan keeps it.
+    This is for a config that turned out to be impossible: the folder would refuse the
+    corrected config. The config stays if another process is making the plan.
     """
-    with locks.alone_now(run.path / "plan") as free:
+    with locks.try_exclusive(run.path / "plan") as free:
         there = [one.name for one in run.path.iterdir() if one.name[0] != "."]
         if free and there == ["config.yaml"]:
             (run.path / "config.yaml").unlink()
 
 
-def stands(config: Config) -> bool:
-    """Whether the run of a config stands in its folder already; nothing is written.
+def run_exists(config: Config) -> bool:
+    """Whether the run of a config exists already; nothing is written.
 
     Raises:
         BadInput: If the folder belongs to another config, or holds something else.
     """
     path = Path(config.run)
     if not (path / "config.yaml").exists():
-        _require_no_others(path)
-        # Somebody may just have made it.
+        _require_empty(path)
+        # Another process may just have created the run.
         if not (path / "config.yaml").exists():
             return False
     old = config_file.to_dict(open_run(path).config)
     new = config_file.to_dict(config)
-    # How many processes share the work decides nothing about the result; where the
-    # folder stands and what is held in memory do not either.
+    # These options do not change the result: the folder's place, the number of
+    # processes, and whether images are kept in memory.
     for tree in (old, new):
         tree["run"] = None
         tree["training"]["processes"] = None
@@ -177,18 +177,18 @@ def stands(config: Config) -> bool:
     return True
 
 
-def _require_no_others(path: Path) -> None:
-    """Refuse a folder of photos, or of anything else, as a run folder to be made.
+def _require_empty(path: Path) -> None:
+    """Refuse to create a run in a folder that holds other files.
 
-    Hidden files do not count: locks are such, and what systems leave in every folder.
+    Hidden files do not count: locks, and files that systems leave in every folder.
 
     Raises:
-        BadInput: If something else is there, and no config has come in the meantime.
+        BadInput: If there are other files, and no other process has created the run.
     """
     try:
         there = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
     except OSError:
-        # It is not there, or whoever writes to it will say what is wrong.
+        # The folder is missing, or writing to it will give a clear error.
         return
     if there and not (path / "config.yaml").exists():
         others = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
@@ -200,7 +200,7 @@ def _require_no_others(path: Path) -> None:
 
 
 def open_run(path: str | Path) -> Run:
-    """An existing run folder.
+    """Open an existing run folder.
 
     Raises:
         BadInput: If there is no run, or its config was changed by hand.
@@ -213,7 +213,7 @@ def open_run(path: str | Path) -> Run:
             "train.py CONFIG`, or restore the file."
         )
     if (path / "manifest.json").exists():
-        # Before it is read: what damage did to it may look like a wrong option.
+        # The digest is checked first: a damaged config may look like a wrong option.
         records.require_recorded(path, {"config_digest": files.sha256(kept)})
     return Run(path, config_file.load(kept))
 
@@ -243,5 +243,7 @@ def codes_of(folder: Path) -> CodeBook:
     codes = read_codes(path)
     expected = files.read_json(folder / "manifest.json")["code_book_digest"]
     if codes.digest() != expected:
-        raise files.damaged(path, expected, codes.digest(), folder / "manifest.json")
+        raise files.damaged_error(
+            path, expected, codes.digest(), folder / "manifest.json"
+        )
     return codes

@@ -1,13 +1,13 @@
-"""What a model was trained for: its record says it, and whoever loads the model compares.
+"""The lineage of a model: its record is compared with the run whenever it is loaded.
 
-Every `member.json` names what decided the weights: the options of `model` and
+Every `member.json` records what determined the weights: the options of `model` and
 `training`, the code book, all training images of the run, and the images that the model
-itself was shown. A model that was copied from another run says something else than the
-run that it lies in, and is refused.
+itself was shown. A model that was copied from another run has another record, and is
+refused.
 
-All training images have another digest once images of removed sources are blank, so
-every digest that a run has had so far counts. The digest of a model's own images stays
-as it was for whoever never saw a removed source.
+Masking the images of removed sources changes the digest of all training images, so
+every digest that the run has had so far is accepted. The digest of a model's own images
+only changes if it saw a removed source.
 """
 
 import functools
@@ -35,12 +35,16 @@ from ensemble.run.folder import (
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
-# Options of `training` that decide when and by whom a model is trained, or what is
-# written down meanwhile; its weights are the same.
-_NO_PART = ("processes", "checkpoint_every_steps", "log_every_steps", "tensorboard")
+# Options of `training` that do not change a model's weights.
+_WITHOUT_EFFECT = (
+    "processes",
+    "checkpoint_every_steps",
+    "log_every_steps",
+    "tensorboard",
+)
 # How the line about another split begins.
 SPLIT = "its split"
-# What the facts of a record are called in messages.
+# How messages name the facts of a record.
 _CALLED = {
     "member": "its number",
     "code_book_digest": "the code book",
@@ -51,21 +55,23 @@ _CALLED = {
 
 
 def options(config: Config) -> dict[str, Any]:
-    """The options that decide the weights of a model, given its data and its split."""
+    """The options that determine a model's weights, given its data and its split."""
     tree = config_file.to_dict(config)
     training = {
-        name: value for name, value in tree["training"].items() if name not in _NO_PART
+        name: value
+        for name, value in tree["training"].items()
+        if name not in _WITHOUT_EFFECT
     }
     return {"model": tree["model"], "training": training}
 
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Where what a model was trained for is not what is wanted, with both sides.
+    """One line for each difference between a model's record and the expected facts.
 
     Args:
-        recorded: As it was written down; options that did not exist then have their
-            defaults.
-        wanted: As `trained_for` makes it. A set holds all that is allowed.
+        recorded: What the record says about the training. Options that did not exist
+            then have their defaults.
+        wanted: The expected facts. If a value is a set, any of its elements is right.
     """
     lines = []
     for name, called in _CALLED.items():
@@ -78,7 +84,7 @@ def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
                 f"{called}: {found} there, {' or '.join(map(str, named))} here"
             )
     if "options" in wanted:
-        before = _filled(recorded.get("options", {}))
+        before = _with_defaults(recorded.get("options", {}))
         lines += [
             f"{option}: {found!r} there, {value!r} here"
             for option, found, value in config_file.changes(before, wanted["options"])
@@ -86,8 +92,8 @@ def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
     return lines
 
 
-def _filled(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Options as they were written down, with defaults for those that came later."""
+def _with_defaults(recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Recorded options, with defaults for options that were added later."""
     defaults = options(Config(run="none"))
     return {name: {**defaults[name], **recorded.get(name, {})} for name in defaults}
 
@@ -140,7 +146,7 @@ class Expected:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What a run that extends this one notes of it."""
+        """The facts that a run which extends this one records about it."""
         return {
             "options": options(self.config),
             "code_book_digest": self.code_book_digest,
@@ -152,23 +158,23 @@ class Expected:
 
     @functools.cache  # noqa: B019 - lives as long as what it is asked about
     def splits(self, which: Trainable) -> list[str]:
-        """Digests of the splits that a model has had: at first, after each removal."""
+        """Digests of a model's split: at first, and after each removal."""
         found = []
         for gone in self.removed:
             if which == REFERENCE:
                 column = np.ones((len(self.bits), 1), dtype=bool)
                 column[gone] = False
             else:
-                column = voters.kept(self.bits, gone)[:, [which]]
+                column = voters.remaining_bits(self.bits, gone)[:, [which]]
             found.append(CodeBook(column).split_digest(0))
         return found
 
     def contradictions(self, which: Trainable, record: Mapping[str, Any]) -> list[str]:
-        """Where a model's record is not that of this run's model, with both sides.
+        """One line for each difference between a model's record and this run.
 
         Args:
-            which: The model whose place it has.
-            record: Its `member.json`.
+            which: The model whose folder the record lies in.
+            record: The content of `member.json`.
         """
         if record.get("member", which) != which:
             return [f"it is {record['member']!r}, and has the place of {which!r}"]
@@ -182,7 +188,7 @@ class Expected:
 
     def _of_training(self, which: Trainable, record: Mapping[str, Any]) -> list[str]:
         own = self.facts()
-        run = _trained_in(own, which)
+        run = _training_run(own, which)
         taken_over = "taken_over" in record
         if taken_over and run["extends"] and not run["extended"]:
             # Version 0.1 did not note what it extended.
@@ -201,18 +207,18 @@ class Expected:
         return [f"training.seed: {record['seed']} there, {seed} here"]
 
     def require(self, which: Trainable, record: Mapping[str, Any]) -> None:
-        """Refuse a model that was trained for something else.
+        """Refuse a model that was trained for another run.
 
         Raises:
-            BadInput: If it was; names both sides.
+            BadInput: If the record differs from this run; it names both values.
         """
         found = self.contradictions(which, record)
         if found:
-            raise BadInput(foreign(self.folder, which, found))
+            raise BadInput(foreign_text(self.folder, which, found))
 
 
-def _trained_in(run: dict[str, Any], which: Trainable) -> dict[str, Any]:
-    """The run in which a model was trained: an earlier one, if it was taken over."""
+def _training_run(run: dict[str, Any], which: Trainable) -> dict[str, Any]:
+    """The facts of the run that trained a model: an earlier run if it was taken over."""
     while which != REFERENCE and (before := run["extended"]):
         if not which < before["n_members"] < run["n_members"]:
             break
@@ -220,8 +226,14 @@ def _trained_in(run: dict[str, Any], which: Trainable) -> dict[str, Any]:
     return run
 
 
-def foreign(folder: Path, which: Trainable, found: list[str]) -> str:
-    """What is said of a model that was trained for something else than its run."""
+def foreign_text(folder: Path, which: Trainable, found: list[str]) -> str:
+    """The message about a model that was trained for another run.
+
+    Args:
+        folder: The run folder.
+        which: The model.
+        found: The differences.
+    """
     place = (
         folder / REFERENCE if which == REFERENCE else folder / f"members/{which:03d}"
     )
@@ -235,10 +247,10 @@ def foreign(folder: Path, which: Trainable, found: list[str]) -> str:
 
 
 def require_all(folder: Path) -> None:
-    """Refuse to go on with a run that holds models of others; unread ones are passed.
+    """Refuse a run folder that holds finished models of other runs.
 
     Raises:
-        BadInput: If a finished model was trained for something else.
+        BadInput: If a finished model was trained for another run.
     """
     expected = Expected.of(folder)
     for which, record in records(folder):
@@ -251,7 +263,9 @@ def records(folder: Path) -> list[tuple[Trainable, dict[str, Any]]]:
     Raises:
         BadInput: If a record is damaged.
     """
-    places = sorted(path for path in (folder / "members").glob("*") if _numbered(path))
+    places = sorted(
+        path for path in (folder / "members").glob("*") if _is_trained_member(path)
+    )
     found: list[tuple[Trainable, dict[str, Any]]] = [
         (int(path.name), files.read_json(path / "member.json")) for path in places
     ]
@@ -262,17 +276,17 @@ def records(folder: Path) -> list[tuple[Trainable, dict[str, Any]]]:
 
 
 def unrecorded(folder: Path) -> list[Trainable]:
-    """Models whose record does not say what all of their training was for.
+    """Models whose record does not describe all of their training.
 
-    Version 0.1 did not write it down; so it is with a model that was begun by it.
+    These are models that version 0.1 trained, or began to train.
     """
     return [which for which, record in records(folder) if is_unrecorded(record)]
 
 
 def is_unrecorded(record: Mapping[str, Any]) -> bool:
-    """Whether a record does not say what all of the training was for."""
+    """Whether a record does not describe all of the training."""
     return "trained_for" not in record or bool(record.get("unrecorded_steps"))
 
 
-def _numbered(path: Path) -> bool:
+def _is_trained_member(path: Path) -> bool:
     return path.name.isdigit() and (path / "member.json").exists()

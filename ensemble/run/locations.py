@@ -1,9 +1,9 @@
-"""Which folder a command acts on, and where the paths in its config lead.
+"""Locations: the run folder of a command, and the resolution of paths in its config.
 
 A run folder can be copied and moved. A config that lies in a run folder means that
-folder, whatever its `run` says. Relative paths, to data and to an extended run, start
-from the working directory; if nothing is there, from the one in which the run was made,
-which its manifest names.
+folder, whatever its `run` says. Relative paths, to data and to an extended run, are
+tried from the working directory first, and then from the directory in which the run was
+made, which its manifest names.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ from ensemble.run.folder import Run
 from ensemble.system import locks
 from splits.errors import BadInput
 
-# What is said of an option whose path leads nowhere.
-_GONE = {"data.path": "nothing is there", "extends": "that is not a run folder"}
+# What an error message says about an option whose path does not exist.
+_MISSING_TEXT = {"data.path": "nothing is there", "extends": "that is not a run folder"}
 
 
 def of_config(path: str | Path, config: Config, overrides: Sequence[str]) -> Config:
-    """The config, with the run folder that it lies in, if it lies in one, as `run`.
+    """Set `run` of a config that lies in a run folder to that folder.
 
     Args:
-        path: The file that was given.
-        config: What it says.
-        overrides: Options that were given beside it; a `run` among them counts.
+        path: The config file.
+        config: Its content.
+        overrides: Command-line overrides; if one of them sets `run`, it stays.
     """
     folder = Path(path).parent
     named = any(one.partition("=")[0] == "run" for one in overrides)
@@ -40,54 +40,54 @@ def of_config(path: str | Path, config: Config, overrides: Sequence[str]) -> Con
 
 
 def of_run(run: Run) -> Config:
-    """The run's config, with the paths at which its data and what it extends are found.
+    """The run's config with existing paths for its data and the run that it extends.
 
     Raises:
-        BadInput: If nothing is there any more; names every place that was tried.
+        BadInput: If there is nothing at a path; it names every place that was tried.
     """
-    return found(run.config, run.path)
+    return resolve(run.config, run.path)
 
 
-def found(config: Config, folder: Path) -> Config:
-    """The config, with the paths at which its data and what it extends are found.
+def resolve(config: Config, folder: Path) -> Config:
+    """A config with existing paths for its data and the run that it extends.
 
     Args:
-        config: What it says.
+        config: The config.
         folder: The run folder, which need not exist yet.
 
     Raises:
-        BadInput: If nothing is there; names every place that was tried.
+        BadInput: If there is nothing at a path; it names every place that was tried.
     """
     data, extends = config.data, config.extends
     if data.kind != "digits" and data.path and not _is_address(data.path):
-        there = _place("data.path", data.path, folder, _has_data(data))
+        there = _first_existing("data.path", data.path, folder, _has_data(data))
         data = dataclasses.replace(data, path=there)
     if extends is not None:
-        extends = _place("extends", extends, folder, _has_config)
+        extends = _first_existing("extends", extends, folder, _has_config)
     return dataclasses.replace(config, data=data, extends=extends)
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `store.create` made a folder; its lock is there from the first moment."""
+    """Whether `folder.create` made this folder, whose lock it creates first."""
     kept = folder / "config.yaml"
     return (folder / "manifest.json").exists() or locks.lock_file(kept).exists()
 
 
-def _place(
+def _first_existing(
     option: str, path: str, folder: Path, is_there: Callable[[str], bool]
 ) -> str:
-    """The first place that a path may mean at which something is.
+    """The first existing candidate for a path.
 
     Raises:
-        BadInput: If there is nothing anywhere.
+        BadInput: If none exists.
     """
-    tried = list(dict.fromkeys(_places(path, folder)))
+    tried = list(dict.fromkeys(_candidates(path, folder)))
     for place in tried:
         if is_there(place):
-            # As it was written, as long as it leads there from here.
+            # The path stays relative if it is valid in the working directory.
             return path if place == tried[0] else place
     raise BadInput(
-        f"{option} is {path!r}, and {_GONE[option]}: tried {' and '.join(tried)}. A "
+        f"{option} is {path!r}, and {_MISSING_TEXT[option]}: tried {' and '.join(tried)}. A "
         "relative path starts from the working directory, or from the one in which the "
         "run was made. Start the command from the folder that the path starts from, or "
         "put what is missing, or a link to it, there."
@@ -99,10 +99,10 @@ def _is_address(path: str) -> bool:
     return path.startswith("pipe:") or "://" in path
 
 
-def _places(path: str, folder: Path) -> Iterator[str]:
-    """What a path may mean, absolute: from here, and from where the run was made."""
+def _candidates(path: str, folder: Path) -> Iterator[str]:
+    """Absolute candidates for a path: from here, and from where the run was made."""
     yield _absolute(path, "")
-    # A run that evaluation made lies in another one, and has its data.
+    # A run that evaluation made lies inside another run and uses its data.
     for parent in (folder.absolute(), *folder.absolute().parents):
         manifest = parent / "manifest.json"
         if manifest.exists() and (parent / "config.yaml").exists():
@@ -112,7 +112,7 @@ def _places(path: str, folder: Path) -> Iterator[str]:
 
 
 def _absolute(path: str, start: str) -> str:
-    """A path, or several with `::` between them, from a folder; by default from here."""
+    """A path, or several separated by `::`, made absolute from a start folder."""
     parts = (os.path.abspath(os.path.join(start, one)) for one in path.split("::"))
     return "::".join(parts)
 
@@ -122,7 +122,7 @@ def _has_data(data: DataConfig) -> Callable[[str], bool]:
 
 
 def _has_shards(path: str) -> bool:
-    """Whether the first of some shards is there; a bad range is left to the reader."""
+    """Whether the first of some shards exists; the reader complains of a bad range."""
     # WebDataset imports torch, which reading folders and planning can do without.
     from webdataset import shardlists
 

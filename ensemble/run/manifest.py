@@ -1,4 +1,4 @@
-"""The manifest: what a run was made from, and the stages that it has been through."""
+"""The manifest of a run: what it was made from, and its finished stages."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from ensemble.system import environment, locks
 
 
 def start_manifest(run: Run, facts: dict[str, Any]) -> None:
-    """Write what the run is made from, once; a later call checks it instead.
+    """Write the manifest of a new run; if it exists, compare the facts with it.
 
     Args:
         run: The run folder.
@@ -67,7 +67,7 @@ def check_manifest(run: Run, facts: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
-    """Record a stage in the manifest once it is done, with seconds and peak memory.
+    """Record a stage in the manifest when it is done, with seconds and peak memory.
 
     Yields:
         A dictionary for further facts about the stage.
@@ -87,12 +87,12 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
 
 
 def note_stage(run: Run, name: str, **known: Any) -> None:
-    """Put on record a stage whose process was killed between its work and its record.
+    """Record a finished stage whose process was killed before it could do so.
 
     Args:
         run: The run folder.
-        name: The stage; what is on record already is left as it is.
-        known: Further facts about it.
+        name: The stage. If it is recorded already, nothing changes.
+        known: Further facts about the stage.
     """
     if name in files.read_json(run.manifest)["stages"]:
         return
@@ -104,14 +104,14 @@ def note_stage(run: Run, name: str, **known: Any) -> None:
 
 @contextlib.contextmanager
 def _stages(run: Run) -> Iterator[dict[str, Any]]:
-    """What the manifest says of stages, to be changed by one process at a time."""
-    with locks.alone(run.manifest):
+    """The stages in the manifest, which only one process can change at a time."""
+    with locks.exclusive(run.manifest):
         manifest = files.read_json(run.manifest)
         yield manifest["stages"]
         files.write_json(run.manifest, manifest)
 
 
 def is_complete(run: Run) -> bool:
-    """Whether a run folder is a pipeline with its card, and on record as one."""
+    """Whether a run folder has all files of a pipeline, and training is recorded."""
     there = all((run.path / file).exists() for file in (*folder.PIPELINE, folder.CARD))
     return there and "train" in files.read_json(run.manifest)["stages"]

@@ -1,4 +1,4 @@
-"""Checks of single options: each refuses a value with what is allowed instead."""
+"""Checks of single options; each error says which values are allowed."""
 
 import difflib
 from typing import Any
@@ -9,10 +9,13 @@ MOST_CLASSES = 100_000
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Refuse a value that is none of those allowed, with the nearest of them.
+    """Refuse a value that is not allowed, and suggest the most similar allowed one.
 
     Raises:
-        BadInput: If it is none of them.
+        BadInput: If the value is not among `allowed`.
+
+    Examples:
+        >>> one_of("sampling.scheduler", "ddim", ("ddim", "ddpm"))
     """
     if value not in allowed:
         near = difflib.get_close_matches(
@@ -24,20 +27,20 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
 
 def at_least(name: str, value: int | float | None, least: int | float) -> None:
-    """Refuse a value below the least one; null passes.
+    """Refuse a value below a minimum; null passes.
 
     Raises:
-        BadInput: If it is below.
+        BadInput: If the value is below `least`.
     """
     if value is not None and not value >= least:
         raise BadInput(f"{name} is {value}; it must be at least {least}.")
 
 
 def above(name: str, value: int | float, bound: int | float) -> None:
-    """Refuse a value that is the bound or below it.
+    """Refuse a value that is not greater than a bound.
 
     Raises:
-        BadInput: If it is not above.
+        BadInput: If the value is `bound` or less.
     """
     if not value > bound:
         raise BadInput(f"{name} is {value}; it must be greater than {bound}.")
@@ -47,7 +50,7 @@ def within(name: str, value: float | None, low: float, high: float) -> None:
     """Refuse a value outside of [low, high); null passes.
 
     Raises:
-        BadInput: If it is outside.
+        BadInput: If the value is outside.
     """
     if value is not None and not low <= value < high:
         raise BadInput(f"{name} is {value}; allowed: {low} up to, not with, {high}.")
@@ -57,7 +60,7 @@ def require_classes(classes: list[str] | int | None) -> None:
     """Refuse classes that are too few, too many, nameless or named twice.
 
     Raises:
-        BadInput: If they are; null passes.
+        BadInput: If the classes are refused; null passes.
     """
     if classes is None:
         return

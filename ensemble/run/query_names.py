@@ -1,20 +1,21 @@
-"""Names of sets of queries: whoever chooses one chooses folders of a run with it.
+"""Rules for the names of sets of queries, which are also names of folders in a run.
 
-Queries, ablation's tables, scores and evaluations lie in folders that are called like
-the queries. So a name is one that every file system takes, that stays inside the run,
-and that is mistaken for nothing that this project keeps beside it for a while.
+Queries, ablation tables, scores and evaluations lie in folders with the name of the
+queries. So a name must be valid on every file system, must not leave the run folder,
+and must not look like one of this project's temporary files.
 """
 
 from splits.errors import BadInput
 
-# A file system allows 255; endings, the machine's name and a process number go with it.
+# A file system allows 255 bytes; endings, the machine's name and a process number are
+# added to the name.
 MOST_BYTES = 100
-# What is being made, was replaced, is continued or is locked.
+# Endings of temporary folders, of replaced ones, of partial work, and of locks.
 ENDINGS = (".part", ".old", ".work", ".lock")
 
 
 def checked(name: str) -> str:
-    """The name of a set of queries, as it is.
+    """The name of a set of queries, unchanged, if it is valid.
 
     Raises:
         BadInput: If it cannot be the name of a folder of a run.
@@ -23,7 +24,7 @@ def checked(name: str) -> str:
         >>> checked("demo")
         'demo'
     """
-    wrong = _wrong(name)
+    wrong = _objection(name)
     if wrong:
         raise BadInput(
             f"A set of queries cannot be called {name!r}: {wrong}. Choose a name of at "
@@ -33,11 +34,11 @@ def checked(name: str) -> str:
     return name
 
 
-def _wrong(name: str) -> str:
-    """What speaks against a name; empty if nothing does."""
+def _objection(name: str) -> str:
+    """Why a name is not valid; empty text if it is valid."""
     if not name.strip():
         return "it is empty"
-    # Bytes that are no text come as characters that cannot be encoded.
+    # Invalid bytes of a command line arrive as surrogates, which need this error mode.
     n_bytes = len(name.encode(errors="surrogatepass"))
     if n_bytes > MOST_BYTES:
         return f"it has {n_bytes} bytes"

@@ -1,9 +1,9 @@
-"""The log of removals: who asked when to remove which sources, and why.
+"""The removal log: which sources were requested to be removed, when and why.
 
-Requests to remove sources are lines of `removals.jsonl`, which only ever grows: each
-names its number, time, reason and sources, and carries the sha256 of the line before
-it. The manifest knows the last line, so that a log that was cut or edited is found.
-`ensemble.run.voters` says which members may vote then.
+Requests to remove sources are lines of `removals.jsonl`, to which lines are only ever
+appended. Each line holds its number, time, reason and sources, and the sha256 of the
+line before it. The manifest records the digest of each line, so a log that was cut or
+edited is detected. `ensemble.run.voters` derives which members may vote.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ class Request:
 
     Attributes:
         number: 1, 2, ...
-        time: When it was made, in UTC.
-        reason: Why, in the words of whoever made it.
+        time: Time of the request, in UTC.
+        reason: The reason, as the user gave it.
         sources: Rows of the code book.
-        names: Of those sources.
+        names: Names of those sources.
         images: Names of the training images of all sources removed so far, by number.
-        label_names: The classes, as they were when all images were there.
-        data_fingerprint: Of the training images with those left blank.
+        label_names: The classes of the original data.
+        data_fingerprint: Digest of the training images with the removed ones masked.
         previous: The sha256 of the line before; empty for the first.
-        twins: Images of the sources, each with one of another source that was the same
-            to the last bit and stayed, both by name. Version 0.1 did not note them.
+        twins: Pairs of names: an image of these sources, and an identical image of
+            another source that stays. Version 0.1 did not record them.
     """
 
     number: int
@@ -66,14 +66,14 @@ def requests(folder: Path) -> list[Request]:
         try:
             found.append(Request(**json.loads(line)))
         except (ValueError, TypeError, RecursionError):
-            raise _broken(path, number) from None
+            raise _broken_log_error(path, number) from None
         if found[-1].number != number or found[-1].previous != previous:
-            raise _broken(path, number)
+            raise _broken_log_error(path, number)
         previous = digest_of(line)
     known = _known_lines(folder)
     for number, digest in known.items():
         if number > len(lines) or digest_of(lines[number - 1]) != digest:
-            raise _broken(path, number)
+            raise _broken_log_error(path, number)
     return found
 
 
@@ -82,7 +82,7 @@ def append(run: Run, asked: dict[str, Any]) -> Request:
 
     Args:
         run: The run folder.
-        asked: Everything about it but number, time and the line before.
+        asked: All fields of the request but `number`, `time` and `previous`.
     """
     lines = lines_of(run.path)
     number = len(lines) + 1
@@ -95,14 +95,14 @@ def append(run: Run, asked: dict[str, Any]) -> Request:
     return request
 
 
-def note(run: Run) -> None:
-    """Let the manifest know of a line that a killed process had just written."""
+def note_lines(run: Run) -> None:
+    """Record lines in the manifest whose process was killed before it could do so."""
     for number, line in enumerate(lines_of(run.path), 1):
         note_stage(run, STAGE.format(number), line_sha256=digest_of(line))
 
 
 def removed(folder: Path) -> list[int]:
-    """All sources that were ever asked to be removed, ascending."""
+    """All sources that were ever requested to be removed, ascending."""
     return of_requests(requests(folder))
 
 
@@ -112,15 +112,15 @@ def of_requests(asked: Sequence[Request]) -> list[int]:
 
 
 def lines_of(folder: Path) -> list[str]:
-    """The log as it is, without what no line feed ends."""
+    """The lines of the log; an incomplete last line is left out."""
     path = folder / LOG
-    # What is no text cannot be what was written: its digest says so.
+    # Invalid bytes are replaced; the line's digest then shows that it is damaged.
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
     return text.split("\n")[:-1]
 
 
 def _known_lines(folder: Path) -> dict[int, str]:
-    """What the manifest knows of the log: digests of its lines by their numbers."""
+    """The digests of the log's lines in the manifest, by line number."""
     manifest = folder / "manifest.json"
     if not manifest.exists():
         return {}
@@ -133,10 +133,10 @@ def _known_lines(folder: Path) -> dict[int, str]:
 
 
 def _as_line(request: Request) -> str:
-    """A request as the text of a line of the log.
+    """A request as a line of the log.
 
-    Letters stay readable. What is no valid Unicode, as in the names of some files and in
-    reasons that were typed in another encoding, becomes an escape of JSON's.
+    All letters stay readable. Invalid Unicode, which occurs in some file names and in
+    reasons that were typed in another encoding, becomes a JSON escape.
     """
     text = json.dumps(asdict(request), ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()
@@ -147,7 +147,7 @@ def digest_of(line: str) -> str:
     return hashlib.sha256(line.encode("utf-8")).hexdigest()
 
 
-def _broken(path: Path, number: int) -> BadInput:
+def _broken_log_error(path: Path, number: int) -> BadInput:
     return BadInput(
         f"{path} was cut, edited or damaged: line {number} is not what was written. "
         "Restore it from a copy; what it said cannot be guessed."

@@ -1,14 +1,14 @@
-"""Provenance: where a table is kept, and what it was made with.
+"""Records of ablation tables: where a table is stored, and what it was made from.
 
-Whatever ablation measured on queries lies in `influence/NAME`, one folder for each
-table, and `Kind.called` alone says what it is called. What is on record of a table names
-the queries, the members' codes and weights, what was removed, and every option, so that
-a table which belongs to something else is found by comparing two records.
+The tables that ablation measured on queries lie in `influence/NAME`, one folder for
+each table, and `Kind.folder_name` names the folder. The record of a table names the
+queries, the members' codes and weights, what was removed, and every option, so that
+comparing two records shows whether a table belongs to something else.
 
-Version 0.1 kept tables beside each other in `influence/`, called NAME, NAME-differential,
-NAME-1a2b3c4d, so that two sets of queries could share a folder, and its records do not
-say which queries and weights made them. Such tables are still found, by the method, the
-units and the number of members on record, and are never written again.
+Version 0.1 kept tables beside each other in `influence/` under the names NAME,
+NAME-differential, NAME-1a2b3c4d, so that two sets of queries could share a folder, and
+its records do not name the queries and weights. Such tables are still found, by the
+recorded method, units and number of members, but no new ones are written there.
 """
 
 import json
@@ -26,14 +26,14 @@ from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
 from splits.errors import BadInput
 
-# The last reads the denoiser's loss at given images, and samples nothing.
+# LOSS evaluates the denoiser's loss at given images, without sampling.
 EXACT, DIFFERENTIAL, ADJOINT, LOSS = "exact", "differential", "adjoint", "loss"
 RECORD = "info.json"
-# How far a displacement may be from that of the pictures that are kept: both were
+# Relative tolerance between a displacement and that of the stored pictures: both were
 # rounded, and an accelerator adds in another order.
 TOLERANCE = 1e-2
-# What facts are called in messages, where their own name is not enough.
-WORDS = {
+# How messages name facts whose own name does not explain them.
+FACT_NAMES = {
     "queries_digest": "queries_digest (the pictures of the queries)",
     "seeds_digest": "seeds_digest (seeds and conditions of the queries)",
     "units_digest": "units_digest (what is removed at once)",
@@ -42,13 +42,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Kind:
-    """Which of the tables on a set of queries.
+    """The kind of a table; a set of queries has at most one table of each kind.
 
     Attributes:
         method: `exact`, `differential`, `adjoint` or `loss`.
         groups: Digits of the digest of the groups; empty: every source by itself.
-        reading: The file name of the measurement, if the table is of one only.
-        n_first: The first so many members, as if there were no others; None: all.
+        reading: The file name of the measurement, if the table has only one.
+        n_first: If the ensemble was cut to its first members: their number; else None.
     """
 
     method: str
@@ -57,12 +57,17 @@ class Kind:
     n_first: int | None = None
 
     @property
-    def called(self) -> str:
-        """What the folder is called, in `influence/NAME`."""
+    def folder_name(self) -> str:
+        """The name of the table's folder in `influence/NAME`.
+
+        Examples:
+            >>> Kind("exact", n_first=8).folder_name
+            'exact-first-8'
+        """
         return self.method + self._suffix
 
-    def called_before(self, name: str) -> str:
-        """What version 0.1 called it, in `influence`."""
+    def old_folder_name(self, name: str) -> str:
+        """The name of the table's folder in `influence`, as version 0.1 wrote it."""
         plain = self.method in (EXACT, LOSS)
         return name + ("" if plain else f"-{self.method}") + self._suffix
 
@@ -73,31 +78,33 @@ class Kind:
         return first + groups + (f".{self.reading}" if self.reading else "")
 
 
-_CALLED = re.compile(
+_FOLDER_NAME = re.compile(
     r"(?P<method>exact|differential|adjoint|loss)(?:-first-(?P<n_first>\d+))?"
     r"(?:-(?P<groups>[0-9a-f]{8,16}))?(?:\.(?P<reading>.+))?"
 )
 
 
 def folder_of(run: Run, name: str, kind: Kind) -> Path:
-    """Where a table on queries of that name is written."""
-    return run.influence(name) / kind.called
+    """The folder of a table on the queries with this name."""
+    return run.influence(name) / kind.folder_name
 
 
-def before(run: Run, name: str, kind: Kind) -> Path | None:
-    """Where version 0.1 left a table; None if it left none of that kind.
+def old_folder_of(run: Run, name: str, kind: Kind) -> Path | None:
+    """The folder in which version 0.1 stored a table; None if there is none.
 
     Args:
         run: The run folder.
-        name: The queries.
-        kind: The table; its `groups` as version 0.1 wrote them.
+        name: The name of the queries.
+        kind: The kind of table, with its `groups` as version 0.1 wrote them.
     """
-    path = run.influence(name).with_name(kind.called_before(name))
-    return path if _kind_before(run, path, name) == kind else None
+    path = run.influence(name).with_name(kind.old_folder_name(name))
+    return path if _old_kind(run, path, name) == kind else None
 
 
 def tables(run: Run, name: str) -> Iterator[tuple[Path, Kind]]:
-    """All tables on queries of that name; of version 0.1 those without a successor.
+    """All tables on the queries with this name.
+
+    Tables of version 0.1 are left out if there is a newer one of the same content.
 
     Raises:
         BadInput: If the record of one is missing or damaged.
@@ -105,19 +112,19 @@ def tables(run: Run, name: str) -> Iterator[tuple[Path, Kind]]:
     found: dict[str, tuple[Path, Kind]] = {}
     folder = run.influence(name)
     for path in sorted(folder.glob("[!.]*")):
-        kind = _kind_called(path.name)
+        kind = _kind_of_folder(path.name)
         if kind is not None and path.is_dir():
-            found[_what(path, kind)] = path, kind
+            found[_content_key(path, kind)] = path, kind
     for path in sorted(folder.parent.glob("[!.]*")):
-        kind = _kind_before(run, path, name) if path.name.startswith(name) else None
+        kind = _old_kind(run, path, name) if path.name.startswith(name) else None
         if kind is not None:
-            found.setdefault(_what(path, kind), (path, kind))
+            found.setdefault(_content_key(path, kind), (path, kind))
     yield from found.values()
 
 
-def _kind_called(called: str) -> Kind | None:
-    """The table whose folder is called so; None if that is no table's name."""
-    parts = _CALLED.fullmatch(called)
+def _kind_of_folder(called: str) -> Kind | None:
+    """The kind of table that a folder's name stands for; None if it names no table."""
+    parts = _FOLDER_NAME.fullmatch(called)
     if parts is None or called.endswith(query_names.ENDINGS):
         return None
     given = {key: value for key, value in parts.groupdict().items() if value}
@@ -127,14 +134,14 @@ def _kind_called(called: str) -> Kind | None:
     return Kind(**given, n_first=None if n_first is None else int(n_first))
 
 
-def _kind_before(run: Run, path: Path, name: str) -> Kind | None:
-    """What a folder that version 0.1 wrote holds of these queries; None if nothing.
+def _old_kind(run: Run, path: Path, name: str) -> Kind | None:
+    """The kind of table in a folder of version 0.1; None if it is of other queries.
 
-    The name alone does not say it: NAME-differential is also where it kept the exact
-    table of queries that are called so.
+    The name alone is not enough: NAME-differential can also be the exact table of
+    queries that are called `NAME-differential`.
     """
     suffix = path.name.removeprefix(name)
-    kind = _kind_called(EXACT + suffix) or _kind_called(suffix[1:])
+    kind = _kind_of_folder(EXACT + suffix) or _kind_of_folder(suffix[1:])
     if kind is None or not any(path.glob("*.npy")):
         return None
     info = read_json(path / RECORD)
@@ -152,8 +159,8 @@ def _kind_before(run: Run, path: Path, name: str) -> Kind | None:
     return kind if agrees else None
 
 
-def _what(path: Path, kind: Kind) -> str:
-    """What a table is of, however its groups are called in the folder's name."""
+def _content_key(path: Path, kind: Kind) -> str:
+    """A key that is equal for two tables with the same method, members and groups."""
     units: Any = None
     if kind.groups:
         info = read_json(path / RECORD)
@@ -161,8 +168,8 @@ def _what(path: Path, kind: Kind) -> str:
     return json.dumps([kind.method, kind.n_first, kind.reading, units])
 
 
-def of_queries(run: Run, name: str) -> dict[str, Any]:
-    """The facts by which a set of queries is known, read from its folder.
+def read_query_facts(run: Run, name: str) -> dict[str, Any]:
+    """The facts that identify a set of queries, read from its folder.
 
     Raises:
         BadInput: If a file is missing or damaged.
@@ -171,7 +178,7 @@ def of_queries(run: Run, name: str) -> dict[str, Any]:
     files = read_json(folder / RECORD)["files"]
 
     def table(file: str) -> np.ndarray:
-        return records.sealed_array(folder, RECORD, file)
+        return records.checked_array(folder, RECORD, file)
 
     conditions = table("conditions.npy") if "conditions.npy" in files else None
     return query_facts(table("images.npy"), table("seeds.npy"), conditions)
@@ -180,7 +187,7 @@ def of_queries(run: Run, name: str) -> dict[str, Any]:
 def query_facts(
     images: np.ndarray, seeds: np.ndarray, conditions: np.ndarray | None
 ) -> dict[str, Any]:
-    """The facts by which a set of queries is known, for the record of a table."""
+    """The facts that identify a set of queries, for the record of a table."""
     given = seeds if conditions is None else np.stack([seeds, conditions])
     return {
         "query_seeds": seeds.tolist(),
@@ -189,8 +196,8 @@ def query_facts(
     }
 
 
-def made_of(run: Run, name: str) -> list[Path]:
-    """Folders of what was measured on, or scored for, queries of that name."""
+def results_on(run: Run, name: str) -> list[Path]:
+    """Folders with tables or scores of the queries with this name."""
     found = [path for path, _ in tables(run, name)]
     folders = {
         run.influence(name) if run.influence(name) in p.parents else p for p in found
@@ -199,8 +206,15 @@ def made_of(run: Run, name: str) -> list[Path]:
     return sorted(folders) + ([scores] if scores.exists() else [])
 
 
-def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first fact in which a record differs; what is not on record is passed over."""
+def first_difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The name of the first fact in which a record differs from the wanted facts.
+
+    Facts that the record lacks do not count.
+
+    Examples:
+        >>> first_difference({"seed": 0, "steps": 5}, {"seed": 0, "steps": 6})
+        'steps'
+    """
     for fact, value in wanted.items():
         if fact in kept and kept[fact] != value:
             return fact
@@ -210,21 +224,21 @@ def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None
 def require_same(
     path: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str
 ) -> None:
-    """Refuse what was made with something else than it is wanted for.
+    """Refuse a result whose record differs from the wanted facts.
 
     Args:
-        path: Where it is.
-        kept: What is on record of it.
-        wanted: What it must have been made with.
-        remedy: What can be done.
+        path: The result.
+        kept: Its record.
+        wanted: The facts that it must have been made with.
+        remedy: The advice at the end of the message.
 
     Raises:
-        BadInput: If a fact differs; both sides are named.
+        BadInput: If a fact differs; the message has both values.
     """
-    fact = difference(kept, wanted)
+    fact = first_difference(kept, wanted)
     if fact is not None:
         raise BadInput(
-            f"{path} was made with another {WORDS.get(fact, fact)}: {kept[fact]}, asked "
+            f"{path} was made with another {FACT_NAMES.get(fact, fact)}: {kept[fact]}, asked "
             f"for {wanted[fact]}. {remedy}"
         )
 
@@ -232,15 +246,15 @@ def require_same(
 def require_current(
     folder: Path, known: Membership, queries: Mapping[str, Any]
 ) -> None:
-    """Refuse a table that other members made, or that is of other queries.
+    """Refuse a table that other members made, or that was measured on other queries.
 
     Args:
-        folder: The table.
-        known: Who may vote.
-        queries: The facts of the queries that are called so now.
+        folder: The folder of the table.
+        known: The members that may vote.
+        queries: The facts of the queries that have this name now.
 
     Raises:
-        BadInput: If it is so, or the record is missing or damaged.
+        BadInput: If members or queries differ, or the record is missing or damaged.
     """
     info = read_json(folder / RECORD)
     known.require_made(folder, info)
@@ -248,14 +262,20 @@ def require_current(
     require_same(folder, info, queries, remedy)
 
 
-def shows(folder: Path, images: np.ndarray, exact: bool) -> bool:
-    """Whether a table is of these pictures, as far as it tells.
+def matches_images(folder: Path, images: np.ndarray, exact: bool) -> bool:
+    """Whether a table of version 0.1 fits these query pictures.
 
     Records of version 0.1 do not name the queries. But a table keeps the ablated
-    pictures of the units that displace most and, if it is exact, their displacement.
+    pictures of the units with the largest displacement, and an exact table must have
+    these displacements.
+
+    Args:
+        folder: The folder of the table.
+        images: The query pictures.
+        exact: Whether the table's displacements were measured exactly.
     """
     top, ablated, displacement = (
-        records.sealed_array(folder, RECORD, f"{name}.npy")
+        records.checked_array(folder, RECORD, f"{name}.npy")
         for name in ("top_units", "top_images", "displacement")
     )
     if len(top) != len(images) or ablated.shape[2:] != images.shape[1:]:

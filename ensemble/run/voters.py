@@ -1,12 +1,12 @@
-"""Who may vote: the members that no removed source has been shown to.
+"""Voters: the members that were never shown a removed source.
 
-Nobody switches silence on or off. A member is silenced as long as its record says that
-it was trained on a removed source; the moment that a repaired member takes its place,
-the record says otherwise. Whatever loads members asks here first.
+There is no switch that silences a member. A member is silenced as long as its record
+says that it was trained on a removed source; once a repaired member has taken its
+place, the record says otherwise. All code that loads members asks this module first.
 
-A removal or a repair may come at any moment, so a command asks once, and works by that:
-`Membership` is what it was told. What is recorded of a result is the membership that
-made it, never a second reading of the folder.
+A removal or a repair can happen at any moment. So a command reads the `Membership` once
+and uses it until its end. The record of a result describes the membership that made it,
+never a second reading of the folder.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from splits.errors import BadInput
 
 @dataclass(frozen=True, eq=False)
 class Membership:
-    """Who may vote, and what they know, as it was when the folder was read.
+    """The members that may vote, their codes and their weights, at one point in time.
 
     Attributes:
-        members: Those who may vote, by number; or those of them that were loaded.
-        silenced: Those who may not, because they saw a removed source.
+        members: Numbers of the members that may vote, or of those that were loaded.
+        silenced: Members that may not vote, because they saw a removed source.
         removed: Sources that were removed, ascending.
         codes: The code book of `members`, column by column, without removed sources.
-        weights: The sha256 of the weights of each of `members`, by number; those that
-            are not there, or whose record is damaged, are missing.
+        weights: The sha256 of the weights of each of `members`, by number. Members that
+            are not trained, or whose record is damaged, are left out.
         drawn: Digest of the code book of all members, as it was drawn.
     """
 
@@ -57,7 +57,7 @@ class Membership:
         while True:
             log = removal_log.lines_of(folder)
             found = cls._read(folder)
-            # A request that came while records were read belongs to another membership.
+            # A request that arrived during the reading belongs to another membership.
             if removal_log.lines_of(folder) == log:
                 return found
 
@@ -72,12 +72,12 @@ class Membership:
         silent = _silenced(bits, gone, lambda member: _split(records[member]))
         members = tuple(one for one in records if one not in silent)
         if not members:
-            raise nobody(folder)
+            raise no_voters_error(folder)
         return cls(
             members=members,
             silenced=tuple(silent),
             removed=tuple(gone),
-            codes=CodeBook(kept(bits, gone)[:, members]),
+            codes=CodeBook(remaining_bits(bits, gone)[:, members]),
             weights={
                 member: record["weights_sha256"]
                 for member in members
@@ -87,7 +87,7 @@ class Membership:
         )
 
     def only(self, members: Sequence[int]) -> "Membership":
-        """The same for some of the members, in this order.
+        """The membership of some of the members, in the given order.
 
         Raises:
             KeyError: If one of them may not vote.
@@ -107,21 +107,21 @@ class Membership:
         return removal_log.digest_of(json.dumps(known))
 
     def digest(self) -> str:
-        """The sha256 of all that decides what these members draw: codes and weights."""
+        """The sha256 of everything that determines these members' pictures."""
         return removal_log.digest_of(f"{self.codes.digest()} {self.weights_digest}")
 
     def facts(self) -> dict[str, Any]:
-        """What goes on record of whatever these members make."""
+        """The facts about these members in the record of each of their results."""
         return {
             "code_book_digest": self.codes.digest(),
             "weights_digest": self.weights_digest,
         }
 
     def made(self, record: Mapping[str, Any]) -> bool:
-        """Whether these members, with these weights, made what a record is of.
+        """Whether these members, with these weights, made the result of a record.
 
-        Version 0.1 did not write down weights, and no code book as long as nothing
-        could be removed: all members voted then.
+        Version 0.1 did not record weights. Before removal existed, it did not record
+        the code book either; all members voted then.
         """
         codes = record.get("code_book_digest") or self.drawn
         weights = record.get("weights_digest")
@@ -130,14 +130,14 @@ class Membership:
         return codes == self.codes.digest() and not other_weights
 
     def require_made(self, path: Path, record: Mapping[str, Any]) -> None:
-        """Refuse results that others made than these members with these weights.
+        """Refuse a result that other members, or other weights, made.
 
         Args:
             path: The result.
-            record: What is on record of it.
+            record: Its record.
 
         Raises:
-            BadInput: If it is out of date, or the members are others.
+            BadInput: If the result is out of date, or other members made it.
         """
         if self.made(record):
             return
@@ -157,35 +157,40 @@ class Membership:
         )
 
 
-def kept(
+def remaining_bits(
     bits: Bool[np.ndarray, "sources members"], removed: Sequence[int]
 ) -> Bool[np.ndarray, "sources members"]:
-    """What members are to be trained on without the removed sources.
+    """The code book without the removed sources, as members are trained on it.
 
-    A member that would be left with nothing keeps its split, and is retired: it can
-    never be trained again, and stays silent.
+    A member whose sources were all removed keeps its split and is retired: it can never
+    be trained again, and stays silenced.
+
+    Examples:
+        >>> remaining_bits(np.array([[1, 0], [1, 1]], dtype=bool), [1]).astype(int)
+        array([[1, 0],
+               [0, 1]])
     """
     left = bits.copy()
     left[list(removed)] = False
-    retired = ~left.any(axis=0)
-    left[:, retired] = bits[:, retired]
+    emptied = ~left.any(axis=0)
+    left[:, emptied] = bits[:, emptied]
     return left
 
 
-def retired(folder: Path) -> list[int]:
-    """Members of which every source was removed."""
+def retired_members(folder: Path) -> list[int]:
+    """Members whose sources were all removed."""
     gone = removal_log.removed(folder)
     if not gone:
         return []
-    left = kept(codes_of(folder).bits, gone)
+    left = remaining_bits(codes_of(folder).bits, gone)
     return np.flatnonzero(left[gone].any(axis=0)).tolist()
 
 
-def silenced(folder: Path) -> list[int]:
-    """Members that may not vote: they saw a removed source, and still know it.
+def silenced_members(folder: Path) -> list[int]:
+    """Members that may not vote, because they were trained on a removed source.
 
     Args:
-        folder: A run folder; any other folder of members has no log and no silence.
+        folder: A run folder. In any other folder of members nothing was removed.
 
     Raises:
         BadInput: If the log of removals or a member's record is damaged.
@@ -194,7 +199,7 @@ def silenced(folder: Path) -> list[int]:
 
 
 def silenced_by(folder: Path, gone: Sequence[int]) -> list[int]:
-    """Members that may not vote once these sources are removed."""
+    """Members that may not vote if these sources are removed."""
     if not gone:
         return []
     bits = codes_of(folder).bits
@@ -206,7 +211,7 @@ def _silenced(
     gone: Sequence[int],
     split_of: Callable[[int], str | None],
 ) -> list[int]:
-    """Members that still know one of these sources.
+    """Members whose weights were trained on one of these sources.
 
     Args:
         bits: The code book as it was drawn.
@@ -216,7 +221,7 @@ def _silenced(
     """
     if not gone:
         return []
-    left = kept(bits, gone)
+    left = remaining_bits(bits, gone)
     affected = np.flatnonzero(bits[list(gone)].any(axis=0)).tolist()
     return [
         member
@@ -227,17 +232,17 @@ def _silenced(
 
 
 def _record(folder: Path, member: int, needed: bool = True) -> dict[str, Any] | None:
-    """What is on record of a member; None if it is not trained.
+    """The record of a member; None if the member is not trained.
 
     Args:
         folder: The run folder.
-        member: Its number.
-        needed: Whether a damaged record is an error: one that is lost must not silence
-            a member that was repaired. Else it is None too, and whoever loads the
-            member says what is wrong.
+        member: The member's number.
+        needed: Whether a damaged record is an error. It is one for a member that may
+            have been repaired, which a lost record must not silence. For others the
+            result is None, and the code that loads the member raises the error.
 
     Raises:
-        BadInput: If it is damaged and needed.
+        BadInput: If the record is damaged and needed.
     """
     trained = folder / "members" / f"{member:03d}"
     if not trained.exists():
@@ -254,17 +259,17 @@ def _split(record: dict[str, Any] | None) -> str | None:
     return None if record is None else record["split_digest"]
 
 
-def voting(folder: Path, n_members: int) -> list[int]:
+def voting_members(folder: Path, n_members: int) -> list[int]:
     """Members that may vote, ascending."""
-    silent = silenced(folder)
+    silent = silenced_members(folder)
     return [member for member in range(n_members) if member not in silent]
 
 
-def book(folder: Path) -> CodeBook:
-    """The code book of those that may vote, without the removed sources.
+def voters_code_book(folder: Path) -> CodeBook:
+    """The code book of the members that may vote, without the removed sources.
 
     Raises:
-        BadInput: If nobody may vote.
+        BadInput: If no member may vote.
     """
     return Membership.read(folder).codes
 
@@ -279,20 +284,20 @@ def require_voting(folder: Path, silent: Sequence[int], members: Sequence[int]) 
     if found:
         raise BadInput(
             f"Member {found[0]} of {folder} is silenced: it saw a source that was "
-            f"removed. Load others, or train it again without: {repair(folder)}."
+            f"removed. Load others, or train it again without: {repair_command(folder)}."
         )
 
 
-def nobody(folder: Path) -> BadInput:
-    """The error for an ensemble in which everybody is silenced."""
+def no_voters_error(folder: Path) -> BadInput:
+    """The error for an ensemble in which every member is silenced."""
     return BadInput(
         f"No member of {folder} is left to vote: each saw a source that was removed. "
-        f"Train them again without: {repair(folder)}."
+        f"Train them again without: {repair_command(folder)}."
     )
 
 
-def changed(folder: Path) -> BadInput:
-    """The error for a command that works by a membership that is over."""
+def membership_changed_error(folder: Path) -> BadInput:
+    """The error for a command during which the membership changed."""
     return BadInput(
         f"While this command was at work, sources were removed from {folder}, or members "
         "were trained again. Nothing was written: run the command again, and it starts "
@@ -300,6 +305,6 @@ def changed(folder: Path) -> BadInput:
     )
 
 
-def repair(folder: Path) -> str:
-    """The command that lifts the silence."""
+def repair_command(folder: Path) -> str:
+    """The command that trains silenced members again."""
     return f"python train.py {folder / 'config.yaml'} --repair"

@@ -4,10 +4,10 @@ from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.report import model_card
 from ensemble.run import voters
 from ensemble.run.files import (
-    folder_in_the_making,
+    atomic_folder,
     read_json,
+    remove_hidden_files,
     sha256,
-    sweep,
     write_text,
 )
 from ensemble.run.folder import (
@@ -25,7 +25,7 @@ from ensemble.system import locks
 
 def complete(run: Run) -> None:
     """Make a run folder a pipeline folder, with a model card, unless it is one."""
-    with locks.alone(run.path / "pipeline"):
+    with locks.exclusive(run.path / "pipeline"):
         if not is_complete(run):
             _complete(run)
 
@@ -33,9 +33,9 @@ def complete(run: Run) -> None:
 def _complete(run: Run) -> None:
     settings = run.config
     n_members = read_json(run.manifest)["n_members"]
-    anyone = voters.voting(run.path, n_members)[:1]
+    anyone = voters.voting_members(run.path, n_members)[:1]
     for record in run.members.glob("*/member.json"):
-        sweep(record.parent)
+        remove_hidden_files(record.parent)
     with stage(run, "train") as facts:
         facts["seconds_of_members"] = model_card.member_seconds(run)
         pipe = EnsemblePipeline(
@@ -44,7 +44,7 @@ def _complete(run: Run) -> None:
             num_inference_steps=settings.sampling.n_steps,
             guidance_scale=settings.sampling.guidance_scale,
         )
-        with folder_in_the_making(run.path / "scheduler") as to:
+        with atomic_folder(run.path / "scheduler") as to:
             pipe.scheduler.save_pretrained(to)
         write_text(run.path / "model_index.json", pipe.to_json_string())
         facts["files"] = {file: sha256(run.path / file) for file in PIPELINE}

@@ -7,7 +7,7 @@ from typing import Any
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.run import voters
 from ensemble.run.files import (
-    check,
+    check_file,
     read_json,
 )
 from ensemble.run.folder import (
@@ -43,7 +43,7 @@ def check_pipeline(folder: Path, manifest: dict[str, Any]) -> None:
             f"{folder / 'config.yaml'}."
         )
     for name, expected in files.items():
-        check(folder / name, expected)
+        check_file(folder / name, expected)
 
 
 def members_of_run(
@@ -79,7 +79,7 @@ def members_of_run(
         if model is not None and _is_current(folder, known):
             return model, known.only(model.member_ids)
         if given is not None:
-            raise voters.changed(folder)
+            raise voters.membership_changed_error(folder)
 
 
 def _is_current(folder: Path, known: Membership) -> bool:
@@ -90,6 +90,6 @@ def codes_of_members(folder: Path, membership: Membership | None) -> CodeBook | 
     """The columns of all members, also of those that are not loaded."""
     if membership is not None:
         bits = codes_of(folder).bits
-        return CodeBook(voters.kept(bits, membership.removed))
+        return CodeBook(voters.remaining_bits(bits, membership.removed))
     path = folder / "codes.npy"
     return read_codes(path) if path.exists() else None

@@ -112,7 +112,7 @@ def generate(
         "labels": None if labels is None else [int(label) for label in labels],
         **sampler_of(pipe),
     }
-    with locks.alone(run.queries(name)):
+    with locks.exclusive(run.queries(name)):
         if run.queries(name).exists():
             found = _unchanged(run, name, wanted)
             manifest.note_stage(run, f"generate {name}")
@@ -188,7 +188,7 @@ def _generate(run: Run, pipe: EnsemblePipeline, name: str, wanted: dict) -> None
     folder, seeds, labels = run.queries(name), wanted["seeds"], wanted["labels"]
     with (
         manifest.stage(run, f"generate {name}"),
-        files.folder_in_the_making(folder) as to,
+        files.atomic_folder(folder) as to,
     ):
         before = pipe.members.n_forwards
         images = pipe.pictures(seeds, labels)
@@ -197,7 +197,7 @@ def _generate(run: Run, pipe: EnsemblePipeline, name: str, wanted: dict) -> None
             files.write_array(to / "conditions.npy", np.asarray(labels, np.int64))
         files.write_array(to / "images.npy", images.cpu().float().numpy())
         done = {**wanted, "member_forwards": pipe.members.n_forwards - before}
-        records.seal(to, "info.json", done)
+        records.write_done_mark(to, "info.json", done)
 
 
 def load(run: Run, name: str, membership: Membership | None = None) -> Queries:
@@ -220,7 +220,7 @@ def load(run: Run, name: str, membership: Membership | None = None) -> Queries:
             f"{', '.join(known) or 'none'}. Make some with `attribute.py {run.path} "
             f"generate --name {name}`."
         )
-    info = records.check_sealed(folder, "info.json")
+    info = records.check_done_mark(folder, "info.json")
     if not info.get("held_out", False):
         known = membership or Membership.read(run.path)
         known.require_made(folder, info)
@@ -310,7 +310,7 @@ def _unchanged(run: Run, name: str, wanted: dict) -> Queries:
     info = files.read_json(folder / "info.json")
     for key, value in wanted.items():
         if info[key] != value:
-            also = [str(path) for path in table_records.made_of(run, name)]
+            also = [str(path) for path in table_records.results_on(run, name)]
             its_own = f", and with it what was made of it: {', '.join(also)}"
             raise BadInput(
                 f"Queries {name!r} exist with another {key}: {info[key]}, asked for "

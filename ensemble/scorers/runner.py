@@ -150,7 +150,7 @@ def score(
         "code_book_digest": plan.codes.digest(),
         **_weights(run, pipe, which),
     }
-    with locks.alone(path):
+    with locks.exclusive(path):
         kept = score_files.found(path, identity)
         per_image |= kept is not None and kept["images_sha256"] is not None
         if kept is not None and not score_files.lacks(kept, dampings, per_image):

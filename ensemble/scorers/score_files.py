@@ -62,7 +62,7 @@ def check(path: Path, kept: dict[str, Any]) -> None:
     }
     for file, digest in digests.items():
         if digest is not None:
-            files.check(file, digest, path.with_suffix(".json"))
+            files.check_file(file, digest, path.with_suffix(".json"))
 
 
 def load(

@@ -72,7 +72,7 @@ def scored_model(
         if saw[np.isin(plan.source_of, plan.removed)].any():
             raise BadInput(
                 f"The reference of {run.path} saw a source that was removed. Train it "
-                f"again without: {voters.repair(run.path)}."
+                f"again without: {voters.repair_command(run.path)}."
             )
         network = load_member(run.reference).to(members.device, members.dtype)
         saw = ~np.isin(plan.source_of, plan.removed)[None]

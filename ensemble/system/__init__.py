@@ -1,1 +1,1 @@
-"""What any command needs of the machine: signals, exits, locks, processes, keyed seeds."""
+"""The commands' interface to the machine: signals, exits, locks, processes, seeding."""

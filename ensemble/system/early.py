@@ -1,8 +1,8 @@
-"""Asked to stop while a script is still importing what it needs: it stops at once.
+"""Signal handling during imports: a request to stop ends the script immediately.
 
-Nothing has been written then. The usual way, an exception, would be a traceback out of
-somebody's import, or an abort within the start of a library. The scripts call
-`install` before they import anything else, so this module imports next to nothing.
+Nothing has been written at that time. An exception would end in a traceback from some
+import, or abort the start of a library. Scripts call `install` before they import
+anything else, so this module imports next to nothing.
 """
 
 import contextlib
@@ -12,28 +12,28 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
-GOES_ON = "Interrupted; the same command goes on from here."
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+RESUME_MESSAGE = "Interrupted; the same command goes on from here."
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def install() -> None:
-    """From now on, a request to stop ends the process with exit code 75."""
-    for number in NUMBERS:
+    """Install signal handlers that end the process with exit code 75."""
+    for number in SIGNALS:
         signal.signal(number, stop)
 
 
 def stop(*_: Any) -> NoReturn:
-    """End this process without raising anything; what was printed is shown."""
+    """Flush the output and end this process without raising an exception."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     with contextlib.suppress(OSError):
-        os.write(2, f"{GOES_ON}\n".encode())
+        os.write(2, f"{RESUME_MESSAGE}\n".encode())
     os._exit(75)
 
 
-def importing(frame: FrameType | None) -> bool:
-    """Whether what runs in a frame was called by an import."""
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether the code of a frame was called by an import."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -35,7 +35,7 @@ def commit() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, as the system tells it."""
+    """The processor's name, as the system reports it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -43,15 +43,15 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-# What this process had held at most whenever a peak was begun anew.
+# The peak memory of this process at each call of `begin_peak_memory`.
 _peaks: list[int] = []
 
 
 def begin_peak_memory() -> None:
-    """From now on `recent_peak_memory_bytes` forgets what was, where Linux lets it."""
+    """Reset the peak that `recent_peak_memory_bytes` reports, if Linux allows it."""
     _peaks[:] = [peak_memory_bytes()]
     with contextlib.suppress(OSError):
-        # See proc(5), clear_refs: 5 sets the peak back to what is held now.
+        # See proc(5), clear_refs: 5 resets the peak to the current memory.
         Path("/proc/self/clear_refs").write_text("5", "utf-8")
 
 
@@ -61,11 +61,11 @@ def peak_memory_bytes() -> int:
 
 
 def recent_peak_memory_bytes() -> int:
-    """The most memory held at once since a peak was begun, what was held then included.
+    """The peak memory since the last call of `begin_peak_memory`.
 
-    Where it cannot be begun anew: since the process started.
+    If the peak cannot be reset, it is the peak since the process started.
     """
-    # What getrusage says on Linux counts what the parent held when it forked, too.
+    # On Linux, getrusage also counts the memory of the parent at the time of the fork.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""How a script ends: its exit code, one clear line, and soon after it is asked to stop."""
+"""Exit handling of the commands: exit codes, one-line errors, and signals to stop."""
 
 import contextlib
 import errno
@@ -16,66 +16,66 @@ from types import FrameType
 from safetensors import SafetensorError
 
 from ensemble.system import early
-from ensemble.system.early import GOES_ON
+from ensemble.system.early import RESUME_MESSAGE
 from ensemble.system.text import visible
 from splits.errors import BadInput
 
-# What the user can mend about a disk: no room, no permission, mounted read-only.
+# Disk errors that the user can fix: no room, no permission, mounted read-only.
 DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
-# A folder where a file is wanted, or the other way round.
+# Errors about a folder in the place of a file, or a file in the place of a folder.
 MISPLACED = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
-# From the request to stop to the end, whatever the process is doing.
+# The longest time from a signal to stop until the process ends.
 MOST_SECONDS = 8.0
 
 
-def guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a script's main; bad input and a full disk end in one clear line.
+def run_guarded(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a script's main function; bad input or a full disk ends in a one-line error.
 
     Returns:
-        The exit code: main's own, 2 for bad input, 75 if interrupted from outside, as
-        it is if nobody reads its output any more.
+        The exit code: main's own, 2 for bad input, 75 if a signal interrupted the
+        command or the reader of its output is gone.
     """
-    _print_any_name()
+    _escape_unprintable()
     try:
-        with _stoppable():
+        with _signals_handled():
             code = main(arguments)
     except BadInput as error:
-        code = _complain(f"error: {visible(str(error))}")
+        code = _print_error(f"error: {visible(str(error))}")
     except MemoryError:
-        code = _complain(
+        code = _print_error(
             "error: there is not enough memory. End other programs, take a machine "
             "with more, or ask for less at once; what is done is kept."
         )
     except BrokenPipeError:
-        if not _unread():
+        if not _reader_is_gone():
             raise
         code = 75
     except (OSError, SafetensorError) as error:
-        said = _said_of(error)
+        said = _user_message(error)
         if said is None:
             raise
-        code = _complain(said)
+        code = _print_error(said)
     except KeyboardInterrupt:
-        _complain(GOES_ON)
+        _print_error(RESUME_MESSAGE)
         code = 75
     _flush()
     return code
 
 
-def _complain(text: str) -> int:
-    """Say on the terminal what went wrong; returns the exit code for bad input."""
+def _print_error(text: str) -> int:
+    """Print an error to stderr and return the exit code for bad input."""
     with contextlib.suppress(BrokenPipeError):
         print(text, file=sys.stderr, flush=True)
     return 2
 
 
 def _flush() -> None:
-    """Print what is still to be printed, or drop it where nobody reads it.
+    """Flush the output; drop it if its reader is gone.
 
-    Otherwise Python tries once more when it ends, and complains of that.
+    Otherwise Python tries to flush at exit, and prints an error about that.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -86,11 +86,11 @@ def _flush() -> None:
             os.close(nowhere)
 
 
-def _unread() -> bool:
-    """Whether the reader of what is printed is gone, as `head` is after ten lines."""
+def _reader_is_gone() -> bool:
+    """Whether the reader of the output is gone, such as `head` after ten lines."""
     watched = select.poll()
     for stream in (sys.stdout, sys.stderr):
-        # What a test has put in their place may be no file.
+        # A test may have replaced the stream by an object that is no file.
         with contextlib.suppress(OSError, ValueError):
             watched.register(stream.fileno(), 0)
     return any(
@@ -98,10 +98,10 @@ def _unread() -> bool:
     )
 
 
-def _said_of(error: OSError | SafetensorError) -> str | None:
-    """What a user can mend about an error of the system; None: it is a defect."""
-    number = _number(error)
-    # A write that finds no room does not know the name of its file.
+def _user_message(error: OSError | SafetensorError) -> str | None:
+    """The message for a system error that the user can fix; None for a defect."""
+    number = _errno_of(error)
+    # The error of a write without room has no file name.
     name = getattr(error, "filename2", None) or getattr(error, "filename", None)
     place = f" {name}" if name else ""
     if number in DISK:
@@ -118,20 +118,20 @@ def _said_of(error: OSError | SafetensorError) -> str | None:
     return None
 
 
-def _print_any_name() -> None:
-    """Spell out what the terminal has no letter for, instead of failing at it.
+def _escape_unprintable() -> None:
+    """Escape characters that the terminal cannot show, instead of raising an error.
 
-    Names of files need not be valid Unicode, and not every terminal shows Unicode.
+    File names need not be valid Unicode, and not every terminal shows Unicode.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _number(error: OSError | SafetensorError) -> int | None:
-    """The system's number of an error; safetensors only writes it into its text."""
+def _errno_of(error: OSError | SafetensorError) -> int | None:
+    """The system's error number, which safetensors only gives in the text."""
     if isinstance(error, OSError):
-        # numpy says what it could not write, and not why: there was no room.
+        # numpy's error about an incomplete write has no number; there was no room.
         short = re.fullmatch(r"\d+ requested and \d+ written", str(error))
         return errno.ENOSPC if short else error.errno
     found = re.search(r"(?:os error|code:) (\d+)", str(error))
@@ -139,33 +139,33 @@ def _number(error: OSError | SafetensorError) -> int | None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Libraries in the middle of their start do not stand an exception.
-    if early.importing(frame):
+    # An exception could break a library in the middle of its import.
+    if early.is_importing(frame):
         early.stop()
     signal.default_int_handler(number, frame)
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM asks to stop as Ctrl-C does, and neither waits longer than that.
+def _signals_handled() -> Iterator[None]:
+    """Let SIGTERM interrupt like Ctrl-C, and end the process after `MOST_SECONDS`.
 
-    Python answers a signal between two of its instructions, and one of them may be an
-    hour of linear algebra. So a thread listens too. It may end the process at any
-    point, because whatever is on the disk is whole at any point.
+    Python handles a signal between two of its instructions, and a single instruction may
+    be an hour of linear algebra. So a thread waits for signals too. It may end the
+    process at any point, because files on the disk are complete at any point.
     """
     ended = threading.Event()
-    heard, told = socket.socketpair()
-    told.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
 
     def listen() -> None:
-        while number := heard.recv(1):
+        while number := reader.recv(1):
             asked = number[0] in before
             if asked and not ended.wait(MOST_SECONDS):
-                os.write(2, f"{GOES_ON}\n".encode())
+                os.write(2, f"{RESUME_MESSAGE}\n".encode())
                 os._exit(75)
 
-    wakes = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _interrupt) for number in early.NUMBERS}
+    wakes = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _interrupt) for number in early.SIGNALS}
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield
@@ -174,4 +174,4 @@ def _stoppable() -> Iterator[None]:
         signal.set_wakeup_fd(wakes)
         for number, handler in before.items():
             signal.signal(number, handler)
-        told.close()
+        writer.close()

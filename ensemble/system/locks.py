@@ -1,12 +1,13 @@
-"""Locks: who comes second waits, or does something else, and is told for whom.
+"""Locks: only one process at a time makes a file or folder.
 
-A lock is a file `.NAME.lock` beside what is made. The system's own lock on it (flock)
-counts, not that the file is there: it ends with the process that holds it, however that
-ends. Between machines that share a folder it works where the file system passes locks
-on, as NFS 4, CephFS and Lustre (`-o flock`) do; the server takes the lock back from a
-machine that is gone, after its lease. Where a file system has no such locks, the file
-itself is the lock, with process and machine in it: a later process breaks it if the
-holder was killed on the same machine; of another one, it must be deleted by hand.
+The lock of a path NAME is a file `.NAME.lock` beside it. The system's lock on that file
+(flock) counts, not the file's existence: the system releases it when the process that
+holds it ends. Between machines that share a folder, this works if the file system
+forwards locks, as NFS 4, CephFS and Lustre (`-o flock`) do; the server releases the lock
+of a machine that is gone after its lease. On a file system without flock, the file
+itself is the lock and holds the process and the machine: a later process breaks it if
+the holder was killed on the same machine; that of another machine must be deleted by
+hand.
 """
 
 import contextlib
@@ -24,46 +25,51 @@ from splits.errors import BadInput
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-# A wait that is shorter is not worth a word.
+# A message is only printed if the wait is longer than this.
 PATIENCE_SECONDS = 1
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Be the only one who makes something; wait for whoever is at it already.
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of a path; wait as long as another process holds it.
 
     Args:
-        path: What is made.
+        path: The file or folder that is made within the block.
 
     Raises:
         BadInput: If the file system refuses locks.
+
+    Examples:
+        >>> with exclusive(Path("result")), try_exclusive(Path("result")) as free:
+        ...     free
+        False
     """
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(_locked(path, PATIENCE_SECONDS))
+            held.enter_context(_file_lock(path, PATIENCE_SECONDS))
         except filelock.Timeout:
             text = f"Waiting for {path}: {holder(path)} is making it."
             print(text, file=sys.stderr, flush=True)
-            held.enter_context(_locked(path, timeout=-1))
+            held.enter_context(_file_lock(path, timeout=-1))
         yield
 
 
 @contextlib.contextmanager
-def alone_now(path: Path) -> Iterator[bool]:
-    """Be the only one who makes something, unless somebody is at it already.
+def try_exclusive(path: Path) -> Iterator[bool]:
+    """Hold the lock of a path unless another process holds it; do not wait.
 
     Args:
-        path: What is made.
+        path: The file or folder that is made within the block.
 
     Yields:
-        Whether nobody else is.
+        Whether this process holds the lock.
 
     Raises:
         BadInput: If the file system refuses locks.
     """
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(_locked(path, timeout=0))
+            held.enter_context(_file_lock(path, timeout=0))
         except filelock.Timeout:
             free = False
         else:
@@ -72,7 +78,7 @@ def alone_now(path: Path) -> Iterator[bool]:
 
 
 def holder(path: Path) -> str:
-    """Who makes something, as its lock says, and where that lock is."""
+    """The process that holds a path's lock, and the lock's file, as text."""
     file = lock_file(path)
     with contextlib.suppress(OSError, ValueError):
         process, machine, *_ = file.read_text(encoding="utf-8").splitlines()
@@ -81,12 +87,17 @@ def holder(path: Path) -> str:
 
 
 def lock_file(path: Path) -> Path:
-    """The lock of what is made."""
+    """The lock file of a path.
+
+    Examples:
+        >>> lock_file(Path("members") / "003").name
+        '.003.lock'
+    """
     return path.with_name(f".{path.name}.lock")
 
 
 @contextlib.contextmanager
-def _locked(path: Path, timeout: int) -> Iterator[None]:
+def _file_lock(path: Path, timeout: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(lock_file(path), timeout=timeout)
     try:
@@ -100,7 +111,7 @@ def _locked(path: Path, timeout: int) -> Iterator[None]:
             "run folder on another disk."
         ) from None
     try:
-        # A lock that is a file has its holder in it already.
+        # A SoftFileLock has written its holder into the file already.
         if not isinstance(lock, filelock.SoftFileLock):
             lock_file(path).write_text(f"{os.getpid()}\n{platform.node()}\n", "utf-8")
         yield

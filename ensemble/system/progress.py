@@ -1,23 +1,23 @@
-"""Progress: a bar in a terminal, and a line now and then in a log file."""
+"""Progress reports: a bar in a terminal, or a line every 30 seconds in a log file."""
 
 import sys
 import time
 
 from tqdm.auto import tqdm
 
-# How often a log file is told.
+# Time between two lines in a log file.
 SECONDS = 30.0
 
 
 class Progress:
-    """Shows how far some work has come, from within a `with` block.
+    """Reports the progress of some work, within a `with` block.
 
     Args:
-        doing: What is done, such as `ablating`.
-        unit: What is counted.
-        total: How many there are.
-        done: How many were done in earlier sessions.
-        seconds: What those took.
+        doing: The work, such as `ablating`.
+        unit: The things that are counted, in the plural.
+        total: Their number.
+        done: Number of them that were done in earlier sessions.
+        seconds: Time that those took.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Progress:
         self.doing, self.unit = doing, unit
         self.total, self.done, self.first = total, done, done
         self.before = seconds
-        self.began = self.told = time.monotonic()
+        self.began = self.last_printed = time.monotonic()
         self.bar = tqdm(
             total=total, initial=done, desc=doing, unit=f" {unit}", disable=None
         )
@@ -44,16 +44,17 @@ class Progress:
         self.bar.close()
 
     def advance(self, number: int) -> None:
-        """So many more are done."""
+        """Report that `number` more units are done."""
         self.done += number
         self.bar.update(number)
         now = time.monotonic()
-        if self.bar.disable and (now - self.told >= SECONDS and self.done < self.total):
-            self.told = now
+        is_due = now - self.last_printed >= SECONDS and self.done < self.total
+        if self.bar.disable and is_due:
+            self.last_printed = now
             print(self.line(now - self.began), file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
-        """What a log file is told after so many seconds of this session."""
+        """The line for a log file after `seconds` of this session."""
         left = (self.total - self.done) * seconds / (self.done - self.first)
         return (
             f"{self.doing}: {self.done} of {self.total} {self.unit}, "

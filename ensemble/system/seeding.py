@@ -1,8 +1,8 @@
-"""Luck: every random number of a run follows from a key that says whose it is.
+"""Keyed seeding: every random number of a run is determined by a key.
 
-Nothing reads a global generator. A key is a seed, the name of a stream and the numbers
-that tell its draws apart, such as (seed, "noise", member, step): so a resumed run draws
-what an undisturbed one draws, and no draw depends on what was drawn before it.
+No code reads a global generator. A key is a seed, the name of a stream and the numbers
+that distinguish its draws, such as (seed, "noise", member, step). So a resumed run draws
+the same numbers as an uninterrupted one, and no draw depends on earlier draws.
 """
 
 import zlib
@@ -12,7 +12,7 @@ import torch
 
 
 def seed_of(seed: int, stream: str, *numbers: int) -> int:
-    """A 63-bit seed that follows from the key alone, on every platform.
+    """A 63-bit seed that depends on the key alone, and is the same on every platform.
 
     Examples:
         >>> seed_of(0, "noise", 7) == seed_of(0, "noise", 7)
@@ -20,7 +20,7 @@ def seed_of(seed: int, stream: str, *numbers: int) -> int:
         >>> seed_of(0, "noise", 7) == seed_of(0, "noise", 8)
         False
     """
-    # The count tells (1,) from (1, 0): SeedSequence drops trailing zeros.
+    # The length distinguishes (1,) from (1, 0): SeedSequence drops trailing zeros.
     key = np.random.SeedSequence(
         [seed, zlib.crc32(stream.encode()), len(numbers), *numbers]
     )
@@ -28,12 +28,18 @@ def seed_of(seed: int, stream: str, *numbers: int) -> int:
 
 
 def generator(seed: int, stream: str, *numbers: int) -> torch.Generator:
-    """A CPU generator for tensors, keyed."""
+    """A PyTorch generator on the CPU for a key.
+
+    Examples:
+        >>> first, again = (generator(0, "noise", 7).initial_seed() for _ in range(2))
+        >>> first == again
+        True
+    """
     return torch.Generator().manual_seed(seed_of(seed, stream, *numbers))
 
 
 def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
-    """A generator for arrays, keyed.
+    """A NumPy generator for a key.
 
     Examples:
         >>> first, again = (rng(0, "queries", 3).normal() for _ in range(2))

@@ -1,13 +1,17 @@
-"""Text for people: names that a terminal can show and a file system can hold."""
+"""Safe text: names that every terminal can show and every file system can store."""
 
 import hashlib
 import re
 
 
 def visible(text: str) -> str:
-    """Text with control characters spelled out.
+    r"""Text with escaped control characters.
 
-    Otherwise a name could hide or reorder other text, or steer a terminal.
+    Otherwise a name could hide or reorder other text, or control the terminal.
+
+    Examples:
+        >>> print(visible("a" + chr(27) + "b"))
+        a\x1bb
     """
     return "".join(
         character
@@ -18,10 +22,14 @@ def visible(text: str) -> str:
 
 
 def file_name(name: str) -> str:
-    """A name under which a thing can be kept anywhere; different ones stay different.
+    """A file name for any name; different names get different file names.
 
-    Letters, digits, `_`, `-` and `.` stay; where others had to go, eight digits of the
-    name's digest follow.
+    Letters, digits, `_`, `-` and `.` stay. If other characters were replaced, eight
+    digits of the name's digest follow.
+
+    Examples:
+        >>> file_name("trak"), file_name("mean of R/G")
+        ('trak', 'mean-of-R-G-63a40ddc')
     """
     kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:100]
     return name if kept == name else f"{kept}-{digest(name)[:8]}"

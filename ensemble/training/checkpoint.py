@@ -23,7 +23,7 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
     """
     text = json.dumps(facts)
     metadata = {"facts": text, "digest": _digest(tensors, text)}
-    with files.replacing(path) as partial:
+    with files.atomic_file(path) as partial:
         save_file(tensors, partial, metadata)
         files.flush(partial)
 

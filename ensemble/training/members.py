@@ -143,7 +143,7 @@ def train_member(
     folder = run.trained(member)
     folder.parent.mkdir(exist_ok=True)
     with contextlib.ExitStack() as held:
-        free = team.first and held.enter_context(locks.alone_now(folder))
+        free = team.first and held.enter_context(locks.try_exclusive(folder))
         if not team.told(free):
             return None
         sources = trains_on(plan.codes, member, plan.removed)
@@ -152,15 +152,15 @@ def train_member(
         team.require_same(digest, f"the sources that {called(member)} trains on")
         if team.told(_trained_on(folder) == digest):
             if team.first:
-                files.sweep(folder)
+                files.remove_hidden_files(folder)
             return "was trained already"
         # A process may end after a member is finished, before its folder has its name.
         if not team.told(team.first and _is_finished(run, member, digest)):
             _make(run, member, plan, sources, accelerator, stopping, team)
         if team.first:
-            files.publish(folder.with_suffix(".part"), folder)
+            files.commit_folder(folder.with_suffix(".part"), folder)
             # Not before: whoever is killed on the way goes on from the checkpoint.
-            files.sweep(folder)
+            files.remove_hidden_files(folder)
         return "trained"
 
 
@@ -297,7 +297,7 @@ def _finish(
         facts["unrecorded_steps"] = state.unrecorded_steps
     if trainer.start is not None:
         facts["went_on_from"] = trainer.start.weights_sha256
-    records.seal(folder, "member.json", facts)
+    records.write_done_mark(folder, "member.json", facts)
 
 
 def _writer(run: Run, member: Trainable) -> Any:

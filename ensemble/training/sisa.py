@@ -29,7 +29,7 @@ from ensemble.run.config import (
     Config,
     TrainingConfig,
 )
-from ensemble.run.files import array_digest, flush, read_json, replacing, sha256
+from ensemble.run.files import array_digest, atomic_file, flush, read_json, sha256
 from ensemble.run.folder import CHECKPOINT, SLICE, Trainable
 from ensemble.system import seeding
 from ensemble.training import checkpoint
@@ -337,7 +337,7 @@ def _brought(path: Path, new: Path, digest: str, trained_for: Due) -> bool:
     """Whether a checkpoint fits; one that does is copied."""
     if not _fits(path, digest, trained_for):
         return False
-    with replacing(new / path.name) as partial:
+    with atomic_file(new / path.name) as partial:
         shutil.copyfile(path, partial)
         flush(partial)
     return True

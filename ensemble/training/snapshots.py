@@ -13,7 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from ensemble.models.denoisers import load_member
-from ensemble.run.files import flush, read_json, replacing, sha256
+from ensemble.run.files import atomic_file, flush, read_json, sha256
 
 PREFIX = "step-"
 
@@ -25,7 +25,7 @@ def keep(folder: Path, network: nn.Module, step: int) -> tuple[str, str]:
         The file's name and its sha256.
     """
     path = folder / f"{PREFIX}{step:08d}.safetensors"
-    with replacing(path) as partial:
+    with atomic_file(path) as partial:
         save_model(network, str(partial))
         flush(partial)
     return path.name, sha256(path)

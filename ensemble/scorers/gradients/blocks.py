@@ -106,7 +106,7 @@ def _fill(
     missing = [
         images
         for images in _parts(n_images, images_at_once)
-        if table.lacks(queries, images)
+        if table.is_missing(queries, images)
     ]
     if not missing:
         return

@@ -77,7 +77,7 @@ def asked_of(run, plan, pipe, removed=None, measurements=MEASUREMENTS):
 
 
 def table(run, name, method="exact"):
-    return records.sealed_array(run.influence("two") / method, "info.json", name)
+    return records.checked_array(run.influence("two") / method, "info.json", name)
 
 
 def test_the_tables_agree_with_the_pipeline(ablated):
@@ -131,7 +131,7 @@ def test_a_failed_audit_takes_the_place_of_the_headline(ablated, tmp_path):
     info = files.read_json(run.influence("two") / "exact" / "info.json")
     audited = {"spearman": -0.19, "relative_error": 0.84, "sentence": "Audit: poor."}
     facts = {**info, "audit": audited, "road_sentence": "Road: a road."}
-    records.seal(folder, "info.json", facts)
+    records.write_done_mark(folder, "info.json", facts)
     said = influence_tables.summary(folder)
     assert "stand out" not in said
     assert "smallest possible" not in said
@@ -181,7 +181,7 @@ def test_sets_and_groups_are_units_of_their_own(ablated):
     assert folder.name != "exact"
     info = files.read_json(folder / "info.json")
     assert info["group_sources"] == [[0, 2]]
-    weights = records.sealed_array(folder, "info.json", "placebo_weights.npy")
+    weights = records.checked_array(folder, "info.json", "placebo_weights.npy")
     assert weights.tolist() == [int(pair.weights[0])] * 5
 
 
@@ -227,7 +227,7 @@ def test_the_adjoint_agrees_with_the_derivative_of_the_measurement(ablated):
     run, plan, pipe = ablated
     chosen = {"contrast": MEASUREMENTS["contrast"]}
     folder = influence.measure_adjointly(asked_of(run, plan, pipe, None, chosen))
-    found = records.sealed_array(folder, "info.json", "influence_contrast.npy")
+    found = records.checked_array(folder, "info.json", "influence_contrast.npy")
     size = 1e-2
     for source in range(4):
         equal = np.full(6, 1 / 6)
@@ -483,7 +483,7 @@ def test_whoever_stands_out_is_compared_with_matched_codes(
     else:
         folder = influence.measure_differentially(asked, n_placebos=3)
     info = files.read_json(folder / "info.json")
-    p = records.sealed_array(folder, "info.json", "p_values.npy")
+    p = records.checked_array(folder, "info.json", "p_values.npy")
     # Codes of two of eight members: at most 15 match, too few for 20 sources.
     assert p[1, :2].tolist() == [1, 1]
     assert (np.delete(p, [20, 21]) == 0.9).all()

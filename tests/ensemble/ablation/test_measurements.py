@@ -453,7 +453,7 @@ def test_every_method_finds_the_signed_influence_of_a_closed_form(shaded):
         adjoint = influence.measure_adjointly(alone)
         for folder in (exact, differential, adjoint):
             table = f"influence_{text.file_name(name)}.npy"
-            found = records.sealed_array(folder, "info.json", table)[0]
+            found = records.checked_array(folder, "info.json", table)[0]
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -473,11 +473,11 @@ def test_the_influence_on_a_pair_is_the_likeness_lost(shaded):
     queries.generate(shaded.run, shaded.pipe, "pairs", [0])
     for measure in (influence.measure_exactly, influence.measure_differentially):
         folder = measure(pairs, n_placebos=2)
-        lost = records.sealed_array(folder, "info.json", "influence_ssim.npy")
+        lost = records.checked_array(folder, "info.json", "influence_ssim.npy")
         assert (lost >= 0).all()
         assert (lost > 0.1).any()
-        moved = records.sealed_array(folder, "info.json", "influence_pixels.npy")
-        displacement = records.sealed_array(folder, "info.json", "displacement.npy")
+        moved = records.checked_array(folder, "info.json", "influence_pixels.npy")
+        displacement = records.checked_array(folder, "info.json", "displacement.npy")
         np.testing.assert_allclose(moved, displacement, rtol=1e-4, atol=1e-8)
     with pytest.raises(BadInput, match="no slope where both are the same"):
         influence.measure_adjointly(pairs)

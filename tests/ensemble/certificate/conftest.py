@@ -33,7 +33,7 @@ def looked_at():
     """What every part of the certificate of a run folder looks at."""
 
     def of(run, asked=(), config=None):
-        plan, silent = plans.read(run), voters.silenced(run.path)
+        plan, silent = plans.read(run), voters.silenced_members(run.path)
         return Subject(
             run=Run(run.path, config or run.config),
             manifest=read_json(run.manifest),
@@ -56,6 +56,6 @@ def reseal():
         record = read_json(folder / "member.json")
         files = record.pop("files")
         assert files
-        records.seal(folder, "member.json", {**record, **changes})
+        records.write_done_mark(folder, "member.json", {**record, **changes})
 
     return write

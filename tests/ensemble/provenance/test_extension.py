@@ -181,7 +181,7 @@ def test_another_start_is_found(copies):
     folder = on.member(1)
     record = files.read_json(folder / "member.json")
     record.pop("files")
-    records.seal(folder, "member.json", {**record, "went_on_from": "0" * 64})
+    records.write_done_mark(folder, "member.json", {**record, "went_on_from": "0" * 64})
     (found,) = certificate.violations(on)
     assert "(e) member 1 began from weights 000" in found
     assert str(first.member(1)) in found
@@ -269,7 +269,7 @@ def test_a_run_that_version_0_1_extended_is_not_asked_for_what_it_did_not_note(
         record = files.read_json(copy.member(member) / "member.json")
         for name in ("files", "trained_for"):
             record.pop(name)
-        records.seal(copy.member(member), "member.json", record)
+        records.write_done_mark(copy.member(member), "member.json", record)
     assert len(EnsemblePipeline.from_pretrained(copy.path).members.member_ids) == 12
     assert certificate.violations(copy) == []
     assert "Not recorded: what members 0, 1, 2, 3, 4, 5," in certificate.statement(copy)

@@ -193,7 +193,7 @@ def test_what_a_removal_will_do_is_said_with_names_before_it_is_recorded(run):
     recorded = removal.request(run, ["digit 0003"], "asked")
     assert recorded.sources == [SOURCE]
     assert recorded.names == ["digit 0003"]
-    assert voters.silenced(run.path) == [member]
+    assert voters.silenced_members(run.path) == [member]
     before, line = removal.announced(run, [3, 0])
     assert before == "Removed before: source 3 (digit 0003)."
     assert line.startswith("To be removed: source 0 (digit 0000). Members that this")
@@ -230,7 +230,7 @@ def test_a_member_that_was_shown_a_removed_image_after_all_is_found(run):
     files.write_array(folder / "exposure.npy", exposure)
     record = files.read_json(folder / "member.json")
     record.pop("files")
-    records.seal(folder, "member.json", record)
+    records.write_done_mark(folder, "member.json", record)
     found = certificate.violations(run)
     assert any(f"member {member} was shown image {SOURCE}" in one for one in found)
 
@@ -379,7 +379,7 @@ def test_a_checkpoint_that_knows_a_removed_source_is_dropped(tmp_path):
     manifest.start_manifest(fresh, plans.facts(ready))
     train_members(fresh, [0], ready, Stopping())
     assert weights_of(run.member(0)) == weights_of(fresh.member(0))
-    assert voters.silenced(run.path) == []
+    assert voters.silenced_members(run.path) == []
 
 
 def test_the_reference_is_repaired_too(run):
@@ -446,7 +446,7 @@ def test_a_removal_while_the_plan_is_read_is_heeded(run, monkeypatch):
     assert asked
     assert plan.removed == [SOURCE]
     assert not plan.data.images[plan.source_of == SOURCE].any()
-    assert plan.codes.digest() == voters.book(run.path).digest()
+    assert plan.codes.digest() == voters.voters_code_book(run.path).digest()
 
 
 def test_a_repair_while_members_are_loaded_is_heeded(run, monkeypatch):
@@ -490,7 +490,7 @@ def test_a_removal_while_members_are_repaired_is_not_recorded_as_repaired(run):
     stages = files.read_json(run.manifest)["stages"]
     assert stages["repair 1"]["members"] == first
     assert "repair 2" not in stages
-    assert voters.silenced(run.path) == saw(run, other)
+    assert voters.silenced_members(run.path) == saw(run, other)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def run(tmp_path, data):
 
 def found(run, data, query: int) -> Finding:
     (tables,) = findings.saved(run, "demo")
-    images = records.sealed_array(run.queries("demo"), "info.json", "images.npy")
+    images = records.checked_array(run.queries("demo"), "info.json", "images.npy")
     return findings.find(tables, Units(run, data, tables), query, images[query])
 
 
@@ -43,7 +43,7 @@ def test_the_other_rows_come_by_p_value_then_displacement(run, data):
     p_values[0, 3] = 0.02
     files.write_array(folder / "p_values.npy", p_values)
     info = files.read_json(folder / "info.json")
-    records.seal(folder, "info.json", info)
+    records.write_done_mark(folder, "info.json", info)
     rows = found(run, data, query=0).more
     assert [row.unit.title for row in rows[:3]] == ["source 3", "source 9", "source 8"]
     assert rows[0].above
@@ -66,7 +66,7 @@ def test_pictures_that_do_not_move_have_a_scale_all_the_same(run, data):
     folder = run.influence("demo")
     pictures = files.read_array(run.queries("demo") / "images.npy")
     files.write_array(folder / "top_images.npy", np.repeat(pictures[:, None], 3, 1))
-    records.seal(folder, "info.json", files.read_json(folder / "info.json"))
+    records.write_done_mark(folder, "info.json", files.read_json(folder / "info.json"))
     assert found(run, data, query=0).limit == 1.0
 
 

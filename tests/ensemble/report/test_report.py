@@ -441,7 +441,7 @@ def test_what_version_0_1_said_of_given_pictures_is_not_shown(tmp_path, data):
     run = finished.run(tmp_path / "run", data)
     folder = run.queries("demo")
     facts = {**files.read_json(folder / "info.json"), "held_out": True}
-    records.seal(folder, "info.json", facts)
+    records.write_done_mark(folder, "info.json", facts)
     page = Page(report.write(run, "demo", data))
     assert "removing" not in page.texts("header")[0]
     names = {attributes.get("id") for _, attributes in page.elements}

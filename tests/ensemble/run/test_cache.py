@@ -111,13 +111,13 @@ def test_rows_that_version_0_1_left_as_zeros_are_missing(kept):
 def test_a_row_may_be_there_in_part(kept):
     shape = (2, 4, 6)
     with kept.table("name", shape, np.float32, COLUMNS) as table:
-        assert table.lacks(slice(1, 3), slice(0, 2))
+        assert table.is_missing(slice(1, 3), slice(0, 2))
         table.put(slice(1, 3), np.ones((2, 2, 2)), slice(0, 2))
         table.count(1, np.array([1.5, 2, 3]))
     with kept.table("name", shape, np.float32, COLUMNS) as table:
-        assert not table.lacks(slice(1, 3), slice(0, 2))
-        assert table.lacks(slice(1, 3), slice(0, 3))
-        assert table.lacks(slice(0, 2), slice(0, 2))
+        assert not table.is_missing(slice(1, 3), slice(0, 2))
+        assert table.is_missing(slice(1, 3), slice(0, 3))
+        assert table.is_missing(slice(0, 2), slice(0, 2))
         assert np.isfinite(table.values).sum() == 8
         assert table.costs.sum(axis=0).tolist() == [1.5, 2, 3]
 
@@ -147,7 +147,7 @@ def test_a_table_that_finds_no_room_is_refused(kept, monkeypatch):
 def test_a_table_is_filled_by_one_process_at_a_time(kept):
     other = (
         "import sys; from pathlib import Path; from ensemble.system import locks\n"
-        "with locks.alone_now(Path(sys.argv[1])) as free: print(free)"
+        "with locks.try_exclusive(Path(sys.argv[1])) as free: print(free)"
     )
     path = str(kept.folder / "name.npy")
 

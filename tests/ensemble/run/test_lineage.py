@@ -117,7 +117,7 @@ def rerecorded(folder, change):
     record = files.read_json(folder / "member.json")
     record.pop("files")
     change(record)
-    records.seal(folder, "member.json", record)
+    records.write_done_mark(folder, "member.json", record)
 
 
 def forget(record):
@@ -126,7 +126,7 @@ def forget(record):
 
 
 def said_by_main(main, *arguments, capsys):
-    code = exits.guarded(main, [*map(str, arguments)])
+    code = exits.run_guarded(main, [*map(str, arguments)])
     out = capsys.readouterr()
     return code, out.out + out.err
 
@@ -487,7 +487,7 @@ def test_a_log_without_its_last_lines_is_whole_again_in_the_finished_member(tmp_
         curve = files.read_json(run.member(0) / "member.json")["loss_curve"]
         assert [one["loss"] for one in found] == [round(x, 6) for x in curve["loss"]]
         assert all(one["seconds"] > 0 for one in found)
-        assert records.check_sealed(run.member(0), "member.json")
+        assert records.check_done_mark(run.member(0), "member.json")
 
 
 def test_a_kill_after_a_slice_leaves_no_torn_line(tmp_path, monkeypatch):

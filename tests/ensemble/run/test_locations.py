@@ -143,7 +143,7 @@ def test_data_that_are_gone_are_named_with_every_place_that_was_tried(at, capsys
     )
     os.rename("photos", "away")
     for command in ([attribute.main, "run", "verify"], [train.main, "run/config.yaml"]):
-        assert exits.guarded(command[0], command[1:]) == 2
+        assert exits.run_guarded(command[0], command[1:]) == 2
         said = capsys.readouterr().err
         assert (
             f"data.path is 'photos', and nothing is there: tried {at}/photos and"
@@ -182,7 +182,7 @@ def test_an_extended_run_is_found_or_named_with_where_it_was_looked_for(
     monkeypatch.chdir(tmp_path)
     assert attribute.main([str(at / "copy"), "verify"]) == 0
     os.rename(at / "run", at / "lost")
-    assert exits.guarded(attribute.main, [str(at / "copy"), "verify"]) == 2
+    assert exits.run_guarded(attribute.main, [str(at / "copy"), "verify"]) == 2
     said = capsys.readouterr().err
     assert (
         f"extends is 'run', and that is not a run folder: tried {tmp_path}/run and"
@@ -194,12 +194,12 @@ def test_shards_are_looked_for_too(at):
     wanted = DataConfig(kind="shards", path="a-{00..01}.tar::b.tar")
     config = Config(run="none", data=wanted)
     with pytest.raises(BadInput, match=r"at/a-\{00\.\.01\}\.tar::.*/at/b\.tar\."):
-        locations.found(config, at / "none")
+        locations.resolve(config, at / "none")
     (at / "a-00.tar").touch()
-    assert locations.found(config, at / "none") == config
+    assert locations.resolve(config, at / "none") == config
 
 
 @pytest.mark.parametrize("path", ["pipe:cat x.tar", "https://example.org/x.tar"])
 def test_what_is_no_path_is_left_alone(path):
     config = Config(run="none", data=DataConfig("shards", path))
-    assert locations.found(config, Path("none")) == config
+    assert locations.resolve(config, Path("none")) == config

@@ -60,60 +60,60 @@ def remove(run, *sources, reason="asked"):
 
 def test_without_requests_everybody_votes_by_the_book_that_was_drawn(run):
     assert removal_log.requests(run.path) == []
-    assert voters.silenced(run.path) == []
-    assert voters.voting(run.path, 4) == [0, 1, 2, 3]
-    assert voters.book(run.path).digest() == CodeBook(BITS).digest()
+    assert voters.silenced_members(run.path) == []
+    assert voters.voting_members(run.path, 4) == [0, 1, 2, 3]
+    assert voters.voters_code_book(run.path).digest() == CodeBook(BITS).digest()
 
 
 def test_a_folder_that_is_no_run_has_no_silence(tmp_path):
-    assert voters.silenced(tmp_path) == []
+    assert voters.silenced_members(tmp_path) == []
     voters.require_voting(tmp_path, [], [0, 1])
 
 
 def test_exactly_those_that_saw_a_removed_source_fall_silent(run):
     remove(run, 3)
-    assert voters.silenced(run.path) == np.flatnonzero(BITS[3]).tolist()
+    assert voters.silenced_members(run.path) == np.flatnonzero(BITS[3]).tolist()
     remove(run, 1)
-    assert voters.silenced(run.path) == [0, 1, 3]
+    assert voters.silenced_members(run.path) == [0, 1, 3]
     assert removal_log.removed(run.path) == [1, 3]
 
 
 def test_the_book_of_those_who_vote_has_their_columns_and_nothing_of_the_removed(run):
     remove(run, 3)
-    book = voters.book(run.path)
+    book = voters.voters_code_book(run.path)
     assert np.array_equal(book.bits, BITS[:, [1, 2, 3]])
     assert not book.bits[3].any()
 
 
 def test_a_member_votes_again_once_its_record_says_that_it_never_saw_the_source(run):
     remove(run, 0)
-    assert voters.silenced(run.path) == [0, 3]
-    left = voters.kept(BITS, [0])
+    assert voters.silenced_members(run.path) == [0, 3]
+    left = voters.remaining_bits(BITS, [0])
     trained_on(run, 3, left[:, 3])
-    assert voters.silenced(run.path) == [0]
+    assert voters.silenced_members(run.path) == [0]
     trained_on(run, 0, left[:, 0])
-    assert voters.silenced(run.path) == []
-    assert np.array_equal(voters.book(run.path).bits, left)
+    assert voters.silenced_members(run.path) == []
+    assert np.array_equal(voters.voters_code_book(run.path).bits, left)
 
 
 def test_a_member_that_is_not_there_is_not_taken_for_one_that_may_vote(run):
     remove(run, 3)
     shutil.rmtree(run.member(0))
-    assert voters.silenced(run.path) == [0]
+    assert voters.silenced_members(run.path) == [0]
 
 
 def test_a_record_that_is_lost_silences_nobody(run):
     remove(run, 3)
     (run.member(0) / "member.json").unlink()
     with pytest.raises(BadInput, match=r"000/member\.json is missing"):
-        voters.silenced(run.path)
+        voters.silenced_members(run.path)
 
 
 def test_a_damaged_code_book_decides_nothing(run):
     remove(run, 3)
     files.write_array(run.codes, ~BITS)
     with pytest.raises(BadInput, match=r"codes\.npy is damaged: .*manifest\.json"):
-        voters.silenced(run.path)
+        voters.silenced_members(run.path)
 
 
 def test_any_reason_may_be_given(run):
@@ -135,15 +135,15 @@ def test_words_in_any_encoding_are_kept_as_they_came(run):
 
 def test_a_member_with_nothing_left_keeps_its_split_and_is_silent_for_good(run):
     remove(run, 2)
-    assert voters.retired(run.path) == [2]
-    assert np.array_equal(voters.kept(BITS, [2])[:, 2], BITS[:, 2])
-    assert voters.silenced(run.path) == [2]
-    assert voters.book(run.path).n_members == 3
+    assert voters.retired_members(run.path) == [2]
+    assert np.array_equal(voters.remaining_bits(BITS, [2])[:, 2], BITS[:, 2])
+    assert voters.silenced_members(run.path) == [2]
+    assert voters.voters_code_book(run.path).n_members == 3
 
 
 def test_silenced_members_are_refused_by_number(run):
     remove(run, 3)
-    silent = voters.silenced(run.path)
+    silent = voters.silenced_members(run.path)
     voters.require_voting(run.path, silent, [1, 2])
     with pytest.raises(BadInput, match="Member 0 of .* is silenced: .*--repair"):
         voters.require_voting(run.path, silent, [1, 0])
@@ -152,7 +152,7 @@ def test_silenced_members_are_refused_by_number(run):
 def test_an_ensemble_in_which_nobody_may_vote_is_refused(run):
     remove(run, 0, 1, 2)
     with pytest.raises(BadInput, match="No member of .* is left to vote"):
-        voters.book(run.path)
+        voters.voters_code_book(run.path)
 
 
 def test_results_of_other_members_are_refused(run):
@@ -169,7 +169,7 @@ def test_results_of_other_members_are_refused(run):
             require(record)
     now = voters.Membership.read(run.path).facts()
     require(now)
-    trained_on(run, 0, voters.kept(BITS, [3])[:, 0])
+    trained_on(run, 0, voters.remaining_bits(BITS, [3])[:, 0])
     with pytest.raises(BadInput, match="or a repair"):
         require(now)
 
@@ -242,7 +242,7 @@ def test_a_log_that_was_cut_or_edited_is_refused(run, damage):
     lines = damage(path.read_text().splitlines())
     path.write_text("".join(line + "\n" for line in lines))
     with pytest.raises(BadInput, match="was cut, edited or damaged: line"):
-        voters.silenced(run.path)
+        voters.silenced_members(run.path)
 
 
 def test_a_log_that_was_deleted_is_missed(run):
@@ -270,7 +270,7 @@ def test_a_log_that_is_no_text_is_refused(run):
     path = run.path / removal_log.LOG
     path.write_bytes(path.read_bytes().replace(b"asked", b"ask\xffd"))
     with pytest.raises(BadInput, match="was cut, edited or damaged: line 1"):
-        voters.silenced(run.path)
+        voters.silenced_members(run.path)
 
 
 def test_a_membership_is_what_the_folder_says_of_codes_members_and_weights(run):
@@ -279,7 +279,7 @@ def test_a_membership_is_what_the_folder_says_of_codes_members_and_weights(run):
     assert known.members == (1, 2, 3)
     assert known.silenced == (0,)
     assert known.removed == (3,)
-    assert np.array_equal(known.codes.bits, voters.book(run.path).bits)
+    assert np.array_equal(known.codes.bits, voters.voters_code_book(run.path).bits)
     assert known.weights == {member: f"{member:064x}" for member in (1, 2, 3)}
     some = known.only([3, 1])
     assert np.array_equal(some.codes.bits, known.codes.bits[:, [2, 0]])
@@ -299,7 +299,7 @@ def test_a_membership_has_another_digest_with_other_weights_members_or_codes(run
     # Member 0 falls silent, and later knows nothing of the source.
     remove(run, 3)
     silenced = digest()
-    trained_on(run, 0, voters.kept(BITS, [3])[:, 0])
+    trained_on(run, 0, voters.remaining_bits(BITS, [3])[:, 0])
     assert len({before, other_weights, silenced, digest()}) == 4
 
 

@@ -21,20 +21,27 @@ from hypothesis.extra import numpy as hnp
 from ensemble.run import config_file, records
 from ensemble.run.files import (
     array_digest,
-    check,
-    folder_in_the_making,
-    make_array,
-    publish,
+    atomic_file,
+    atomic_folder,
+    check_file,
+    commit_folder,
+    create_array,
     read_array,
     read_json,
-    replacing,
+    remove_abandoned,
     sha256,
-    sweep_abandoned,
     write_array,
     write_json,
     write_text,
 )
-from ensemble.run.folder import Run, create, open_run, read_codes, stands, withdraw
+from ensemble.run.folder import (
+    Run,
+    create,
+    open_run,
+    read_codes,
+    remove_if_unused,
+    run_exists,
+)
 from ensemble.run.manifest import check_manifest, stage, start_manifest
 from ensemble.system import environment, locks
 from ensemble.system.text import file_name, visible
@@ -138,7 +145,7 @@ def test_an_interrupted_block_replaces_nothing(tmp_path):
     path.write_text("old")
 
     def interrupted():
-        with replacing(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 
@@ -175,12 +182,12 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
 
 def test_an_array_is_made_with_one_value_everywhere(tmp_path):
     path = tmp_path / "a.npy"
-    make_array(path, (700, 500), np.float32, np.nan)
+    create_array(path, (700, 500), np.float32, np.nan)
     made = np.load(path, mmap_mode="r+")
     assert made.shape == (700, 500)
     assert made.dtype == np.float32
     assert np.isnan(made).all()
-    make_array(path, (3,), np.int64)
+    create_array(path, (3,), np.int64)
     assert np.load(path).tolist() == [0, 0, 0]
 
 
@@ -348,7 +355,7 @@ def test_a_digest_tells_content_type_and_shape_apart():
 
 @pytest.mark.parametrize(
     "read",
-    [read_json, read_array, lambda path: check(path, "0" * 64)],
+    [read_json, read_array, lambda path: check_file(path, "0" * 64)],
     ids=["json", "array", "check"],
 )
 def test_a_missing_file_is_named_with_what_to_do(tmp_path, read):
@@ -364,7 +371,7 @@ def sealed(tmp_path):
     write_array(folder / "a.npy", ARRAY)
     write_array(folder / "deep" / "b.npy", ARRAY + 1)
     (folder / ".lock").touch()
-    records.seal(folder, "info.json", {"n": 2})
+    records.write_done_mark(folder, "info.json", {"n": 2})
     return folder
 
 
@@ -377,36 +384,36 @@ def test_a_seal_lists_every_file_but_itself_and_hidden_ones(sealed):
 
 
 def test_a_sealed_array_reads_back(sealed):
-    found = records.sealed_array(sealed, "info.json", "deep/b.npy")
+    found = records.checked_array(sealed, "info.json", "deep/b.npy")
     assert np.array_equal(found, ARRAY + 1)
 
 
 def test_a_sealed_array_that_was_replaced_is_damaged(sealed):
     write_array(sealed / "a.npy", ARRAY + 1)
     with pytest.raises(BadInput, match=r"a\.npy is damaged: expected sha256"):
-        records.sealed_array(sealed, "info.json", "a.npy")
+        records.checked_array(sealed, "info.json", "a.npy")
 
 
 def test_an_array_that_was_never_sealed_is_missing(sealed):
     write_array(sealed / "c.npy", ARRAY)
     with pytest.raises(BadInput, match=r"c\.npy is missing"):
-        records.sealed_array(sealed, "info.json", "c.npy")
+        records.checked_array(sealed, "info.json", "c.npy")
 
 
 def test_a_folder_without_its_seal_is_not_done(sealed):
     (sealed / "info.json").unlink()
     with pytest.raises(BadInput, match=r"info\.json is missing"):
-        records.sealed_array(sealed, "info.json", "a.npy")
+        records.checked_array(sealed, "info.json", "a.npy")
 
 
 def test_every_sealed_file_is_checked_and_the_folder_is_the_remedy(sealed):
-    assert records.check_sealed(sealed, "info.json")["n"] == 2
+    assert records.check_done_mark(sealed, "info.json")["n"] == 2
     write_array(sealed / "deep" / "b.npy", ARRAY)
     message = (
         r"b\.npy is damaged: .* by .*info\.json, found .*Delete the folder .*sealed"
     )
     with pytest.raises(BadInput, match=message):
-        records.check_sealed(sealed, "info.json")
+        records.check_done_mark(sealed, "info.json")
 
 
 def test_every_array_has_a_record_of_its_own(tmp_path):
@@ -415,9 +422,9 @@ def test_every_array_has_a_record_of_its_own(tmp_path):
     write_json(tmp_path / "a.json", {})
     write_json(tmp_path / "alone.json", {})
     with pytest.raises(BadInput, match=r"b\.json is missing"):
-        records.records(tmp_path, ".npy")
+        records.list_records(tmp_path, ".npy")
     (tmp_path / "b.npy").unlink()
-    found = records.records(tmp_path, ".npy")
+    found = records.list_records(tmp_path, ".npy")
     assert [path.name for path in found] == ["a.json", "alone.json"]
 
 
@@ -432,8 +439,8 @@ def test_records_that_changed_places_are_refused(run):
 
 
 def test_a_record_keeps_its_place_when_its_folder_is_finished(run):
-    with folder_in_the_making(run.queries("demo")) as folder:
-        records.seal(folder, "info.json", {"n": 1})
+    with atomic_folder(run.queries("demo")) as folder:
+        records.write_done_mark(folder, "info.json", {"n": 1})
     assert read_json(run.queries("demo") / "info.json")["n"] == 1
 
 
@@ -455,7 +462,7 @@ def test_control_characters_are_spelled_out():
 
 def test_a_folder_in_the_making_gets_its_name_last(tmp_path):
     final = tmp_path / "made"
-    with folder_in_the_making(final) as partial:
+    with atomic_folder(final) as partial:
         (partial / "file").write_text("whole")
         assert not final.exists()
     assert (final / "file").read_text() == "whole"
@@ -466,14 +473,14 @@ def test_a_folder_that_failed_has_no_name_and_starts_afresh(tmp_path):
     final = tmp_path / "made"
 
     def failing():
-        with folder_in_the_making(final) as partial:
+        with atomic_folder(final) as partial:
             (partial / "half").touch()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         failing()
     assert not final.exists()
-    with folder_in_the_making(final) as partial:
+    with atomic_folder(final) as partial:
         assert not list(partial.iterdir())
 
 
@@ -482,7 +489,7 @@ def test_publishing_replaces_what_had_the_name(tmp_path):
     for folder, name in ((final, "old"), (partial, "new")):
         folder.mkdir()
         (folder / name).touch()
-    publish(partial, final)
+    commit_folder(partial, final)
     assert [path.name for path in final.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [final]
 
@@ -514,15 +521,15 @@ def test_the_resolved_config_is_kept_and_opens_the_run(config):
 
 def test_a_run_of_which_nothing_came_is_withdrawn_and_no_other(config):
     run = create(config)
-    with locks.alone(run.path / "plan"):
-        withdraw(run)
-        assert stands(config)
-    withdraw(run)
-    assert not stands(config)
+    with locks.exclusive(run.path / "plan"):
+        remove_if_unused(run)
+        assert run_exists(config)
+    remove_if_unused(run)
+    assert not run_exists(config)
     run = create(config)
     write_array(run.codes, np.zeros((2, 2), dtype=bool))
-    withdraw(run)
-    assert stands(config)
+    remove_if_unused(run)
+    assert run_exists(config)
 
 
 def test_a_folder_with_another_config_is_refused_with_the_difference(config):
@@ -534,15 +541,15 @@ def test_a_folder_with_another_config_is_refused_with_the_difference(config):
 
 
 def test_whether_a_run_stands_is_told_and_nothing_is_written(config):
-    assert not stands(config)
+    assert not run_exists(config)
     assert not Path(config.run).exists()
     create(config)
-    assert stands(config)
+    assert run_exists(config)
     with pytest.raises(BadInput, match=r"training\.steps: 6 -> 7"):
-        stands(changed(config, "training", steps=7))
+        run_exists(changed(config, "training", steps=7))
 
 
-@pytest.mark.parametrize("ask", [create, stands])
+@pytest.mark.parametrize("ask", [create, run_exists])
 def test_a_folder_of_photos_becomes_no_run(config, ask):
     folder = Path(config.run)
     (folder / "inside").mkdir(parents=True)
@@ -725,7 +732,7 @@ READERS = [
     (read_json, "a.json"),
     (read_array, "a.npy"),
     (read_codes, "a.npy"),
-    (lambda path: check(path, ""), "a.npy"),
+    (lambda path: check_file(path, ""), "a.npy"),
     (sha256, "a.npy"),
 ]
 
@@ -794,6 +801,6 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
     ]
     for name in kept:
         (tmp_path / name).write_text("")
-    sweep_abandoned(tmp_path)
+    remove_abandoned(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(str(path.relative_to(tmp_path)) for path in files) == sorted(kept)

@@ -39,7 +39,7 @@ def found(run, name="demo"):
 def table(run, path, **info):
     kept = "influence_denoising_loss" if "n_members" in info else "displacement"
     files.write_array(path / f"{kept}.npy", np.zeros(3))
-    records.seal(path, "info.json", info)
+    records.write_done_mark(path, "info.json", info)
 
 
 def test_no_choice_of_names_gives_two_tables_one_folder(run):
@@ -119,7 +119,7 @@ def test_what_version_0_1_left_is_told_apart_by_what_it_is(
     path = run.influence(folder)
     table(run, path, **info)
     assert found(run, whose) == {kind: path}
-    assert table_records.before(run, whose, kind) == path
+    assert table_records.old_folder_of(run, whose, kind) == path
     other = folder if whose == "demo" else "demo"
     if other != whose:
         assert not found(run, other)
@@ -148,7 +148,7 @@ def test_a_table_without_its_record_is_missed(run):
 
 
 def test_a_table_of_queries_that_are_gone_is_not_reported(run):
-    finished.ablated(run, "exact", **table_records.of_queries(run, "demo"))
+    finished.ablated(run, "exact", **table_records.read_query_facts(run, "demo"))
     assert len(findings.saved(run, "demo")) == 1
     finished.ablated(run, "exact", query_seeds=[7, 8, 9])
     with pytest.raises(BadInput, match="another query_seeds") as told:
@@ -167,32 +167,32 @@ def test_queries_are_known_by_pictures_seeds_and_conditions(changed):
     facts = table_records.query_facts(**given)
     assert table_records.query_facts(**given) == facts
     other = table_records.query_facts(**{**given, changed: given[changed] + 1})
-    assert table_records.difference(facts, other)
+    assert table_records.first_difference(facts, other)
     alone = table_records.query_facts(given["images"], given["seeds"], None)
-    assert table_records.difference(facts, alone) == "seeds_digest"
+    assert table_records.first_difference(facts, alone) == "seeds_digest"
 
 
 def test_only_what_is_on_record_can_differ():
-    assert table_records.difference({"a": 1}, {"a": 1, "b": 2}) is None
-    assert table_records.difference({"a": 1, "b": 3}, {"a": 1, "b": 2}) == "b"
+    assert table_records.first_difference({"a": 1}, {"a": 1, "b": 2}) is None
+    assert table_records.first_difference({"a": 1, "b": 3}, {"a": 1, "b": 2}) == "b"
 
 
 def test_an_old_exact_table_tells_whether_it_is_of_these_pictures(run):
     finished.ablated(run, "demo")
     folder = run.influence("demo")
     images = files.read_array(run.queries("demo") / "images.npy")
-    assert table_records.shows(folder, images, exact=True)
-    assert not table_records.shows(folder, images[::-1], exact=True)
-    assert table_records.shows(folder, images[::-1], exact=False)
-    assert not table_records.shows(folder, images[:2], exact=False)
+    assert table_records.matches_images(folder, images, exact=True)
+    assert not table_records.matches_images(folder, images[::-1], exact=True)
+    assert table_records.matches_images(folder, images[::-1], exact=False)
+    assert not table_records.matches_images(folder, images[:2], exact=False)
 
 
 def test_what_was_made_of_queries_is_listed(run):
-    assert table_records.made_of(run, "demo") == []
+    assert table_records.results_on(run, "demo") == []
     finished.ablated(run, "demo-differential")
     finished.ablated(run, "exact")
     files.write_json(run.scores("demo") / "trak.json", {})
-    assert table_records.made_of(run, "demo") == [
+    assert table_records.results_on(run, "demo") == [
         run.influence("demo"),
         run.influence("demo-differential"),
         run.scores("demo"),

@@ -28,7 +28,7 @@ sys.meta_path.insert(0, Asks)
     "script", ["train.py", "attribute.py", "ensemble.cli.write_shards"]
 )
 @pytest.mark.parametrize("name", ["ensemble.system.exits", "numpy", "yaml"])
-@pytest.mark.parametrize("number", early.NUMBERS, ids=["int", "term"])
+@pytest.mark.parametrize("number", early.SIGNALS, ids=["int", "term"])
 def test_whatever_a_script_is_importing_it_can_be_asked_to_stop(
     tmp_path, script, name, number
 ):
@@ -43,20 +43,20 @@ def test_whatever_a_script_is_importing_it_can_be_asked_to_stop(
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    expected = (75, "", f"{early.GOES_ON}\n")
+    expected = (75, "", f"{early.RESUME_MESSAGE}\n")
     assert (done.returncode, done.stdout, done.stderr) == expected
 
 
 def test_the_frames_of_an_import_are_known(tmp_path, monkeypatch):
     (tmp_path / "looks_up.py").write_text(
         "import sys\nfrom ensemble.system import early\n"
-        "found = early.importing(sys._getframe())\n"
+        "found = early.is_importing(sys._getframe())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import looks_up  # type: ignore[import-not-found]
 
     assert looks_up.found
-    assert not early.importing(None)
+    assert not early.is_importing(None)
 
 
 def test_what_installs_itself_first_imports_next_to_nothing():
@@ -74,5 +74,5 @@ def test_what_installs_itself_first_imports_next_to_nothing():
         cwd=ROOT,
     )
     assert (done.returncode, done.stdout) == (75, "[]\n")
-    assert done.stderr == f"{early.GOES_ON}\n"
-    assert signal.SIGTERM in early.NUMBERS
+    assert done.stderr == f"{early.RESUME_MESSAGE}\n"
+    assert signal.SIGTERM in early.SIGNALS

@@ -29,7 +29,7 @@ def raising(error):
 
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_main_decides_the_exit_code_and_gets_its_arguments(code, capsys):
-    assert exits.guarded(lambda arguments: int(arguments[0]), [str(code)]) == code
+    assert exits.run_guarded(lambda arguments: int(arguments[0]), [str(code)]) == code
     assert capsys.readouterr().err == ""
 
 
@@ -37,20 +37,20 @@ def test_what_a_terminal_has_no_letter_for_is_spelled_out(monkeypatch):
     """Names of files that are no Unicode, and any others where only ASCII is shown."""
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
-    assert exits.guarded(lambda _: print("é 003\udcff.png") or 0, []) == 0
+    assert exits.run_guarded(lambda _: print("é 003\udcff.png") or 0, []) == 0
     sys.stdout.flush()
     assert shown.getvalue() == b"\\xe9 003\\udcff.png\n"
 
 
 def test_bad_input_is_one_message_and_code_2(capsys):
-    assert exits.guarded(raising(BadInput("Use less.")), []) == 2
+    assert exits.run_guarded(raising(BadInput("Use less.")), []) == 2
     assert capsys.readouterr() == ("", "error: Use less.\n")
 
 
 @pytest.mark.parametrize("number", exits.DISK)
 def test_a_disk_that_takes_nothing_is_named_and_code_2(number, capsys):
     error = OSError(number, os.strerror(number), "runs/a/codes.npy")
-    assert exits.guarded(raising(error), []) == 2
+    assert exits.run_guarded(raising(error), []) == 2
     assert capsys.readouterr().err == (
         f"error: cannot read or write runs/a/codes.npy: {os.strerror(number)}. Make room "
         "or permit access, or choose another folder; what is done is kept.\n"
@@ -59,12 +59,12 @@ def test_a_disk_that_takes_nothing_is_named_and_code_2(number, capsys):
 
 def test_a_full_disk_needs_no_file_name(capsys):
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert exits.guarded(raising(error), []) == 2
+    assert exits.run_guarded(raising(error), []) == 2
     assert "cannot read or write: No space left" in capsys.readouterr().err
 
 
 def test_an_interruption_is_code_75_and_says_how_to_go_on(capsys):
-    assert exits.guarded(raising(KeyboardInterrupt()), []) == 75
+    assert exits.run_guarded(raising(KeyboardInterrupt()), []) == 75
     assert "the same command goes on from here" in capsys.readouterr().err
 
 
@@ -75,7 +75,7 @@ def test_an_interruption_is_code_75_and_says_how_to_go_on(capsys):
 )
 def test_anything_else_keeps_its_traceback(error):
     with pytest.raises(type(error), match="a defect") as caught:
-        exits.guarded(raising(error), [])
+        exits.run_guarded(raising(error), [])
     assert caught.value is error
 
 
@@ -83,7 +83,7 @@ def ended(body, number=None):
     """Run a main in a process of its own, perhaps signalled; code, errors, seconds."""
     script = "import sys\nfrom ensemble.system import exits\ndef main(_):\n"
     script += "".join(f"    {line}\n" for line in body.splitlines())
-    script += "sys.exit(exits.guarded(main, []))"
+    script += "sys.exit(exits.run_guarded(main, []))"
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -131,12 +131,12 @@ def test_what_safetensors_says_of_a_disk_is_bad_input(tmp_path):
 
 def test_what_safetensors_says_of_anything_else_keeps_its_traceback():
     with pytest.raises(SafetensorError, match="a defect"):
-        exits.guarded(raising(SafetensorError("a defect")), [])
+        exits.run_guarded(raising(SafetensorError("a defect")), [])
 
 
 def test_handlers_are_as_they_were_afterwards():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    exits.guarded(lambda _: 0, [])
+    exits.run_guarded(lambda _: 0, [])
     assert before == [
         signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
     ]
@@ -147,7 +147,7 @@ def test_a_message_never_steers_the_terminal(capsys):
     def main(_):
         raise BadInput("a\x1b[2Jb\nc")
 
-    assert exits.guarded(main, []) == 2
+    assert exits.run_guarded(main, []) == 2
     assert capsys.readouterr().err == "error: a\\x1b[2Jb\nc\n"
 
 
@@ -159,12 +159,12 @@ def test_what_numpy_says_of_a_full_disk_is_bad_input(capsys):
     ):
         np.zeros(10**5).tofile(file)
     assert caught.value.errno is None
-    assert exits.guarded(raising(caught.value), []) == 2
+    assert exits.run_guarded(raising(caught.value), []) == 2
     assert "No space left on device. Make room" in capsys.readouterr().err
 
 
 def test_too_little_memory_is_one_line(capsys):
-    assert exits.guarded(raising(MemoryError()), []) == 2
+    assert exits.run_guarded(raising(MemoryError()), []) == 2
     assert "error: there is not enough memory. End" in capsys.readouterr().err
 
 
@@ -188,7 +188,7 @@ def test_a_folder_and_a_file_in_each_others_place_are_named(tmp_path, capsys, ac
     def main(_):
         act(folder)
 
-    assert exits.guarded(main, []) == 2
+    assert exits.run_guarded(main, []) == 2
     assert re.search(
         rf"read or write {folder}\S*: .*\. A folder stands", capsys.readouterr().err
     )
@@ -198,7 +198,7 @@ def read_some(body, n_lines, *, errors_too=False):
     """Run a main whose reader goes away after some lines; exit code and errors."""
     script = "import sys\nfrom ensemble.system import exits\ndef main(_):\n"
     script += "".join(f"    {line}\n" for line in body.splitlines())
-    script += "sys.exit(exits.guarded(main, []))"
+    script += "sys.exit(exits.run_guarded(main, []))"
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -235,7 +235,7 @@ def test_what_was_done_before_the_reader_went_keeps_its_code():
 
 def test_a_pipe_that_is_not_the_output_is_a_defect():
     with pytest.raises(BrokenPipeError):
-        exits.guarded(raising(BrokenPipeError(errno.EPIPE, "a defect")), [])
+        exits.run_guarded(raising(BrokenPipeError(errno.EPIPE, "a defect")), [])
 
 
 IMPORTING = """import importlib, pathlib, sys

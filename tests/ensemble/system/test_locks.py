@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 HOLDING = """
 import sys, pathlib
 from ensemble.system import locks
-with locks.alone(pathlib.Path(sys.argv[1])):
+with locks.exclusive(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -45,12 +45,12 @@ def held(path):
 def test_only_one_at_a_time_and_the_other_is_told_who(tmp_path):
     path = tmp_path / "made"
     with held(path) as process:
-        with locks.alone_now(path) as free:
+        with locks.try_exclusive(path) as free:
             assert not free
         assert locks.holder(path) == (
             f"process {process.pid} on {platform.node()} (lock {tmp_path / '.made.lock'})"
         )
-    with locks.alone_now(path) as free:
+    with locks.try_exclusive(path) as free:
         assert free
 
 
@@ -59,7 +59,7 @@ def test_a_lock_ends_with_a_holder_that_was_killed(tmp_path):
     with held(path) as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        with locks.alone_now(path) as free:
+        with locks.try_exclusive(path) as free:
             assert free
 
 
@@ -68,7 +68,7 @@ def test_who_waits_says_for_whom_and_goes_on_afterwards(tmp_path, capsys):
     with held(path) as process:
         later = threading.Timer(2.5, process.kill)
         later.start()
-        with locks.alone(path):
+        with locks.exclusive(path):
             assert not later.is_alive()
     said = capsys.readouterr().err
     assert said.startswith(f"Waiting for {path}: process {process.pid} on ")
@@ -85,6 +85,6 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with (
         pytest.raises(BadInput, match="refuses locks .No locks available"),
-        locks.alone(tmp_path / "made"),
+        locks.exclusive(tmp_path / "made"),
     ):
         pass

@@ -277,7 +277,7 @@ def test_a_member_that_another_command_trains_is_left_to_it(together, tmp_path):
     config = written(tmp_path / "run", TOGETHER)
     run = create(config_file.load(config))
     drawing.prepare(run)
-    with locks.alone(run.member(0)):
+    with locks.exclusive(run.member(0)):
         outcomes = teams.train(tmp_path, [config])
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     assert "member 000: left to process" in outcomes[0][1]

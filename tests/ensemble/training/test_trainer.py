@@ -21,7 +21,7 @@ from ensemble.run import (
     files,
     records,
 )
-from ensemble.run.files import check
+from ensemble.run.files import check_file
 from ensemble.run.folder import CHECKPOINT, REFERENCE, create
 from ensemble.system import launching
 from ensemble.training.description import describe
@@ -202,7 +202,7 @@ def test_the_reference_trains_on_everything_and_is_no_member(reference, undistur
     everything = CodeBook(np.ones((ready.codes.n_sources, 1), dtype=bool))
     assert record["split_digest"] == everything.split_digest(0)
     for name, digest in record["files"].items():
-        check(reference.reference / name, digest)
+        check_file(reference.reference / name, digest)
 
 
 def test_an_interrupted_reference_continues_to_the_same_bits(reference, tmp_path):
