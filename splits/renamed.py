@@ -12,10 +12,16 @@ from typing import Any
 
 
 class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its old name: the same module, not a second copy of it."""
+    """Finds a module under its old name: the same module, not a second copy of it.
 
-    def __init__(self, new_names: Mapping[str, str]) -> None:
-        self.new_names = new_names
+    Where its parts have gone to several modules, a stand-in looks its names up there.
+    """
+
+    def __init__(self, new_names: Mapping[str, str | tuple[str, ...]]) -> None:
+        self.homes = {
+            old: (new,) if isinstance(new, str) else new
+            for old, new in new_names.items()
+        }
 
     def find_spec(
         self,
@@ -23,55 +29,71 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         path: Any,
         target: types.ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if fullname not in self.new_names:
+        if fullname not in self.homes:
             return None
-        _warn(fullname, self.new_names[fullname])
+        _warn(fullname, " and ".join(self.homes[fullname]))
         return importlib.util.spec_from_loader(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        """A stand-in; `exec_module` puts the module itself in its place."""
+        """A stand-in; of one module, `exec_module` puts that itself in its place."""
         return types.ModuleType(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(
-            self.new_names[module.__name__]
-        )
+        homes = self.homes[module.__name__]
+        if len(homes) == 1:
+            sys.modules[module.__name__] = importlib.import_module(homes[0])
+        else:
+            vars(module)["__getattr__"] = attributes(module.__name__, *homes)
 
     def get_code(self, fullname: str) -> types.CodeType | None:
-        """The module's code, which `python -m OLD_NAME` runs."""
-        spec = importlib.util.find_spec(self.new_names[fullname])
+        """The code of the first module, which `python -m OLD_NAME` runs."""
+        spec = importlib.util.find_spec(self.homes[fullname][0])
         assert spec is not None
         assert isinstance(spec.loader, importlib.abc.InspectLoader)
         return spec.loader.get_code(spec.name)
 
 
-def modules(new_names: Mapping[str, str]) -> None:
+def modules(new_names: Mapping[str, str | tuple[str, ...]]) -> None:
     """Let modules be imported by their old names, too.
 
     Args:
-        new_names: For each old dotted name, the new one.
+        new_names: For each old dotted name, the new one; or all modules that its parts
+            have gone to, the one that can be run, if any, first.
     """
     sys.meta_path.append(_OldModules(new_names))
 
 
-def attributes(package: str, *homes: str) -> Callable[[str], Any]:
-    """A package's `__getattr__`, where a module of that name was before.
+def attributes(
+    module: str, *homes: str, other_names: Mapping[str, str] | None = None
+) -> Callable[[str], Any]:
+    """The `__getattr__` of a module, or package, whose names have gone elsewhere.
 
     Args:
-        package: The package, which was a module in version 0.1.
+        module: What version 0.1 called the module.
         homes: Where its names are now; the first module that has one gives it.
+        other_names: For names that are others now, those.
     """
+    other_names = other_names or {}
 
     def look_up(name: str) -> Any:
-        # A module of the package is no old name, though others may have imported it.
-        path = sys.modules[package].__path__
-        own = PathFinder.find_spec(f"{package}.{name}", path) is not None
-        for home in () if own or name.startswith("__") else homes:
-            module = importlib.import_module(home)
-            if hasattr(module, name):
-                _warn(f"{package}.{name}", f"{home}.{name}")
-                return getattr(module, name)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        new = other_names.get(name, name)
+        for home in () if is_its_own(name) else homes:
+            there = importlib.import_module(home)
+            if hasattr(there, new):
+                found = getattr(there, new)
+                # It may be there because it is used there.
+                defined = getattr(found, "__module__", None)
+                place = defined if defined in homes else home
+                _warn(f"{module}.{name}", f"{place}.{new}")
+                return found
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    def is_its_own(name: str) -> bool:
+        """Whether it is no old name: Python's own, or a module of the package."""
+        if name.startswith("__"):
+            return True
+        path = getattr(sys.modules[module], "__path__", [])
+        return PathFinder.find_spec(f"{module}.{name}", path) is not None
 
     return look_up
 

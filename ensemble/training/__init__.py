@@ -10,4 +10,5 @@ __getattr__ = renamed.attributes(
     "ensemble.training.optimization",
     "ensemble.training.description",
     "ensemble.run.folder",
+    other_names={"Trainee": "MemberTrainer", "Progress": "TrainState"},
 )

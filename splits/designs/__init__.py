@@ -2,4 +2,12 @@
 
 from splits import renamed
 
-__getattr__ = renamed.attributes(__name__, "splits.designs.registry")
+__getattr__ = renamed.attributes(
+    __name__,
+    "splits.designs.registry",
+    "splits.designs.dealing",
+    "splits.designs.constant_weight",
+    "splits.designs.products",
+    "splits.designs.keyed",
+    "splits.designs.free_codes",
+)
