@@ -40,14 +40,14 @@ from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
 from ensemble.training.members import train_members
 from ensemble.training.optimization import denoising_loss
 from ensemble.training.process import Interrupted, Stopping
 from splits.codes import ablated_votes
 from tests import tiny
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 from tests.ensemble.scorers.test_all_scorers import quick
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_projections_make_no_tensor_elsewhere():
 
 def test_noise_of_scorers_is_drawn_by_the_processor_and_moved():
     examples = Examples(pictures(), NOTHING, torch.arange(3))
-    states = per_example.drawn_states(tiny_setting.objective(), examples, Draws(2))
+    states = per_example.draw_states(tiny_context.objective(), examples, Draws(2))
     assert states.noisy.device == states.target.device == META
 
 
@@ -257,21 +257,21 @@ def test_half_precision_starts_from_the_same_noise_and_makes_nearly_the_same(
     assert apart < 0.05 * np.abs(asked.images).max()
 
 
-def moved(setting: Setting, device: torch.device) -> Setting:
+def moved(context: ScoringContext, device: torch.device) -> ScoringContext:
     """A setting whose networks and pictures are on a device, in float32."""
 
     def examples(ones: Examples) -> Examples:
         return Examples(ones.images.float().to(device), NOTHING, ones.keys.to(device))
 
     def journey():
-        found = setting.journey()
+        found = context.journey()
         return dataclasses.replace(found, clean=found.clean.float().to(device))
 
     return dataclasses.replace(
-        setting,
-        networks=[nn.Module.to(one, device).float() for one in setting.networks],
-        train=examples(setting.train),
-        queries=examples(setting.queries),
+        context,
+        networks=[nn.Module.to(one, device).float() for one in context.networks],
+        train=examples(context.train),
+        queries=examples(context.queries),
         journey=journey,
     )
 
@@ -281,8 +281,8 @@ def test_every_scorer_runs_where_its_networks_are(method, device, tmp_path):
     scores = []
     for number, one in enumerate((torch.device("cpu"), device)):
         (tmp_path / str(number)).mkdir()
-        setting = moved(tiny_setting.setting(tmp_path / str(number)), one)
-        scores.append(quick(method).score(setting))
+        context = moved(tiny_context.context(tmp_path / str(number)), one)
+        scores.append(quick(method).score(context))
     assert np.isfinite(scores[1]).all()
     # What divides by small curvatures magnifies what is rounded away.
     if np.ptp(scores[0]) > 0:

@@ -76,7 +76,7 @@ def fitted_to(train: Sample, n_draws: int) -> Sample:
         train.timestep[half],
         NOTHING,
         train.target[half],
-        train.chance[half],
+        train.pseudo_target_noise[half],
     )
 
 
@@ -101,10 +101,10 @@ def ours(
     fit_seconds = time.process_time() - began
 
     def gradients(sample: Sample) -> layers.Gradients:
-        passage = layers.forward(network, found, sample.noisy, sample.timestep)
-        error = passage.prediction.detach() - sample.target
+        recorded = layers.forward(network, found, sample.noisy, sample.timestep)
+        error = recorded.prediction.detach() - sample.target
         pull = 2 / error[0].numel() / n_draws * error
-        return layers.per_image(passage, pull, len(error) // n_draws)
+        return layers.per_image(recorded, pull, len(error) // n_draws)
 
     began = time.process_time()
     directions = fitted.solve(gradients(queries))

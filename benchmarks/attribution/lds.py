@@ -60,7 +60,7 @@ from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import (
     SCORERS,
-    Damped,
+    SupportsDampingPath,
     runner,
 )
 from ensemble.scorers.gradients.per_example import Draws
@@ -234,7 +234,7 @@ def scored(
     for method in sizes.methods:
         if name == HELD_OUT and "generated" in SCORERS[method].needs:
             continue
-        damped = isinstance(SCORERS[method], Damped)
+        damped = isinstance(SCORERS[method], SupportsDampingPath)
         dampings = DAMPINGS if damped else ()
         for which in scored_models(method, sizes):
             runner.score(run, pipe, ready, name, method, which, dampings=dampings)

@@ -50,13 +50,13 @@ def told(score: Scores, found: Truth) -> Scores:
     seen, losses = found.subsets.T.astype(np.float64), found.mean.T
     nothing_alike = np.zeros((score.shape[1], 1))
     priors = (
-        Prior(score, gaussian.spread_of(score, power), nothing_alike, 0.0)
+        Prior(score, gaussian.prior_variance_of(score, power), nothing_alike, 0.0)
         for power in POWERS
     )
-    _, (prior, apart, fit) = gaussian.best(
+    _, (prior, decomposition, fit) = gaussian.best(
         priors, seen, losses, NOISES, pooled=True, left_out=False
     )
-    mean, _ = gaussian.posterior(prior, seen, apart, fit)
+    mean, _ = gaussian.posterior(prior, seen, decomposition, fit)
     return mean
 
 

@@ -46,16 +46,16 @@ from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import SCORERS, runner
 from ensemble.scorers.gradients.features import (
     Feature,
-    kept,
+    load_or_compute,
 )
 from ensemble.scorers.gradients.per_example import (
     Draws,
-    drawn_states,
+    draw_states,
 )
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
     all_of,
 )
 from ensemble.system import environment
@@ -85,7 +85,7 @@ class Sizes:
 SMOKE = Sizes(n_images=4, n_draws=2, n_dimensions=64, channels=8)
 
 
-def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]:
+def network_and_context(sizes: Sizes, folder: Path) -> tuple[nn.Module, ScoringContext]:
     """A network for digits, and the digits."""
     tree = {"block_out_channels": [sizes.channels, 2 * sizes.channels]}
     settings = config_file.from_dict({"run": "none", "model": tree})
@@ -98,7 +98,7 @@ def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]
         datasets.load(settings.data).images[: sizes.n_images].copy()
     )
     train = Examples(images, NOTHING, torch.arange(len(images)))
-    return network, Setting(
+    return network, ScoringContext(
         networks=[network],
         saw=np.ones((1, len(images)), dtype=bool),
         objective=objective_of(settings.model),
@@ -114,13 +114,13 @@ def network_and_setting(sizes: Sizes, folder: Path) -> tuple[nn.Module, Setting]
 
 def ours(sizes: Sizes, folder: Path) -> tuple[np.ndarray, float]:
     """Features and seconds of this project, the file on disk included."""
-    network, setting = network_and_setting(sizes, folder)
+    network, context = network_and_context(sizes, folder)
     feature = Feature(
         draws=Draws(n_timesteps=sizes.n_draws),
         projection=Projection(sizes.n_dimensions),
     )
     began = time.process_time()
-    rows = kept(setting, feature, network, all_of(setting.train))
+    rows = load_or_compute(context, feature, network, all_of(context.train))
     return np.array(rows), time.process_time() - began
 
 
@@ -128,9 +128,9 @@ def their_input(
     sizes: Sizes, folder: Path
 ) -> tuple[nn.Module, list[list[Tensor]], Tensor]:
     """The same network, the same noisy digits in batches, and their timesteps."""
-    network, setting = network_and_setting(sizes, folder)
-    states = drawn_states(
-        setting.objective, setting.train, Draws(n_timesteps=sizes.n_draws)
+    network, context = network_and_context(sizes, folder)
+    states = draw_states(
+        context.objective, context.train, Draws(n_timesteps=sizes.n_draws)
     )
     pairs = zip(
         states.noisy.split(THEIR_BATCH), states.target.split(THEIR_BATCH), strict=True

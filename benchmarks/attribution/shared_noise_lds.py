@@ -42,8 +42,8 @@ from ensemble.sampling import completion, queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import (
     SCORERS,
-    Damped,
     Scorer,
+    SupportsDampingPath,
     runner,
     score_files,
 )
@@ -92,13 +92,13 @@ def compared(
 
     def priors(method: str, which: str | int, dampings: Sequence[float]) -> np.ndarray:
         own = score_files.load(like, name, method, which)
-        if not isinstance(SCORERS[method], Damped):
+        if not isinstance(SCORERS[method], SupportsDampingPath):
             return own[None]
         known, path = score_files.load_path(like, name, method, which)
         return np.stack([own, *(path[known.index(damping)] for damping in dampings)])
 
     settings = {
-        which: replace(runner.setting_of(run, pipe, ready, asked, which), scores=priors)
+        which: replace(runner.context_of(run, pipe, ready, asked, which), scores=priors)
         for which in MODELS
     }
     rows = {}

@@ -95,9 +95,9 @@ def highest_score(
 
     def rule(pictures: np.ndarray) -> np.ndarray:
         given = Queries(asked.seeds, asked.conditions, pictures)
-        setting = runner.setting_of(run, pipe, plan, given, which)
-        found = scorer.score(setting)
-        sources = by_source(found, setting.source_of, setting.n_sources)
+        context = runner.context_of(run, pipe, plan, given, which)
+        found = scorer.score(context)
+        sources = by_source(found, context.source_of, context.n_sources)
         return sources.argmax(axis=1).astype(np.int64)
 
     return rule

@@ -65,7 +65,7 @@ def measure(
     found = np.empty((len(folders), len(pictures)))
     for first in range(0, len(pictures), size):
         block = slice(first, first + size)
-        states = per_example.drawn_states(objective, pictures[block], draws)
+        states = per_example.draw_states(objective, pictures[block], draws)
         with ThreadPoolExecutor(side_by_side) as pool:
             rows = pool.map(lambda folder, at=states: _mean_loss(folder, at), folders)
             bar = tqdm(

@@ -23,7 +23,7 @@ from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import (
     SCORERS,
-    Damped,
+    SupportsDampingPath,
     runner,
     score_files,
 )
@@ -117,7 +117,7 @@ def score_again(
         facts = read_json(path)
         scorer = SCORERS.get(facts["method"])
         asked = methods is None or path.stem in methods
-        if asked and isinstance(scorer, Damped):
+        if asked and isinstance(scorer, SupportsDampingPath):
             runner.score(
                 run,
                 pipe,

@@ -1,8 +1,8 @@
 """Scorers: the literature's predictions of influence behind one interface.
 
-A scorer may not see the truth that it is judged by: nothing here imports ablation or
-influence. To add one, write a module named after author, year and method, and one line
-in the table below.
+A scorer may not see the ablations that it is compared with, so nothing here imports
+`ensemble.ablation`. To add a scorer, write a module in `methods/` that is named after
+author, year and method, and add a line to `SCORERS` below.
 """
 
 from ensemble.scorers.curvature.kfac import Curvature
@@ -10,13 +10,13 @@ from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
     READOUTS,
-    Alone,
-    Damped,
     Examples,
-    Journey,
+    MemberSamples,
+    SamplingTrajectory,
     Scorer,
-    Setting,
-    Uncertain,
+    ScoringContext,
+    SupportsDampingPath,
+    SupportsUncertainty,
     Work,
     by_source,
 )
@@ -56,13 +56,13 @@ from ensemble.scorers.posterior.posterior import (
 __all__ = [
     "READOUTS",
     "SCORERS",
-    "Alone",
-    "Damped",
+    "MemberSamples",
+    "SupportsDampingPath",
     "Examples",
-    "Journey",
+    "SamplingTrajectory",
     "Scorer",
-    "Setting",
-    "Uncertain",
+    "ScoringContext",
+    "SupportsUncertainty",
     "Work",
     "by_source",
 ]

@@ -1,7 +1,7 @@
-"""What a scorer is given and what it must answer.
+"""The interface of scorers: what a scorer may see, and what it returns.
 
-A score is somebody's prediction of influence, made without looking at any ablation:
-score[query, image], higher when training on the image lowered the query's loss more,
+A score is a prediction of influence that is made without looking at any ablation:
+score[query, image] is higher when training on the image lowered the query's loss more,
 so that its removal raises it. A source's score is the sum over its images.
 """
 
@@ -23,12 +23,12 @@ from splits.errors import BadInput
 
 Stack = Float32[np.ndarray, "scores queries sources"]
 
-# Which model is scored, if it is no reference and no single member.
+# Names of scored models; a reference and a single member have names of their own.
 ENSEMBLE, FIRST = "ensemble", "first-"
 
 
 def first_members(n_members: int) -> str:
-    """What the first so many members are called as a scored model."""
+    """The name of the first `n_members` members as a scored model."""
     return f"{FIRST}{n_members}"
 
 
@@ -39,8 +39,8 @@ class Examples:
     Attributes:
         images: In [-1, 1].
         condition: Label of each image; None for unconditional members.
-        keys: What keys the noise that is added to each image. A training image's key is
-            its number; a query's lies outside of these.
+        keys: The noise that is added to an image is drawn from its key. A training
+            image's key is its number; a query's key is never one of these.
     """
 
     images: Float[Tensor, "images channels height width"]
@@ -55,12 +55,14 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Some of the examples, such as those that a network saw; copied when asked for.
+class Subset:
+    """Some of the examples, such as those that a network was trained on.
+
+    Nothing is copied until some of them are read.
 
     Attributes:
-        examples: All of them.
-        numbers: Of those that count.
+        examples: All examples.
+        numbers: Which of them belong to the subset, ascending.
     """
 
     examples: Examples
@@ -74,18 +76,19 @@ class Seen:
         return self.examples[numbers.to(self.examples.images.device)]
 
 
-def all_of(examples: Examples) -> Seen:
+def all_of(examples: Examples) -> Subset:
     """Every one of the examples."""
-    return Seen(examples, np.arange(len(examples)))
+    return Subset(examples, np.arange(len(examples)))
 
 
 @dataclass(frozen=True, eq=False)
-class Journey:
-    """How the queries were generated.
+class SamplingTrajectory:
+    """How the queries were generated, step by step.
 
     Attributes:
-        timesteps: At which the sampler stood, in its order.
-        clean: What it then took the finished picture for, around [-1, 1], not clipped.
+        timesteps: Timestep of each sampling step, in the sampler's order.
+        clean: The estimate of the finished picture at each step; its values are around
+            [-1, 1] and not clipped.
     """
 
     timesteps: Int64[Tensor, " steps"]
@@ -93,15 +96,15 @@ class Journey:
 
 
 @dataclass(frozen=True, eq=False)
-class Alone:
-    """What each network makes of the queries' noise by itself.
+class MemberSamples:
+    """The pictures that each network samples alone from the queries' noise.
 
     Attributes:
-        pictures: Those of one network, by its position among them; not clipped.
-        sampler: Whatever else decides how they come out, such that JSON can hold it.
+        images: Returns the pictures of one network, by its position; not clipped.
+        sampler: Everything else that the pictures depend on, as JSON holds it.
     """
 
-    pictures: Callable[[int], Float32[np.ndarray, "queries channels height width"]]
+    images: Callable[[int], Float32[np.ndarray, "queries channels height width"]]
     sampler: dict[str, Any]
 
 
@@ -110,10 +113,11 @@ class Work:
     """What scoring has cost so far.
 
     Attributes:
-        gradients: Gradients taken of single images at single draws.
-        forwards: Single images at single draws that were only denoised.
-        seconds_before: Spent on what was read back from `Setting.folder`, and on each
-            of the scores that others are built on; what these share counts for each.
+        gradients: Number of gradients; each is one image at one noise draw.
+        forwards: Number of forward passes without a gradient, counted alike.
+        seconds_before: Seconds that were spent earlier on what was read back from
+            `ScoringContext.folder`, and on scores of other methods that this one uses.
+            What several of these scores share is counted for each of them.
     """
 
     gradients: int = 0
@@ -122,30 +126,32 @@ class Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class ScoringContext:
     """Everything that a scorer may see.
 
     Attributes:
         networks: The scored models: one reference model, one member, or all members.
-        saw: saw[n, i] is True if network n was trained on image i. An image's score
-            is the mean over the networks that saw it, unless a method says otherwise.
+        saw: saw[n, i] is True if network n was trained on image i. An image's score is
+            the mean over these networks, unless a method says otherwise.
         objective: What the networks were trained to predict.
         train: The training images.
-        queries: What is attributed.
+        queries: The images that are attributed.
         source_of: The source of each training image.
         n_sources: How many sources there are.
         codes: The code book; None for a reference model.
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
-        folder: Where features are kept, so that an interrupted scorer goes on.
-        journey: How the queries were generated, on request; None if unknown.
-        alone: What each network makes of their noise; None if nothing samples with it.
-        checkpoints: Network n at moments of its training, with the finished network as
-            the last; None: only the finished networks are left.
-        scores: Scores of another method, by its name, the scored model and dampings: at
-            its own damping, and at these where it has one; None: there are none.
-        work: Tally of what scoring costs.
-        notes: What a method found out while scoring, such as the rank of a kernel or the
-            damping of each layer; network by network, in their order.
+        folder: The cache folder, from which an interrupted scorer goes on.
+        trajectory: Returns how the queries were generated; None if it is unknown.
+        member_samples: What each network samples alone from the queries' noise; None if
+            there is no sampler.
+        checkpoints: Returns the checkpoints of network n, the finished network last;
+            None if only the finished networks are left.
+        scores: Returns scores of another method, given its name, the scored model and
+            dampings: first at its own damping, then at these if it has a damping. None
+            if there are no other scores.
+        work: What scoring has cost so far.
+        notes: Facts that a method found while scoring, such as the rank of a kernel;
+            one entry for each network, in their order. They go into the sidecar.
     """
 
     networks: list[nn.Module]
@@ -158,8 +164,8 @@ class Setting:
     codes: CodeBook | None
     max_memory_mb: int
     folder: Path
-    journey: Callable[[], Journey] | None = None
-    alone: Alone | None = None
+    trajectory: Callable[[], SamplingTrajectory] | None = None
+    member_samples: MemberSamples | None = None
     checkpoints: Callable[[int], Sequence[nn.Module]] | None = None
     scores: Callable[[str, str | int, Sequence[float]], Stack] | None = None
     work: Work = field(default_factory=Work)
@@ -169,13 +175,13 @@ class Setting:
         wanted = (len(self.networks), len(self.train))
         if self.saw.shape != wanted:
             raise BadInput(
-                f"saw has shape {self.saw.shape}: (networks, images) = {wanted} is "
-                "wanted, who was trained on what."
+                f"saw has shape {self.saw.shape}; it says which network was trained on "
+                f"which image, so give it (networks, images) = {wanted}."
             )
 
     @property
     def cache(self) -> Cache:
-        """What is kept in the folder."""
+        """The cache in the folder."""
         return Cache(self.folder)
 
     def included(self) -> Bool[np.ndarray, "networks sources"]:
@@ -191,9 +197,9 @@ class Scorer(Protocol):
 
     Attributes:
         paper: Author, year and address.
-        cost: Formula of its work: N images, Q queries, M networks, K draws.
-        needs: What it must be given besides the models.
-        scale: What a score of one means.
+        cost: Formula of its work, with N images, Q queries, M networks and K draws.
+        needs: What it needs besides the models.
+        scale: The unit of a score.
     """
 
     paper: ClassVar[str]
@@ -201,28 +207,28 @@ class Scorer(Protocol):
     needs: ClassVar[str]
     scale: ClassVar[str]
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query; higher = more helpful."""
         ...
 
 
 @runtime_checkable
-class Damped(Scorer, Protocol):
-    """A scorer that scores at many dampings for little more than at one."""
+class SupportsDampingPath(Scorer, Protocol):
+    """A scorer whose scores at many dampings cost little more than at one."""
 
     def path(
-        self, setting: Setting, dampings: Sequence[float]
+        self, context: ScoringContext, dampings: Sequence[float]
     ) -> Float32[np.ndarray, "dampings queries images"]:
-        """Scores at each damping, which takes the place of the scorer's own."""
+        """Scores at each damping; the scorer's own damping is not used."""
         ...
 
 
 @runtime_checkable
-class Uncertain(Scorer, Protocol):
-    """A scorer of sources that says how far each score may be off."""
+class SupportsUncertainty(Scorer, Protocol):
+    """A scorer of sources that also gives the standard deviation of each score."""
 
     def with_errors(
-        self, setting: Setting
+        self, context: ScoringContext
     ) -> tuple[
         Float64[np.ndarray, "queries sources"], Float64[np.ndarray, "queries sources"]
     ]:
@@ -245,7 +251,7 @@ def over_images(
     per_source: Float[np.ndarray, "queries sources"],
     source_of: Int64[np.ndarray, " images"],
 ) -> Float32[np.ndarray, "queries images"]:
-    """A source's score, in equal shares over its images; undoes `by_source`."""
+    """Divide a source's score equally among its images: the inverse of `by_source`."""
     n_images = np.bincount(source_of)
     return (per_source[:, source_of] / n_images[source_of]).astype(np.float32)
 

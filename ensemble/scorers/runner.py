@@ -32,10 +32,10 @@ from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.scorers import (
     SCORERS,
-    Damped,
     Scorer,
-    Setting,
-    Uncertain,
+    ScoringContext,
+    SupportsDampingPath,
+    SupportsUncertainty,
     Work,
     by_source,
     score_files,
@@ -54,14 +54,14 @@ from splits.errors import BadInput
 SIGN = "higher: training on the source lowered the query's loss more"
 
 
-def setting_of(
+def context_of(
     run: Run,
     pipe: EnsemblePipeline,
     plan: Plan,
     asked: Queries,
     which: str | int = ENSEMBLE,
     max_memory_mb: int = 1024,
-) -> Setting:
+) -> ScoringContext:
     """What scorers may see of a run.
 
     Args:
@@ -78,10 +78,10 @@ def setting_of(
         BadInput: If there is no such model.
     """
     networks, saw, folders = scored_models.scored_model(run, pipe, plan, which)
-    objective, alone = objective_of(run.config.model), None
+    objective, member_samples = objective_of(run.config.model), None
     if scored_models.begins_with_the_first(which):
-        alone = scored_models.alone_of(pipe, asked)
-    return Setting(
+        member_samples = scored_models.member_samples_of(pipe, asked)
+    return ScoringContext(
         networks=networks,
         saw=saw,
         objective=objective,
@@ -92,8 +92,10 @@ def setting_of(
         codes=None if which == REFERENCE else plan.codes,
         max_memory_mb=max_memory_mb,
         folder=run.features,
-        journey=functools.partial(scored_models.journey_of, pipe, asked, objective),
-        alone=alone,
+        trajectory=functools.partial(
+            scored_models.trajectory_of, pipe, asked, objective
+        ),
+        member_samples=member_samples,
         checkpoints=functools.partial(scored_models.checkpoints, pipe, folders),
         scores=functools.partial(_scores_anew, run, pipe, plan, asked, max_memory_mb),
     )
@@ -121,7 +123,7 @@ def score(
         plan: Training images, sources and codes.
         name: The queries.
         method: A name in `scorers.SCORERS`; for another scorer, any name.
-        which: The scored model, as in `setting_of`.
+        which: The scored model, as in `context_of`.
         scorer: The method with options of its own; None: with its defaults.
         max_memory_mb: Bound on the memory of activations, gradients and kernels.
         dampings: Score at each of these too, in place of the method's own damping, and
@@ -134,7 +136,7 @@ def score(
             there are dampings and the method knows none.
     """
     scorer = scorer or scorer_called(method)
-    if dampings and not isinstance(scorer, Damped):
+    if dampings and not isinstance(scorer, SupportsDampingPath):
         raise BadInput(
             f"{method} has no path of dampings. Leave them out, or choose a method of a "
             "kernel or an influence function."
@@ -157,15 +159,15 @@ def score(
             score_files.check(path, kept)
             manifest.note_stage(run, stage)
             return path
-        setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
-        asked_of = (run, pipe, plan, name, max_memory_mb, setting.work)
+        context = context_of(run, pipe, plan, asked, which, max_memory_mb)
+        asked_of = (run, pipe, plan, name, max_memory_mb, context.work)
         others = functools.partial(_scores_counted, *asked_of)
-        setting = dataclasses.replace(setting, scores=others)
+        context = dataclasses.replace(context, scores=others)
         began = time.perf_counter()
         with manifest.stage(run, stage):
-            written = _write(path, scorer, setting, identity, dampings, per_image)
-            seconds = time.perf_counter() - began + setting.work.seconds_before
-            facts = {**_facts(scorer, setting, seconds), **written}
+            written = _write(path, scorer, context, identity, dampings, per_image)
+            seconds = time.perf_counter() - began + context.work.seconds_before
+            facts = {**_facts(scorer, context, seconds), **written}
             files.write_json(path.with_suffix(".json"), {**identity, **facts})
     return path
 
@@ -173,7 +175,7 @@ def score(
 def _write(
     path: Path,
     scorer: Scorer,
-    setting: Setting,
+    context: ScoringContext,
     identity: dict[str, Any],
     dampings: Sequence[float],
     per_image: bool,
@@ -181,17 +183,17 @@ def _write(
     """Score, and write what there is; returns what the sidecar says of the files."""
     facts: dict[str, Any] = {"dampings": list(dampings)}
     method, others, errors = identity["method"], [], None
-    if isinstance(scorer, Damped):
+    if isinstance(scorer, SupportsDampingPath):
         own = score_files.damping_of(identity["options"])
-        found, *others = scorer.path(setting, [own, *dampings])
-    elif isinstance(scorer, Uncertain):
-        mean, errors = scorer.with_errors(setting)
-        found = over_images(mean, setting.source_of)
+        found, *others = scorer.path(context, [own, *dampings])
+    elif isinstance(scorer, SupportsUncertainty):
+        mean, errors = scorer.with_errors(context)
+        found = over_images(mean, context.source_of)
         errors = _finite(errors, method).astype(np.float32)
     else:
-        found = scorer.score(setting)
-    summed = _sums(found, setting, method)
-    sums = [_sums(some, setting, method) for some in others]
+        found = scorer.score(context)
+    summed = _sums(found, context, method)
+    sums = [_sums(some, context, method) for some in others]
     # It speaks for files that are replaced now; without it they count as not there.
     path.with_suffix(".json").unlink(missing_ok=True)
     facts["sha256"] = files.write_array(path, summed)
@@ -210,10 +212,12 @@ def _write(
 
 
 def _sums(
-    per_image: Float32[np.ndarray, "queries images"], setting: Setting, method: str
+    per_image: Float32[np.ndarray, "queries images"],
+    context: ScoringContext,
+    method: str,
 ) -> Float32[np.ndarray, "queries sources"]:
     """Sums over the images of each source."""
-    return by_source(_finite(per_image, method), setting.source_of, setting.n_sources)
+    return by_source(_finite(per_image, method), context.source_of, context.n_sources)
 
 
 def _finite(
@@ -251,10 +255,10 @@ def scores_of(
         name: The queries.
         max_memory_mb: Bound on memory.
         method: A name in `scorers.SCORERS`.
-        which: The scored model, as in `setting_of`.
+        which: The scored model, as in `context_of`.
         dampings: Besides its own, where it has one.
     """
-    if not isinstance(scorer_called(method), Damped):
+    if not isinstance(scorer_called(method), SupportsDampingPath):
         dampings = ()
     score(
         run,
@@ -306,14 +310,14 @@ def _scores_anew(
 ) -> Float32[np.ndarray, "scores queries sources"]:
     """The same for queries without a name: made each time, and kept nowhere."""
     scorer = scorer_called(method)
-    setting = setting_of(run, pipe, plan, asked, which, max_memory_mb)
-    if isinstance(scorer, Damped):
+    context = context_of(run, pipe, plan, asked, which, max_memory_mb)
+    if isinstance(scorer, SupportsDampingPath):
         found = scorer.path(
-            setting, [score_files.damping_of(_options(scorer)), *dampings]
+            context, [score_files.damping_of(_options(scorer)), *dampings]
         )
     else:
-        found = [scorer.score(setting)]
-    return np.stack([_sums(some, setting, method) for some in found])
+        found = [scorer.score(context)]
+    return np.stack([_sums(some, context, method) for some in found])
 
 
 def scorer_called(method: str) -> Scorer:
@@ -370,18 +374,18 @@ def _weights(run: Run, pipe: EnsemblePipeline, which: str | int) -> dict[str, An
     return {} if known is None else {"weights_digest": known.weights_digest}
 
 
-def _facts(scorer: Scorer, setting: Setting, seconds: float) -> dict[str, Any]:
+def _facts(scorer: Scorer, context: ScoringContext, seconds: float) -> dict[str, Any]:
     return {
         "class": type(scorer).__name__,
         "paper": scorer.paper,
         "sign": SIGN,
         "scale": scorer.scale,
-        "networks": len(setting.networks),
+        "networks": len(context.networks),
         "seconds": round(seconds, 3),
-        "seconds_before": round(setting.work.seconds_before, 3),
-        "gradient_evaluations": setting.work.gradients,
-        "forwards": setting.work.forwards,
-        "notes": setting.notes,
+        "seconds_before": round(context.work.seconds_before, 3),
+        "gradient_evaluations": context.work.gradients,
+        "forwards": context.work.forwards,
+        "notes": context.notes,
         "peak_memory_bytes": environment.peak_memory_bytes(),
         "own_peak_memory_bytes": environment.recent_peak_memory_bytes(),
     }

@@ -26,9 +26,9 @@ from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.sampling.trajectory import Trajectory, guided
 from ensemble.scorers import (
-    Alone,
     Examples,
-    Journey,
+    MemberSamples,
+    SamplingTrajectory,
 )
 from ensemble.scorers.interface import (
     ENSEMBLE,
@@ -51,7 +51,7 @@ def scored_model(
         run: The run folder.
         pipe: The ensemble.
         plan: Training images, sources and codes.
-        which: The model, as in `runner.setting_of`.
+        which: The model, as in `runner.context_of`.
 
     Returns:
         The networks, on the ensemble's device; which training images each has seen,
@@ -129,10 +129,10 @@ def checkpoints(
     ]
 
 
-def alone_of(pipe: EnsemblePipeline, asked: Queries) -> Alone:
+def member_samples_of(pipe: EnsemblePipeline, asked: Queries) -> MemberSamples:
     """What each member makes of the queries' noise by itself."""
     sampling = pipe.sampling()
-    return Alone(
+    return MemberSamples(
         lambda number: queries.sampled_again(
             pipe, asked, np.eye(pipe.members.n_members)[number]
         ),
@@ -147,7 +147,9 @@ def alone_of(pipe: EnsemblePipeline, asked: Queries) -> Alone:
 
 
 @torch.no_grad()
-def journey_of(pipe: EnsemblePipeline, asked: Queries, objective: Objective) -> Journey:
+def trajectory_of(
+    pipe: EnsemblePipeline, asked: Queries, objective: Objective
+) -> SamplingTrajectory:
     """What the sampler took the finished pictures for, on its way to the queries.
 
     That is the objective's clean estimate, from the states as the members see them and
@@ -171,4 +173,4 @@ def journey_of(pipe: EnsemblePipeline, asked: Queries, objective: Objective) -> 
         estimate = objective.clean_estimate(moment.scaled, prediction, timesteps[-1])
         clean.append(estimate)
         walk.step(prediction)
-    return Journey(torch.stack(timesteps), torch.stack(clean, dim=1))
+    return SamplingTrajectory(torch.stack(timesteps), torch.stack(clean, dim=1))

@@ -13,34 +13,34 @@ from ensemble.run import files
 from ensemble.run.cache import digest_of
 from ensemble.scorers.curvature.kfac import (
     Curvature,
-    Fitted,
+    DampedCurvature,
     Sample,
     Spectrum,
 )
 from ensemble.scorers.curvature.layers import Layers
 from ensemble.scorers.gradients import cache
-from ensemble.scorers.gradients.network import Scored
+from ensemble.scorers.gradients.network import ScoredNetwork
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
 from ensemble.system import seeding
 
 SPECTRA = "spectra.safetensors"
 
 
-def fitted(scored: Scored, curvature: Curvature) -> Fitted:
+def fitted(model: ScoredNetwork, curvature: Curvature) -> DampedCurvature:
     """The damped curvature, measured or read back; its facts are noted.
 
     Raises:
         BadInput: If what is on disk is damaged, or nothing damps a flat direction.
     """
-    return path(scored, curvature, [curvature.damping])[0]
+    return path(model, curvature, [curvature.damping])[0]
 
 
 def path(
-    scored: Scored, curvature: Curvature, dampings: Sequence[float]
-) -> list[Fitted]:
+    model: ScoredNetwork, curvature: Curvature, dampings: Sequence[float]
+) -> list[DampedCurvature]:
     """The curvature with each damping, measured once or read back; facts are noted.
 
     Raises:
@@ -51,55 +51,59 @@ def path(
     name = digest_of(
         {
             "curvature": options,
-            "layers": list(scored.layers.modules),
-            "network": cache.of_network(scored.setting, scored.network),
-            "train": cache.of_examples(scored.setting.train),
-            "seen": files.array_digest(scored.seen),
+            "layers": list(model.layers.modules),
+            "network": cache.of_network(model.context, model.network),
+            "train": cache.of_examples(model.context.train),
+            "seen": files.array_digest(model.seen),
         }
     )
-    folder, before = scored.setting.cache.files(
-        f"curvature-{name}", lambda partial: _measure(scored, curvature, partial)
+    folder, before = model.context.cache.files(
+        f"curvature-{name}", lambda partial: _measure(model, curvature, partial)
     )
-    scored.setting.work.seconds_before += before.get("seconds", 0)
-    scored.setting.work.gradients += before.get("gradients", 0)
-    spectra = _as_spectra(load_file(folder / SPECTRA), scored.layers)
-    like = next(scored.network.parameters())
-    found = curvature.path(spectra, scored.layers, like, dampings)
+    model.context.work.seconds_before += before.get("seconds", 0)
+    model.context.work.gradients += before.get("gradients", 0)
+    spectra = _as_spectra(load_file(folder / SPECTRA), model.layers)
+    like = next(model.network.parameters())
+    found = curvature.path(spectra, model.layers, like, dampings)
     facts = found[0].facts()
-    if facts not in scored.setting.notes:
-        scored.setting.notes.append(facts)
+    if facts not in model.context.notes:
+        model.context.notes.append(facts)
     return found
 
 
-def _measure(scored: Scored, curvature: Curvature, folder: Path) -> dict[str, int]:
+def _measure(
+    model: ScoredNetwork, curvature: Curvature, folder: Path
+) -> dict[str, int]:
     """Measure the curvature and write it down; returns what that cost."""
-    before = scored.setting.work.gradients
+    before = model.context.work.gradients
     spectra = curvature.measure(
-        scored.network,
-        scored.layers,
-        lambda number: samples(scored, curvature, number),
+        model.network,
+        model.layers,
+        lambda number: samples(model, curvature, number),
     )
     save_file(_as_tensors(spectra), folder / SPECTRA)
-    return {"gradients": scored.setting.work.gradients - before}
+    return {"gradients": model.context.work.gradients - before}
 
 
-def samples(scored: Scored, curvature: Curvature, number: int) -> Iterator[Sample]:
+def samples(
+    model: ScoredNetwork, curvature: Curvature, number: int
+) -> Iterator[Sample]:
     """What the curvature is measured at in one pass, so much at once as fits."""
     # Every draw counts as an image of its own here.
-    at_once = scored.batch(1, 0).n_images
+    at_once = model.batch(1, 0).n_images
     images_at_once = max(1, at_once // curvature.n_draws)
-    parts = range(0, len(scored.train), images_at_once)
+    parts = range(0, len(model.train), images_at_once)
     for first in tqdm(parts, desc=f"curvature, pass {number}", disable=None):
-        images = scored.train[first : first + images_at_once]
-        sample = drawn(scored.setting, images, curvature, number)
-        n_pulls = sample.noisy[0].numel() if curvature.targets == "exact" else 1
-        scored.setting.work.gradients += len(sample.noisy) * n_pulls
+        images = model.train[first : first + images_at_once]
+        sample = draw_sample(model.context, images, curvature, number)
+        n_cotangents = sample.noisy[0].numel() if curvature.targets == "exact" else 1
+        model.context.work.gradients += len(sample.noisy) * n_cotangents
         for start in range(0, len(sample.noisy), at_once):
             yield sample.at(slice(start, start + at_once))
 
 
-def drawn(
-    setting: Setting, examples: Examples, curvature: Curvature, number: int
+def draw_sample(
+    context: ScoringContext, examples: Examples, curvature: Curvature, number: int
 ) -> Sample:
     """Images at draws of their own, for one pass of the curvature.
 
@@ -107,22 +111,22 @@ def drawn(
     together stand at all timesteps alike.
     """
     shape = (curvature.n_draws, *examples.images.shape[1:])
-    timesteps, noises, chances = [], [], []
+    timesteps, noises, pseudo_target_noises = [], [], []
     for key in examples.keys.tolist():
         keyed = seeding.generator(curvature.seed, "curvature", key, number)
         shift = torch.rand((), generator=keyed)
-        timesteps.append(setting.objective.shifted_times(curvature.n_draws, shift))
+        timesteps.append(context.objective.shifted_times(curvature.n_draws, shift))
         noises.append(torch.randn(shape, generator=keyed))
-        chances.append(torch.randn(shape, generator=keyed))
+        pseudo_target_noises.append(torch.randn(shape, generator=keyed))
     clean = examples.images.repeat_interleave(curvature.n_draws, dim=0)
     timestep = torch.cat(timesteps).to(clean.device)
     noise = torch.cat(noises).to(clean)
     return Sample(
-        noisy=setting.objective.perturb(clean, noise, timestep),
+        noisy=context.objective.perturb(clean, noise, timestep),
         timestep=timestep,
         condition=examples.condition.repeat(curvature.n_draws),
-        target=setting.objective.target(clean, noise, timestep),
-        chance=torch.cat(chances).to(clean),
+        target=context.objective.target(clean, noise, timestep),
+        pseudo_target_noise=torch.cat(pseudo_target_noises).to(clean),
     )
 
 

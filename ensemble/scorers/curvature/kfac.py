@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from ensemble.models.conditioning import Condition
 from ensemble.scorers.curvature.layers import (
-    Given,
     Gradients,
+    LayerInputs,
     Layers,
-    Passage,
-    Returned,
+    OutputGradients,
+    RecordedForward,
     forward,
 )
 from splits.errors import BadInput
@@ -52,14 +52,14 @@ class Sample:
         timestep: Of the diffusion.
         condition: What the network is told of each draw.
         target: What the loss compares the prediction with.
-        chance: Standard normal; makes the pseudo-targets.
+        pseudo_target_noise: Standard normal; makes the pseudo-targets.
     """
 
     noisy: Float[Tensor, "draws channels height width"]
     timestep: Int64[Tensor, " draws"]
     condition: Condition
     target: Float[Tensor, "draws channels height width"]
-    chance: Float[Tensor, "draws channels height width"]
+    pseudo_target_noise: Float[Tensor, "draws channels height width"]
 
     def at(self, draws: slice) -> "Sample":
         """Some of the draws."""
@@ -68,7 +68,7 @@ class Sample:
             self.timestep[draws],
             self.condition[draws],
             self.target[draws],
-            self.chance[draws],
+            self.pseudo_target_noise[draws],
         )
 
 
@@ -112,7 +112,7 @@ class Inverse:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class DampedCurvature:
     """The damped curvature of one network.
 
     Attributes:
@@ -208,7 +208,7 @@ class Curvature:
 
     def damp(
         self, spectra: dict[str, Spectrum], layers: Layers, like: Tensor
-    ) -> Fitted:
+    ) -> DampedCurvature:
         """Add the damping; what divides gradients is stored like another tensor.
 
         Raises:
@@ -222,7 +222,7 @@ class Curvature:
         layers: Layers,
         like: Tensor,
         dampings: Sequence[float],
-    ) -> list[Fitted]:
+    ) -> list[DampedCurvature]:
         """The same curvature with each damping; what they divide by is shared.
 
         Raises:
@@ -238,7 +238,7 @@ class Curvature:
                 name: Inverse(stored[name], _damping(name, spectrum, relative, like))
                 for name, spectrum in spectra.items()
             }
-            found.append(Fitted(inverses, layers.ignored))
+            found.append(DampedCurvature(inverses, layers.ignored))
         return found
 
     def _factors(
@@ -252,28 +252,32 @@ class Curvature:
             outputs[name] = _zeros(n_outputs, n_outputs)
         n_draws = 0
         for sample in samples:
-            passage = _forward(network, layers, sample)
+            recorded = _forward(network, layers, sample)
             n_draws += len(sample.noisy)
-            for number, pull in enumerate(self._pulls(passage, sample)):
-                for name, given, returned in passage.back(pull):
-                    given, returned = self._shared(given, returned)
-                    outputs[name] += _gram(returned)
+            for number, cotangent in enumerate(self._cotangents(recorded, sample)):
+                for name, layer_input, output_gradient in recorded.pull_back(cotangent):
+                    layer_input, output_gradient = self._shared(
+                        layer_input, output_gradient
+                    )
+                    outputs[name] += _gram(output_gradient)
                     # What a layer is given depends on no target.
                     if number == 0:
-                        inputs[name] += _gram(given) / given.shape[1]
+                        inputs[name] += _gram(layer_input) / layer_input.shape[1]
         return {
             name: (inputs[name] / n_draws, outputs[name] / n_draws)
             for name in layers.modules
         }
 
     def _shared(
-        self, given: Given, returned: Returned
+        self, layer_input: LayerInputs, output_gradient: OutputGradients
     ) -> tuple[
         Float[Tensor, "draws groups inputs"], Float[Tensor, "draws groups outputs"]
     ]:
         if self.sharing == "expand":
-            return given, returned
-        return given.mean(dim=1, keepdim=True), returned.sum(dim=1, keepdim=True)
+            return layer_input, output_gradient
+        return layer_input.mean(dim=1, keepdim=True), output_gradient.sum(
+            dim=1, keepdim=True
+        )
 
     def _measured(
         self,
@@ -291,30 +295,30 @@ class Curvature:
         }
         n_draws = 0
         for sample in samples:
-            passage = _forward(network, layers, sample)
+            recorded = _forward(network, layers, sample)
             n_draws += len(sample.noisy)
-            for pull in self._pulls(passage, sample):
-                for name, given, returned in passage.back(pull):
-                    total[name] += _squares(given, returned, bases[name])
+            for cotangent in self._cotangents(recorded, sample):
+                for name, layer_input, output_gradient in recorded.pull_back(cotangent):
+                    total[name] += _squares(layer_input, output_gradient, bases[name])
         return {
             name: Spectrum(spectra[name].bases, squares / n_draws)
             for name, squares in total.items()
         }
 
-    def _pulls(
-        self, passage: Passage, sample: Sample
+    def _cotangents(
+        self, recorded: RecordedForward, sample: Sample
     ) -> Iterator[Float[Tensor, "draws channels height width"]]:
         """Directions at the prediction whose outer products average to (2/D) I."""
-        n_values = passage.prediction[0].numel()
+        n_values = recorded.prediction[0].numel()
         if self.targets == "observed":
-            yield 2 / n_values * (passage.prediction.detach() - sample.target)
+            yield 2 / n_values * (recorded.prediction.detach() - sample.target)
         elif self.targets == "sampled":
-            yield (2 / n_values) ** 0.5 * sample.chance
+            yield (2 / n_values) ** 0.5 * sample.pseudo_target_noise
         else:
             for value in range(n_values):
-                pull = torch.zeros_like(sample.chance)
-                pull.view(len(pull), -1)[:, value] = (2 / n_values) ** 0.5
-                yield pull
+                cotangent = torch.zeros_like(sample.pseudo_target_noise)
+                cotangent.view(len(cotangent), -1)[:, value] = (2 / n_values) ** 0.5
+                yield cotangent
 
 
 def _damping(name: str, spectrum: Spectrum, relative: float, like: Tensor) -> float:
@@ -335,7 +339,7 @@ def _damping(name: str, spectrum: Spectrum, relative: float, like: Tensor) -> fl
     return damping
 
 
-def _forward(network: nn.Module, layers: Layers, sample: Sample) -> Passage:
+def _forward(network: nn.Module, layers: Layers, sample: Sample) -> RecordedForward:
     return forward(network, layers, sample.noisy, sample.timestep, sample.condition)
 
 
@@ -361,19 +365,19 @@ def _product(
 
 
 def _squares(
-    given: Given, returned: Returned, bases: Bases | None
+    layer_input: LayerInputs, output_gradient: OutputGradients, bases: Bases | None
 ) -> Float[Tensor, "outputs inputs"]:
     """Squared gradients of single draws, turned into the bases, summed over draws."""
     # The larger basis meets whatever has fewer rows: positions, or outputs.
-    turn_given = given.shape[1] <= returned.shape[2]
+    turn_given = layer_input.shape[1] <= output_gradient.shape[2]
     if bases is not None:
-        returned = returned @ bases[1]
+        output_gradient = output_gradient @ bases[1]
     if bases is not None and turn_given:
-        given = given @ bases[0]
-    if given.shape[1] == 1:
+        layer_input = layer_input @ bases[0]
+    if layer_input.shape[1] == 1:
         # One position: the square of a product is a product of squares.
-        return (returned[:, 0].square().T @ given[:, 0].square()).cpu()
-    gradient = returned.transpose(1, 2) @ given
+        return (output_gradient[:, 0].square().T @ layer_input[:, 0].square()).cpu()
+    gradient = output_gradient.transpose(1, 2) @ layer_input
     if bases is not None and not turn_given:
         gradient = gradient @ bases[0]
     return gradient.square().sum(dim=0).cpu()

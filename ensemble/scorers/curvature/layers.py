@@ -32,8 +32,8 @@ from ensemble.scorers.gradients import trainable
 from splits.errors import BadInput
 
 Layer = nn.Conv2d | nn.Linear
-Given = Float[Tensor, "draws positions inputs"]
-Returned = Float[Tensor, "draws positions outputs"]
+LayerInputs = Float[Tensor, "draws positions inputs"]
+OutputGradients = Float[Tensor, "draws positions outputs"]
 # One batch of images for all layers; every layer has sizes of its own.
 Gradients = dict[str, Float[Tensor, "_images _outputs _inputs"]]
 
@@ -101,17 +101,17 @@ def _obstacle(pattern: str, name: str, module: nn.Module) -> str | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class LayerCall:
     """One use of a layer in a forward pass."""
 
     name: str
     module: Layer
-    given: Tensor
-    given_out: Tensor
+    layer_input: Tensor
+    layer_output: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Passage:
+class RecordedForward:
     """A forward pass from which any number of backward passes may start.
 
     Attributes:
@@ -120,31 +120,31 @@ class Passage:
     """
 
     prediction: Float[Tensor, "draws channels height width"]
-    calls: list[Call]
+    calls: list[LayerCall]
 
     @property
-    def room(self) -> int:
+    def workspace_size(self) -> int:
         """Numbers that what a layer was given takes at most, patch by patch."""
-        return max(_n_patches(call) for call in self.calls)
+        return max(_workspace_size(call) for call in self.calls)
 
-    def back(
-        self, pull: Float[Tensor, "draws channels height width"]
-    ) -> Iterator[tuple[str, Given, Returned]]:
+    def pull_back(
+        self, cotangent: Float[Tensor, "draws channels height width"]
+    ) -> Iterator[tuple[str, LayerInputs, OutputGradients]]:
         """Pull back to every layer: its name, what it was given, what came back.
 
         No gradient by weights is formed. A layer that was used twice comes twice. What a
         layer was given is overwritten once the next is asked for.
         """
-        came_back = torch.autograd.grad(
+        output_gradients = torch.autograd.grad(
             self.prediction,
-            [call.given_out for call in self.calls],
-            grad_outputs=pull,
+            [call.layer_output for call in self.calls],
+            grad_outputs=cotangent,
             retain_graph=True,
         )
-        # One room for all: fresh memory for every layer would take longer than the rest.
-        room = pull.new_empty(self.room)
-        for call, gradient in zip(self.calls, came_back, strict=True):
-            yield call.name, patches(call, room), rows(call, gradient)
+        # All layers share one workspace: to allocate one for each would dominate.
+        workspace = cotangent.new_empty(self.workspace_size)
+        for call, gradient in zip(self.calls, output_gradients, strict=True):
+            yield call.name, patches(call, workspace), rows(call, gradient)
 
 
 def forward(
@@ -153,59 +153,61 @@ def forward(
     noisy: Float[Tensor, "draws channels height width"],
     timestep: Timestep,
     condition: Condition = NOTHING,
-) -> Passage:
+) -> RecordedForward:
     """Run the network and keep what its layers were given."""
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
 
-    def keep(name: str, module: Layer, given: Tensor, given_out: Tensor) -> None:
-        calls.append(Call(name, module, given, given_out))
+    def keep(
+        name: str, module: Layer, layer_input: Tensor, layer_output: Tensor
+    ) -> None:
+        calls.append(LayerCall(name, module, layer_input, layer_output))
 
-    with trainable.watched(layers.modules, keep), torch.enable_grad():
+    with trainable.forward_hooks(layers.modules, keep), torch.enable_grad():
         prediction = predict(network, noisy, timestep, condition)
-    return Passage(prediction, calls)
+    return RecordedForward(prediction, calls)
 
 
-def patches(call: Call, room: Float[Tensor, " numbers"]) -> Given:
+def patches(call: LayerCall, workspace: Float[Tensor, " numbers"]) -> LayerInputs:
     """What a layer multiplied its weights with, at each position.
 
     Args:
         call: The layer's use. A convolution's patch is in order of row, column, channel.
-        room: Where they are written to.
+        workspace: Where they are written to.
     """
-    module, given = call.module, call.given
+    module, layer_input = call.module, call.layer_input
     n_draws, n_positions, n_inputs = _patch_shape(call)
-    found = room[: n_draws * n_positions * n_inputs].view(
+    found = workspace[: n_draws * n_positions * n_inputs].view(
         n_draws, n_positions, n_inputs
     )
     n_weighed = module.weight[0].numel()
     found[..., n_weighed:] = 1
     weighed = found[..., :n_weighed]
     if isinstance(module, nn.Conv2d):
-        windows = _windows(module, given)
+        windows = _windows(module, layer_input)
         weighed.unflatten(2, windows.shape[3:]).unflatten(1, windows.shape[1:3]).copy_(
             windows
         )
     else:
-        weighed.copy_(given.reshape(n_draws, n_positions, n_weighed))
+        weighed.copy_(layer_input.reshape(n_draws, n_positions, n_weighed))
     return found
 
 
-def _patch_shape(call: Call) -> tuple[int, int, int]:
+def _patch_shape(call: LayerCall) -> tuple[int, int, int]:
     """(draws, positions, inputs) of what a layer was given."""
-    n_draws, n_outputs = len(call.given_out), len(call.module.weight)
+    n_draws, n_outputs = len(call.layer_output), len(call.module.weight)
     n_inputs = call.module.weight[0].numel() + int(call.module.bias is not None)
-    return n_draws, call.given_out[0].numel() // n_outputs, n_inputs
+    return n_draws, call.layer_output[0].numel() // n_outputs, n_inputs
 
 
-def _n_patches(call: Call) -> int:
+def _workspace_size(call: LayerCall) -> int:
     return math.prod(_patch_shape(call))
 
 
 def _windows(
-    module: nn.Conv2d, given: Float[Tensor, "draws channels height width"]
+    module: nn.Conv2d, layer_input: Float[Tensor, "draws channels height width"]
 ) -> Float[Tensor, "draws rows columns high wide channels"]:
     """What stands under the kernel, as a view: `unfold` copies five times as slowly."""
-    channels_last = given.permute(0, 2, 3, 1)
+    channels_last = layer_input.permute(0, 2, 3, 1)
     padded = nn.functional.pad(channels_last, (0, 0, *_padding(module))).contiguous()
     n_draws, height, width, n_channels = padded.shape
     of_draw, down, right, _ = padded.stride()
@@ -225,7 +227,7 @@ def _windows(
     )
 
 
-def rows(call: Call, gradient: Tensor) -> Returned:
+def rows(call: LayerCall, gradient: Tensor) -> OutputGradients:
     """The gradient by what a layer gave out, at each position."""
     if isinstance(call.module, nn.Conv2d):
         return gradient.flatten(2).transpose(1, 2)
@@ -233,22 +235,24 @@ def rows(call: Call, gradient: Tensor) -> Returned:
 
 
 def per_image(
-    passage: Passage,
-    pull: Float[Tensor, "draws channels height width"],
+    recorded: RecordedForward,
+    cotangent: Float[Tensor, "draws channels height width"],
     n_images: int,
 ) -> Gradients:
     """Gradients of single images, summed over the draws of each.
 
     Args:
-        passage: Its draws are in order of their images, equally many for each.
-        pull: The direction at the prediction.
+        recorded: Its draws are in order of their images, equally many for each.
+        cotangent: The direction at the prediction.
         n_images: How many images the draws belong to.
     """
     gradients: Gradients = {}
-    for name, given, returned in passage.back(pull):
+    for name, layer_input, output_gradient in recorded.pull_back(cotangent):
         of_call = torch.bmm(
-            returned.reshape(n_images, -1, returned.shape[-1]).transpose(1, 2),
-            given.reshape(n_images, -1, given.shape[-1]),
+            output_gradient.reshape(n_images, -1, output_gradient.shape[-1]).transpose(
+                1, 2
+            ),
+            layer_input.reshape(n_images, -1, layer_input.shape[-1]),
         )
         gradients[name] = gradients[name] + of_call if name in gradients else of_call
     return gradients

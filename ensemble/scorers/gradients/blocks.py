@@ -1,7 +1,7 @@
-"""Scores block by block, kept on disk, so that an interrupted scorer goes on.
+"""Tables of scores, filled block by block on disk: an interrupted scorer goes on.
 
-Every block of queries is prepared once, then meets the training images block by block:
-no more than one block of either is held.
+Every block of queries is prepared once and then scored against the training images,
+block by block, so that no more than one block of either is in memory.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from ensemble.run.cache import (
 )
 from ensemble.scorers.gradients import cache
 from ensemble.scorers.interface import (
-    Setting,
+    ScoringContext,
     Work,
 )
 
-# Scores a block of training images for the queries that it was prepared for; perhaps at
-# several dampings.
-Against = Callable[[slice], Float[np.ndarray, "*dampings queries images"]]
+# A function that scores a block of training images for one block of queries; where a
+# method has several dampings, at each of them.
+ScoreBlock = Callable[[slice], Float[np.ndarray, "*dampings queries images"]]
 
 # A block's seconds, gradients and forwards are the cost of its first query.
 SCORES = Kind(
@@ -43,53 +43,53 @@ SCORES = Kind(
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is done at once.
+    """The size of a block.
 
     Attributes:
-        n_queries: Queries.
-        n_images: Training images.
+        n_queries: Number of queries.
+        n_images: Number of training images.
     """
 
     n_queries: int
     n_images: int
 
 
-def filled(
-    setting: Setting,
+def fill_scores(
+    context: ScoringContext,
     name: str,
     shape: tuple[int, ...],
     sizes: Sizes,
-    prepare: Callable[[slice], Against],
+    prepare: Callable[[slice], ScoreBlock],
 ) -> Float32[np.ndarray, "*dampings queries images"]:
-    """A table of scores, read back from disk as far as it is there.
+    """A table of scores; what is on disk already is read back, the rest is computed.
 
     Args:
-        setting: Says where, and keeps the tally of work.
+        context: Its folder holds the table, and its `work` is updated.
         name: The table's digest.
-        shape: Queries and images; before them dampings, if there are several.
-        sizes: Of the blocks; they may differ from one time to the next.
-        prepare: Gives, for a block of queries, what scores blocks of images.
+        shape: (queries, images), or (dampings, queries, images).
+        sizes: Of the blocks; they may differ from one run to the next.
+        prepare: Returns, for a block of queries, the function that scores images.
 
     Raises:
         BadInput: If there is no room for the table.
     """
     kept_as = f"scores-{name}"
-    with setting.cache.table(kept_as, shape, np.float32, SCORES) as table:
-        _remember(setting.work, table.costs.sum(axis=0, dtype=np.float64))
+    with context.cache.table(kept_as, shape, np.float32, SCORES) as table:
+        _remember(context.work, table.costs.sum(axis=0, dtype=np.float64))
         for queries in tqdm(list(_parts(shape[-2], sizes.n_queries)), disable=None):
-            began, before = time.perf_counter(), dataclasses.replace(setting.work)
+            began, before = time.perf_counter(), dataclasses.replace(context.work)
             _fill(table, queries, shape[-1], sizes.n_images, prepare)
             cost = [
                 time.perf_counter() - began,
-                setting.work.gradients - before.gradients,
-                setting.work.forwards - before.forwards,
+                context.work.gradients - before.gradients,
+                context.work.forwards - before.forwards,
             ]
             table.count(queries.start, np.array(cost))
     return table.values
 
 
 def _remember(work: Work, cost: Float64[np.ndarray, "3"]) -> None:
-    """Count what was done at an earlier time: seconds, gradients, forwards."""
+    """Add the cost of an earlier run: seconds, gradients, forwards."""
     work.seconds_before += float(cost[0])
     work.gradients += int(cost[1])
     work.forwards += int(cost[2])
@@ -100,9 +100,9 @@ def _fill(
     queries: slice,
     n_images: int,
     images_at_once: int,
-    prepare: Callable[[slice], Against],
+    prepare: Callable[[slice], ScoreBlock],
 ) -> None:
-    """Score the images that are missing for a block of queries."""
+    """Score the images that a block of queries has no scores for."""
     missing = [
         images
         for images in _parts(n_images, images_at_once)
@@ -110,30 +110,30 @@ def _fill(
     ]
     if not missing:
         return
-    against = prepare(queries)
+    score_block = prepare(queries)
     for images in missing:
-        table.put(queries, against(images), images)
+        table.put(queries, score_block(images), images)
 
 
 def digest(
     scorer: Any,
-    setting: Setting,
+    context: ScoringContext,
     network: nn.Module,
     seen: Int64[np.ndarray, " seen"],
-    rated: Int64[np.ndarray, " rated"],
+    scored_images: Int64[np.ndarray, " rated"],
     dampings: Sequence[float] = (),
 ) -> str:
-    """Of everything that decides the scores by one network."""
+    """The digest of everything that one network's scores depend on."""
     return digest_of(
         {
             "scorer": type(scorer).__name__,
             "options": dataclasses.asdict(scorer),
             "dampings": list(dampings),
-            "network": cache.of_network(setting, network),
-            "train": cache.of_examples(setting.train),
+            "network": cache.of_network(context, network),
+            "train": cache.of_examples(context.train),
             "seen": files.array_digest(seen),
-            "rated": files.array_digest(rated),
-            "queries": cache.of_examples(setting.queries),
+            "rated": files.array_digest(scored_images),
+            "queries": cache.of_examples(context.queries),
         }
     )
 

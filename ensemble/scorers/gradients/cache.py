@@ -1,4 +1,4 @@
-"""What decides the content of what scorers keep on disk: networks and examples."""
+"""Cache keys of networks and examples: digests of what a cached result depends on."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from ensemble.run import files
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
 
 
-def of_network(setting: Setting, network: nn.Module) -> dict[str, Any]:
-    """Digests of a network's weights and of the noise that it was trained on."""
+def of_network(context: ScoringContext, network: nn.Module) -> dict[str, Any]:
+    """Digests of a network's weights and of its training objective."""
     return {
         **{
             name: _of_tensor(fact) if isinstance(fact, Tensor) else fact
-            for name, fact in setting.objective.identity().items()
+            for name, fact in context.objective.identity().items()
         },
         "weights": {
             name: (_of_tensor(weights), weights.requires_grad)

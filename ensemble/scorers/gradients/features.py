@@ -42,8 +42,8 @@ from ensemble.scorers.gradients.per_example import (
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import (
     Examples,
-    Seen,
-    Setting,
+    ScoringContext,
+    Subset,
     all_of,
 )
 from splits.errors import BadInput
@@ -86,12 +86,16 @@ class Feature:
         return self.projection.width(sum(weight.numel() for _, weight in weights))
 
     def batch(
-        self, setting: Setting, network: nn.Module, examples: Examples, n_draws: int
+        self,
+        context: ScoringContext,
+        network: nn.Module,
+        examples: Examples,
+        n_draws: int,
     ) -> Batch:
         """Images and draws at once."""
         at_once = 1 if self.unit_draws else n_draws
         return batch_size.batch(
-            setting, network, examples, at_once, self.width(network)
+            context, network, examples, at_once, self.width(network)
         )
 
     def rows(
@@ -152,62 +156,62 @@ Block = Callable[
 
 
 def of_networks(
-    setting: Setting,
+    context: ScoringContext,
     feature: Feature,
-    asked: Callable[[nn.Module], np.ndarray] | None = None,
+    query_features: Callable[[nn.Module], np.ndarray] | None = None,
 ) -> Iterator[Rows]:
     """Features of every network, one after the other.
 
     Args:
-        setting: What is scored.
+        context: What is scored.
         feature: What stands for an image.
-        asked: Gives the queries' features for a network; None: the same feature.
+        query_features: Gives the queries' features for a network; None: the same feature.
     """
-    for network, saw in zip(setting.networks, setting.saw, strict=True):
-        yield rows_of(setting, feature, network, saw, asked)
+    for network, saw in zip(context.networks, context.saw, strict=True):
+        yield rows_of(context, feature, network, saw, query_features)
 
 
-def of_checkpoints(setting: Setting, feature: Feature) -> Iterator[Rows]:
+def of_checkpoints(context: ScoringContext, feature: Feature) -> Iterator[Rows]:
     """Features of every checkpoint of every network; how many there are is noted."""
-    for number, network in enumerate(setting.networks):
-        moments = setting.checkpoints(number) if setting.checkpoints else [network]
-        setting.notes.append({"checkpoints": len(moments)})
+    for number, network in enumerate(context.networks):
+        moments = context.checkpoints(number) if context.checkpoints else [network]
+        context.notes.append({"checkpoints": len(moments)})
         for moment in moments:
-            yield rows_of(setting, feature, moment, setting.saw[number])
+            yield rows_of(context, feature, moment, context.saw[number])
 
 
 def rows_of(
-    setting: Setting,
+    context: ScoringContext,
     feature: Feature,
     network: nn.Module,
     saw: np.ndarray,
-    asked: Callable[[nn.Module], np.ndarray] | None = None,
+    query_features: Callable[[nn.Module], np.ndarray] | None = None,
 ) -> Rows:
     """Features of one network."""
     seen = np.flatnonzero(saw)
     return Rows(
         network=network,
-        train=kept(setting, feature, network, Seen(setting.train, seen)),
+        train=load_or_compute(context, feature, network, Subset(context.train, seen)),
         seen=seen,
-        queries=kept(setting, feature, network, all_of(setting.queries))
-        if asked is None
-        else asked(network),
-        max_memory_mb=setting.max_memory_mb,
+        queries=load_or_compute(context, feature, network, all_of(context.queries))
+        if query_features is None
+        else query_features(network),
+        max_memory_mb=context.max_memory_mb,
     )
 
 
-def averaged(
-    setting: Setting, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
+def mean_over_networks(
+    context: ScoringContext, networks: Iterable[Rows], prepare: Callable[[Rows], Block]
 ) -> Float32[np.ndarray, "queries images"]:
     """Mean score by the networks that saw an image; 0 if none did.
 
     Args:
-        setting: What is scored.
+        context: What is scored.
         networks: Features of each network.
         prepare: Gives, for one network, the function that scores a block of images.
     """
-    total = table(setting)
-    n_scored = np.zeros(len(setting.train), dtype=np.int64)
+    total = table(context)
+    n_scored = np.zeros(len(context.train), dtype=np.int64)
     for rows in networks:
         n_scored[rows.seen] += 1
         add_scores(total, rows, prepare(rows))
@@ -225,12 +229,12 @@ def add_scores(
 
 
 def table(
-    setting: Setting, *leading: int
+    context: ScoringContext, *leading: int
 ) -> Float32[np.ndarray, "*leading queries images"]:
     """Zeros for every score, on disk; they vanish when nobody holds them."""
-    setting.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=setting.folder) as file:
-        shape = (*leading, len(setting.queries), len(setting.train))
+    context.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=context.folder) as file:
+        shape = (*leading, len(context.queries), len(context.train))
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
@@ -242,8 +246,8 @@ def unit(
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def kept(
-    setting: Setting, feature: Feature, network: nn.Module, examples: Seen
+def load_or_compute(
+    context: ScoringContext, feature: Feature, network: nn.Module, examples: Subset
 ) -> Float[np.ndarray, "examples width"]:
     """Features of examples, from the disk as far as they are there.
 
@@ -253,32 +257,32 @@ def kept(
     name = digest_of(
         {
             "feature": dataclasses.asdict(feature),
-            "network": cache.of_network(setting, network),
+            "network": cache.of_network(context, network),
             "examples": cache.of_examples(examples.examples),
             "numbers": files.array_digest(examples.numbers),
         }
     )
     shape = (len(examples), feature.width(network))
     dtype = examples.examples.images[:0].cpu().numpy().dtype
-    with setting.cache.table(name, shape, dtype, FEATURES) as table:
-        setting.work.seconds_before += float(table.costs.sum())
-        _fill(setting, feature, network, examples, table)
-    setting.work.gradients += len(examples) * len(feature.draws)
+    with context.cache.table(name, shape, dtype, FEATURES) as table:
+        context.work.seconds_before += float(table.costs.sum())
+        _fill(context, feature, network, examples, table)
+    context.work.gradients += len(examples) * len(feature.draws)
     return table.values
 
 
 def _fill(
-    setting: Setting,
+    context: ScoringContext,
     feature: Feature,
     network: nn.Module,
-    examples: Seen,
+    examples: Subset,
     table: Table,
 ) -> None:
     """Take the rows that are missing."""
     missing = table.missing()
     if not missing.size:
         return
-    batch = feature.batch(setting, network, examples.examples, len(feature.draws))
+    batch = feature.batch(context, network, examples.examples, len(feature.draws))
     with tqdm(
         total=len(examples),
         initial=len(examples) - len(missing),
@@ -290,7 +294,7 @@ def _fill(
             began = time.perf_counter()
             numbers = missing[part]
             chosen = examples[numbers]
-            states = per_example.drawn_states(setting.objective, chosen, feature.draws)
+            states = per_example.draw_states(context.objective, chosen, feature.draws)
             found = feature.rows(network, states, batch, chosen.keys.tolist())
             table.put(numbers, found.cpu().numpy())
             table.count(numbers, (time.perf_counter() - began) / len(numbers))

@@ -26,8 +26,8 @@ DAMPING = 1.0
 # Directions weaker than this, relative to the strongest, are rounding errors.
 FLOOR = 1e-12
 
-Images = Float[np.ndarray, "images width"]
-Asked = Float[np.ndarray, "queries width"]
+ImageFeatures = Float[np.ndarray, "images width"]
+QueryFeatures = Float[np.ndarray, "queries width"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Kernel:
         }
 
     def solve(
-        self, queries: Asked, damping: float
+        self, queries: QueryFeatures, damping: float
     ) -> Float64[np.ndarray, "queries width"]:
         """K_λ⁻¹ q, as far as training images can see it.
 
@@ -69,12 +69,14 @@ class Kernel:
         return self._along(queries) / self.damped(damping) @ self.axes.T
 
     def leverage(
-        self, images: Images, damping: float
+        self, images: ImageFeatures, damping: float
     ) -> Float64[np.ndarray, " images"]:
         """How much each training image explains itself: h = g K_λ⁻¹ g, below 1."""
         return np.square(self._along(images)) @ (1 / self.damped(damping))
 
-    def steps(self, images: Images, damping: float) -> Float64[np.ndarray, " images"]:
+    def steps(
+        self, images: ImageFeatures, damping: float
+    ) -> Float64[np.ndarray, " images"]:
         """Length of K_λ⁻¹ g for training images: how far each moves the weights."""
         squares = np.square(self._along(images))
         return np.sqrt(squares @ (1 / np.square(self.damped(damping))))
@@ -96,7 +98,7 @@ def require_positive(damping: float) -> None:
         )
 
 
-def decompose(images: Images, max_memory_mb: int) -> Kernel:
+def decompose(images: ImageFeatures, max_memory_mb: int) -> Kernel:
     """The kernel of training images' features; they may be a memory map.
 
     Raises:
@@ -115,14 +117,14 @@ def decompose(images: Images, max_memory_mb: int) -> Kernel:
     return Kernel(eigenvalues, axes, float(eigenvalues.sum() / n_images))
 
 
-def _dual(images: Images) -> tuple[np.ndarray, np.ndarray]:
+def _dual(images: ImageFeatures) -> tuple[np.ndarray, np.ndarray]:
     """By GGᵀ = U diag(L) Uᵀ; then V = GᵀU / sqrt(L)."""
     rows = images.astype(np.float64)
     eigenvalues, vectors = _eigenvectors(rows @ rows.T)
     return eigenvalues, rows.T @ vectors / np.sqrt(eigenvalues)
 
 
-def _primal(images: Images) -> tuple[np.ndarray, np.ndarray]:
+def _primal(images: ImageFeatures) -> tuple[np.ndarray, np.ndarray]:
     """By GᵀG, summed over blocks of as many images as there are dimensions."""
     width = images.shape[1]
     gram = np.zeros((width, width))

@@ -20,24 +20,24 @@ from ensemble.scorers.gradients.features import (
     Rows,
 )
 from ensemble.scorers.gradients.kernel import Kernel
-from ensemble.scorers.interface import Setting
+from ensemble.scorers.interface import ScoringContext
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class SolvedQueries:
     """The queries, solved by one network's kernel at one damping.
 
     Attributes:
         queries: K_λ⁻¹ q of each query.
         kernel: K, of the training images that the network saw.
         damping: λ, relative to the mean squared length of a feature.
-        measured: What `KernelScorer.measured` says of the network; None: nothing.
+        image_factors: What `KernelScorer.image_factors` says of the network; None: nothing.
     """
 
     queries: Float64[np.ndarray, "queries width"]
     kernel: Kernel
     damping: float
-    measured: Float64[np.ndarray, " images"] | None
+    image_factors: Float64[np.ndarray, " images"] | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class KernelScorer:
     """A method that scores with the kernel of the training images' gradients.
 
     Without more it is TRAK. A method overrides `formula` for another score, `rows` where
-    its queries have features of their own, and `measured` where it looks at training
+    its queries have features of their own, and `image_factors` where it looks at training
     images in another way too.
 
     Attributes:
@@ -66,12 +66,12 @@ class KernelScorer:
     def __post_init__(self) -> None:
         kernel.require_positive(self.damping)
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        return self.path(setting, [self.damping])[0]
+        return self.path(context, [self.damping])[0]
 
     def path(
-        self, setting: Setting, dampings: Sequence[float]
+        self, context: ScoringContext, dampings: Sequence[float]
     ) -> Float32[np.ndarray, "dampings queries images"]:
         """Scores at each damping: the mean over the networks that saw an image.
 
@@ -80,36 +80,36 @@ class KernelScorer:
         Raises:
             BadInput: If a damping is not greater than zero.
         """
-        networks = self.rows(setting)
+        networks = self.rows(context)
         for damping in dampings:
             kernel.require_positive(damping)
-        total = features.table(setting, len(dampings))
-        n_scored = np.zeros(len(setting.train), dtype=np.int64)
+        total = features.table(context, len(dampings))
+        n_scored = np.zeros(len(context.train), dtype=np.int64)
         for rows in networks:
             n_scored[rows.seen] += 1
             of_network = rows.kernel()
-            setting.notes.append(of_network.facts(dampings))
-            measured = self.measured(setting, rows)
+            context.notes.append(of_network.facts(dampings))
+            image_factors = self.image_factors(context, rows)
             for at_damping, damping in zip(total, dampings, strict=True):
                 queries = of_network.solve(rows.queries, damping)
-                solved = Solved(queries, of_network, damping, measured)
+                solved = SolvedQueries(queries, of_network, damping, image_factors)
                 features.add_scores(at_damping, rows, self._block(solved))
         total /= n_scored.clip(min=1)
         return total
 
-    def rows(self, setting: Setting) -> Iterator[Rows]:
+    def rows(self, context: ScoringContext) -> Iterator[Rows]:
         """Features of every network, one after the other."""
-        return features.of_networks(setting, self.feature)
+        return features.of_networks(context, self.feature)
 
-    def measured(
-        self, setting: Setting, rows: Rows
+    def image_factors(
+        self, context: ScoringContext, rows: Rows
     ) -> Float64[np.ndarray, " images"] | None:
         """A number for each training image that depends on no damping; None: nothing."""
         return None
 
     def formula(
         self,
-        solved: Solved,
+        solved: SolvedQueries,
         images: Float[np.ndarray, "images width"],
         numbers: Int64[np.ndarray, " images"],
     ) -> Float[np.ndarray, "queries images"]:
@@ -122,5 +122,5 @@ class KernelScorer:
         """
         return solved.queries @ images.T
 
-    def _block(self, solved: Solved) -> features.Block:
+    def _block(self, solved: SolvedQueries) -> features.Block:
         return lambda images, numbers: self.formula(solved, images, numbers)

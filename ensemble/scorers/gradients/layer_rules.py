@@ -49,55 +49,62 @@ def _obstacle(_: str, module: nn.Module) -> str | None:
 
 
 def _convolution(
-    module: nn.Conv2d, given: Tensor, returned: Tensor, n_images: int
+    module: nn.Conv2d, layer_input: Tensor, output_gradient: Tensor, n_images: int
 ) -> Named:
-    given = given.reshape(n_images, -1, *given.shape[1:])
-    returned = returned.reshape(n_images, -1, *returned.shape[1:])
+    layer_input = layer_input.reshape(n_images, -1, *layer_input.shape[1:])
+    output_gradient = output_gradient.reshape(n_images, -1, *output_gradient.shape[1:])
     gradients = [
         conv2d_weight(
             of_image,
             module.weight.shape,
-            came_back,
+            of_output,
             module.stride,  # type: ignore[arg-type]
             module.padding,  # type: ignore[arg-type]
             module.dilation,  # type: ignore[arg-type]
             module.groups,
         )
-        for of_image, came_back in zip(given, returned, strict=True)
+        for of_image, of_output in zip(layer_input, output_gradient, strict=True)
     ]
     yield "weight", torch.stack(gradients).flatten(1)
     if module.bias is not None:
-        yield "bias", returned.sum(dim=(1, 3, 4))
+        yield "bias", output_gradient.sum(dim=(1, 3, 4))
 
 
-def _linear(module: nn.Linear, given: Tensor, returned: Tensor, n_images: int) -> Named:
-    given = given.reshape(n_images, -1, given.shape[-1])
-    returned = returned.reshape(n_images, -1, returned.shape[-1])
-    yield "weight", torch.bmm(returned.mT, given).flatten(1)
+def _linear(
+    module: nn.Linear, layer_input: Tensor, output_gradient: Tensor, n_images: int
+) -> Named:
+    layer_input = layer_input.reshape(n_images, -1, layer_input.shape[-1])
+    output_gradient = output_gradient.reshape(n_images, -1, output_gradient.shape[-1])
+    yield "weight", torch.bmm(output_gradient.mT, layer_input).flatten(1)
     if module.bias is not None:
-        yield "bias", returned.sum(dim=1)
+        yield "bias", output_gradient.sum(dim=1)
 
 
 def _group_norm(
-    module: nn.GroupNorm, given: Tensor, returned: Tensor, n_images: int
+    module: nn.GroupNorm, layer_input: Tensor, output_gradient: Tensor, n_images: int
 ) -> Named:
-    normal = nn.functional.group_norm(given, module.num_groups, eps=module.eps)
-    for name, came_back in (("weight", returned * normal), ("bias", returned)):
+    normal = nn.functional.group_norm(layer_input, module.num_groups, eps=module.eps)
+    for name, of_output in (
+        ("weight", output_gradient * normal),
+        ("bias", output_gradient),
+    ):
         yield (
             name,
-            came_back.reshape(
-                n_images, -1, module.num_channels, given[0, 0].numel()
+            of_output.reshape(
+                n_images, -1, module.num_channels, layer_input[0, 0].numel()
             ).sum(dim=(1, 3)),
         )
 
 
 def _embedding(
-    module: nn.Embedding, given: Tensor, returned: Tensor, n_images: int
+    module: nn.Embedding, layer_input: Tensor, output_gradient: Tensor, n_images: int
 ) -> Named:
-    chosen = nn.functional.one_hot(given, module.num_embeddings).to(returned)
+    chosen = nn.functional.one_hot(layer_input, module.num_embeddings).to(
+        output_gradient
+    )
     chosen = chosen.reshape(n_images, -1, module.num_embeddings)
-    returned = returned.reshape(n_images, -1, module.embedding_dim)
-    yield "weight", torch.bmm(chosen.mT, returned).flatten(1)
+    output_gradient = output_gradient.reshape(n_images, -1, module.embedding_dim)
+    yield "weight", torch.bmm(chosen.mT, output_gradient).flatten(1)
 
 
 LAYERS: dict[type[nn.Module], Callable[..., Named]] = {

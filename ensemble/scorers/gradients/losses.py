@@ -16,20 +16,20 @@ from ensemble.scorers.gradients import (
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
 
 
 @torch.no_grad()
 def losses(
-    setting: Setting, network: nn.Module, examples: Examples, draws: Draws
+    context: ScoringContext, network: nn.Module, examples: Examples, draws: Draws
 ) -> Float[np.ndarray, "examples draws"]:
     """Mean squared error of the network's prediction at every image and draw."""
-    setting.work.forwards += len(examples) * len(draws)
-    batch = batch_size.batch(setting, network, examples, len(draws), width=0)
+    context.work.forwards += len(examples) * len(draws)
+    batch = batch_size.batch(context, network, examples, len(draws), width=0)
     found = []
     for part in batch.parts(len(examples)):
-        states = per_example.drawn_states(setting.objective, examples[part], draws)
+        states = per_example.draw_states(context.objective, examples[part], draws)
         at_draws = [
             per_example.values(network, states.at(chosen), "loss")
             for chosen in batch.draws(len(draws))
@@ -39,28 +39,28 @@ def losses(
 
 
 def query_losses(
-    setting: Setting, draws: Draws
+    context: ScoringContext, draws: Draws
 ) -> Float64[np.ndarray, "networks queries"]:
     """Mean loss of every network at every query.
 
     They are kept on disk, so methods that ask for the same ones share them.
     """
-    return np.stack([_kept(setting, network, draws) for network in setting.networks])
+    return np.stack([_cached(context, network, draws) for network in context.networks])
 
 
-def _kept(
-    setting: Setting, network: nn.Module, draws: Draws
+def _cached(
+    context: ScoringContext, network: nn.Module, draws: Draws
 ) -> Float64[np.ndarray, " queries"]:
     facts = {
-        "network": cache.of_network(setting, network),
-        "queries": cache.of_examples(setting.queries),
+        "network": cache.of_network(context, network),
+        "queries": cache.of_examples(context.queries),
         "draws": dataclasses.asdict(draws),
     }
 
     def measure() -> Float64[np.ndarray, " queries"]:
-        found = losses(setting, network, setting.queries, draws)
+        found = losses(context, network, context.queries, draws)
         return found.mean(axis=1, dtype=np.float64)
 
-    found, cost = setting.cache.array(f"losses-{digest_of(facts)}", measure)
-    setting.work.seconds_before += cost.get("seconds", 0)
+    found, cost = context.cache.array(f"losses-{digest_of(facts)}", measure)
+    context.work.seconds_before += cost.get("seconds", 0)
     return found

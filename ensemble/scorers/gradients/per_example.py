@@ -129,7 +129,7 @@ class States:
         )
 
 
-def noised(
+def add_noise(
     objective: Objective,
     clean: Float[Tensor, "images draws channels height width"],
     noise: Float[Tensor, "images draws channels height width"],
@@ -151,12 +151,12 @@ def noised(
     )
 
 
-def drawn_states(objective: Objective, examples: Examples, draws: Draws) -> States:
+def draw_states(objective: Objective, examples: Examples, draws: Draws) -> States:
     """Every image at every draw."""
     timesteps = draws.timesteps(objective)
     noise = draws.noise(examples, timesteps)
     clean = examples.images[:, None].expand_as(noise)
-    return noised(objective, clean, noise, timesteps, examples.condition)
+    return add_noise(objective, clean, noise, timesteps, examples.condition)
 
 
 def loss(prediction: Predicted, target: Predicted, _: Values) -> Values:
@@ -247,7 +247,7 @@ def gradient_sums(
     layers = supported_layers(network)
     collected = _Collected(network, projection, states, keys)
     with (
-        trainable.watched(layers, collected.see),
+        trainable.forward_hooks(layers, collected.see),
         trainable.frozen(network),
         torch.enable_grad(),
     ):
@@ -283,20 +283,32 @@ class _Collected:
         )
         self.seen: set[str] = set()
 
-    def see(self, layer: str, module: nn.Module, given: Tensor, result: Tensor) -> None:
+    def see(
+        self, layer: str, module: nn.Module, layer_input: Tensor, result: Tensor
+    ) -> None:
         """Keep what a layer is given, and wait for what comes back to it."""
         self.seen.add(layer)
         # With all weights frozen, derivatives start at the first layers' results.
         if not result.requires_grad:
             result.requires_grad_()
-        result.register_hook(lambda returned: self._add(layer, module, given, returned))
+        result.register_hook(
+            lambda output_gradient: self._add(
+                layer, module, layer_input, output_gradient
+            )
+        )
 
     def _add(
-        self, layer: str, module: nn.Module, given: Tensor, returned: Tensor
+        self,
+        layer: str,
+        module: nn.Module,
+        layer_input: Tensor,
+        output_gradient: Tensor,
     ) -> None:
         of_layer = LAYERS[type(module)]
         n_images = len(self.rows)
-        for parameter, gradient in of_layer(module, given, returned, n_images):
+        for parameter, gradient in of_layer(
+            module, layer_input, output_gradient, n_images
+        ):
             name = f"{layer}.{parameter}"
             if name not in self.first:
                 continue

@@ -70,7 +70,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watched(
+def forward_hooks(
     modules: Mapping[str, Module], see: Callable[[str, Module, Tensor, Tensor], None]
 ) -> Iterator[None]:
     """Be told of every use of some modules until the block ends.
@@ -82,8 +82,8 @@ def watched(
     """
 
     def hook(name: str) -> Callable[[Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, given, given_out: see(
-            name, module, given[0].detach(), given_out
+        return lambda module, layer_input, layer_output: see(
+            name, module, layer_input[0].detach(), layer_output
         )
 
     hooks = [

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ensemble.scorers.gradients import features
-from ensemble.scorers.interface import Setting
+from ensemble.scorers.interface import ScoringContext
 from ensemble.system import seeding
 
 
@@ -25,11 +25,11 @@ class Random:
     scale: ClassVar[str] = "standard normal"
     seed: int = 0
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        score = features.table(setting)
-        images = setting.train.keys.cpu().numpy()
-        for query, key in enumerate(setting.queries.keys.tolist()):
+        score = features.table(context)
+        images = context.train.keys.cpu().numpy()
+        for query, key in enumerate(context.queries.keys.tolist()):
             rng = seeding.rng(self.seed, "random scores", key)
             score[query] = rng.standard_normal(images.max() + 1)[images]
         return score
@@ -44,8 +44,8 @@ class Constant:
     needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = "number of images"
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        score = features.table(setting)
+        score = features.table(context)
         score += 1
         return score

@@ -22,8 +22,8 @@ from ensemble.scorers.gradients import (
 from ensemble.scorers.gradients.features import Rows
 from ensemble.scorers.gradients.kernel_scorer import KernelScorer
 from ensemble.scorers.interface import (
-    Journey,
-    Setting,
+    SamplingTrajectory,
+    ScoringContext,
 )
 from splits.errors import BadInput
 
@@ -43,40 +43,43 @@ class JourneyTrak(KernelScorer):
     needs: ClassVar[str] = "queries that were generated"
     scale: ClassVar[str] = "change of the loss along the journey, up to a factor"
 
-    def rows(self, setting: Setting) -> Iterator[Rows]:
+    def rows(self, context: ScoringContext) -> Iterator[Rows]:
         """Features of every network; the queries' are those on the sampler's way.
 
         Raises:
             BadInput: If it is unknown how the queries were generated.
         """
-        if setting.journey is None:
+        if context.trajectory is None:
             raise BadInput(
                 "These queries are pictures without a journey: nobody knows what the "
                 "sampler saw. Score generated queries, or use TRAK."
             )
-        journey = setting.journey()
+        trajectory = context.trajectory()
         return features.of_networks(
-            setting,
+            context,
             self.feature,
-            lambda network: self._on_the_way(setting, network, journey),
+            lambda network: self._on_the_way(context, network, trajectory),
         )
 
     def _on_the_way(
-        self, setting: Setting, network: nn.Module, journey: Journey
+        self,
+        context: ScoringContext,
+        network: nn.Module,
+        trajectory: SamplingTrajectory,
     ) -> Float[np.ndarray, "queries width"]:
         """Mean loss gradient of each query over the sampling steps."""
         n_noises = self.feature.draws.n_noises
-        timesteps = journey.timesteps.repeat_interleave(n_noises)
-        clean = journey.clean.clamp(-1, 1).repeat_interleave(n_noises, dim=1)
-        queries = setting.queries
-        setting.work.gradients += len(queries) * len(timesteps)
-        batch = self.feature.batch(setting, network, queries, len(timesteps))
+        timesteps = trajectory.timesteps.repeat_interleave(n_noises)
+        clean = trajectory.clean.clamp(-1, 1).repeat_interleave(n_noises, dim=1)
+        queries = context.queries
+        context.work.gradients += len(queries) * len(timesteps)
+        batch = self.feature.batch(context, network, queries, len(timesteps))
         rows = []
         for part in batch.parts(len(queries)):
             asked = queries[part]
             noise = self.feature.draws.noise(asked, timesteps)
-            states = per_example.noised(
-                setting.objective, clean[part], noise, timesteps, asked.condition
+            states = per_example.add_noise(
+                context.objective, clean[part], noise, timesteps, asked.condition
             )
             of_part = self.feature.rows(network, states, batch, asked.keys.tolist())
             rows.append(of_part.cpu().numpy())

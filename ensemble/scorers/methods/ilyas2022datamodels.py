@@ -30,7 +30,7 @@ from sklearn.linear_model import Lasso, RidgeCV
 from ensemble.scorers.gradients.losses import query_losses
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
-    Setting,
+    ScoringContext,
     over_images,
 )
 from splits.errors import BadInput
@@ -54,24 +54,24 @@ class EmpiricalInfluence:
     scale: ClassVar[str] = "change of the query's loss"
     draws: Draws = Draws()
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query.
 
         Raises:
             BadInput: If there is only one network.
         """
-        if len(setting.networks) < 2:
+        if len(context.networks) < 2:
             raise BadInput(
                 "Empirical influence compares members, and there is one network. Score "
                 "the ensemble instead."
             )
-        losses = query_losses(setting, self.draws).T
-        included = setting.included()
+        losses = query_losses(context, self.draws).T
+        included = context.included()
         n_with, n_without = included.sum(axis=0), (~included).sum(axis=0)
         without = losses @ ~included / n_without.clip(min=1)
         difference = without - losses @ included / n_with.clip(min=1)
         known = (n_with > 0) & (n_without > 0)
-        return over_images(np.where(known, difference, 0), setting.source_of)
+        return over_images(np.where(known, difference, 0), context.source_of)
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,24 @@ class Datamodel:
         if self.penalty not in ("ridge", "lasso"):
             raise BadInput(f"penalty is {self.penalty!r}; allowed: ridge, lasso.")
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query.
 
         Raises:
             BadInput: If there are too few networks.
         """
-        if len(setting.networks) < FEWEST_MEMBERS:
+        if len(context.networks) < FEWEST_MEMBERS:
             raise BadInput(
                 f"A datamodel is a regression over members, and there are "
-                f"{len(setting.networks)}: at least {FEWEST_MEMBERS} are needed. Score "
+                f"{len(context.networks)}: at least {FEWEST_MEMBERS} are needed. Score "
                 "an ensemble of that many."
             )
-        included = setting.included().astype(np.float64)
-        losses = query_losses(setting, self.draws)
+        included = context.included().astype(np.float64)
+        losses = query_losses(context, self.draws)
         fit = _ridge if self.penalty == "ridge" else _lasso
         scores, penalties = fit(included, losses)
-        setting.notes.append({"penalty_of_each_query": penalties})
-        return over_images(-scores, setting.source_of)
+        context.notes.append({"penalty_of_each_query": penalties})
+        return over_images(-scores, context.source_of)
 
 
 def _ridge(

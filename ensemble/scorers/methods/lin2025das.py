@@ -43,29 +43,29 @@ from ensemble.scorers.curvature import (
 )
 from ensemble.scorers.curvature.kfac import (
     Curvature,
-    Fitted,
+    DampedCurvature,
 )
 from ensemble.scorers.curvature.layers import Gradients
 from ensemble.scorers.gradients import per_example
-from ensemble.scorers.gradients.blocks import Against
+from ensemble.scorers.gradients.blocks import ScoreBlock
 from ensemble.scorers.gradients.features import (
     Feature,
     Rows,
 )
 from ensemble.scorers.gradients.kernel_scorer import (
     KernelScorer,
-    Solved,
+    SolvedQueries,
 )
 from ensemble.scorers.gradients.losses import losses
 from ensemble.scorers.gradients.network import (
-    Scored,
-    averaged,
-    scored,
+    ScoredNetwork,
+    mean_over_networks,
+    scored_networks,
 )
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
 from ensemble.system import seeding
 from splits.errors import BadInput
@@ -98,28 +98,28 @@ class Das(KernelScorer):
     leverage: bool = True
     square: bool = True
 
-    def measured(
-        self, setting: Setting, rows: Rows
+    def image_factors(
+        self, context: ScoringContext, rows: Rows
     ) -> Float64[np.ndarray, " images"] | None:
         """The residual of each training image that the network saw; 1 of the others."""
         if self.residual is None:
             return None
-        found = np.ones(len(setting.train))
+        found = np.ones(len(context.train))
         found[rows.seen] = residual_shares(
-            setting, rows.network, rows.seen, self.residual
+            context, rows.network, rows.seen, self.residual
         )
         return found
 
     def formula(
         self,
-        solved: Solved,
+        solved: SolvedQueries,
         images: Float[np.ndarray, "images width"],
         numbers: Int64[np.ndarray, " images"],
     ) -> Float[np.ndarray, "queries images"]:
         """Scores with those parts that are switched on."""
         score = solved.queries @ images.T
-        if solved.measured is not None:
-            score = score * solved.measured[numbers]
+        if solved.image_factors is not None:
+            score = score * solved.image_factors[numbers]
         if self.leverage:
             explained = solved.kernel.leverage(images, solved.damping)
             score = score / (1 - explained.clip(max=MOST_LEVERAGE))
@@ -127,7 +127,7 @@ class Das(KernelScorer):
 
 
 def residual_shares(
-    setting: Setting,
+    context: ScoringContext,
     network: nn.Module,
     seen: Int64[np.ndarray, " seen"],
     draws: Draws,
@@ -141,8 +141,8 @@ def residual_shares(
     shares = []
     for first in range(0, len(seen), AT_ONCE):
         numbers = torch.from_numpy(seen[first : first + AT_ONCE])
-        chosen = setting.train[numbers.to(setting.train.images.device)]
-        squares = losses(setting, network, chosen, draws).astype(np.float64)
+        chosen = context.train[numbers.to(context.train.images.device)]
+        squares = losses(context, network, chosen, draws).astype(np.float64)
         shares.append(np.sqrt(squares).mean(axis=1) / np.sqrt(squares.sum(axis=1)))
     return np.concatenate(shares)
 
@@ -179,37 +179,39 @@ class VectorDas:
         if self.n_probes < 1:
             raise BadInput(f"n_probes is {self.n_probes}; at least 1 is needed.")
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Mean score of every training image by the networks that saw it."""
-        return averaged(
+        return mean_over_networks(
             lambda _: self,
-            setting,
-            scored(setting, self.pattern),
+            context,
+            scored_networks(context, self.pattern),
             lambda one: one.sizes(len(self.draws), self._n_directions()),
             self._prepare_by,
         )
 
-    def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:
+    def _prepare_by(self, one: ScoredNetwork) -> Callable[[slice], ScoreBlock]:
         fitted = fitting.fitted(one, self.curvature)
 
-        def prepare(queries: slice) -> Against:
-            asked = one.setting.queries[queries]
+        def prepare(queries: slice) -> ScoreBlock:
+            asked = one.context.queries[queries]
             directions = self._directions(one, fitted, asked)
 
-            def against(images: slice) -> Float[np.ndarray, "queries images"]:
-                found = one.gradients(one.rated[images], "loss", self.draws)
+            def score_block(images: slice) -> Float[np.ndarray, "queries images"]:
+                found = one.gradients(one.scored_images[images], "loss", self.draws)
                 moved = layers.products(directions, found)
                 squared = moved.reshape(len(asked), -1, len(moved.T)).square()
                 return squared.mean(dim=1).cpu().numpy()
 
-            return against
+            return score_block
 
         return prepare
 
-    def _directions(self, one: Scored, fitted: Fitted, asked: Examples) -> Gradients:
+    def _directions(
+        self, one: ScoredNetwork, fitted: DampedCurvature, asked: Examples
+    ) -> Gradients:
         """(H + λI)⁻¹ ∇<z, prediction>, for each query all draws and probes in turn."""
         n_directions = self._n_directions()
-        like = one.setting.train.images
+        like = one.context.train.images
         directions = {
             name: like.new_empty(len(asked) * n_directions, *one.layers.shape(name))
             for name in one.layers.modules
@@ -223,19 +225,19 @@ class VectorDas:
         return directions
 
     def _of_query(
-        self, one: Scored, fitted: Fitted, query: Examples
+        self, one: ScoredNetwork, fitted: DampedCurvature, query: Examples
     ) -> Iterator[Gradients]:
-        one.setting.work.gradients += self._n_directions()
-        states = per_example.drawn_states(
-            one.setting.objective, query, self.query_draws
-        )
-        passage = one.forward(states)
+        one.context.work.gradients += self._n_directions()
+        states = per_example.draw_states(one.context.objective, query, self.query_draws)
+        recorded = one.forward(states)
         (key,) = query.keys.tolist()
         for probe in range(self.n_probes):
             keyed = seeding.generator(self.query_draws.seed, "probe", key, probe)
-            pull = torch.randn(passage.prediction.shape, generator=keyed)
+            cotangent = torch.randn(recorded.prediction.shape, generator=keyed)
             # Every draw counts as an image: its change is squared before it is averaged.
-            found = layers.per_image(passage, pull.to(states.noisy), states.n_draws)
+            found = layers.per_image(
+                recorded, cotangent.to(states.noisy), states.n_draws
+            )
             layers.require_finite(found, "query", [key] * states.n_draws)
             yield fitted.solve(found)
 

@@ -25,15 +25,15 @@ from ensemble.scorers.curvature import (
     layers,
 )
 from ensemble.scorers.curvature.kfac import Curvature
-from ensemble.scorers.gradients.blocks import Against
+from ensemble.scorers.gradients.blocks import ScoreBlock
 from ensemble.scorers.gradients.network import (
-    Scored,
-    averaged,
-    scored,
+    ScoredNetwork,
+    mean_over_networks,
+    scored_networks,
     with_unseen,
 )
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import Setting
+from ensemble.scorers.interface import ScoringContext
 from splits.errors import BadInput
 
 # What is measured at a query, and which output of the network (per_example.py) it is.
@@ -87,28 +87,28 @@ class InfluenceFunction:
         if self.timestep is not None and self.timestep < 0:
             raise BadInput(f"timestep is {self.timestep}; allowed: from 0 up, or None.")
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Mean score of every training image by the networks that saw it, or by all."""
-        return self.path(setting, [self.curvature.damping])[0]
+        return self.path(context, [self.curvature.damping])[0]
 
     def path(
-        self, setting: Setting, dampings: Sequence[float]
+        self, context: ScoringContext, dampings: Sequence[float]
     ) -> Float32[np.ndarray, "dampings queries images"]:
         """Scores at each damping, from the same curvature and gradients.
 
         Raises:
             BadInput: If the timestep is not one that the objective knows.
         """
-        n_known = setting.objective.n_times
+        n_known = context.objective.n_times
         if self.timestep is not None and self.timestep >= n_known:
             raise BadInput(
                 f"timestep is {self.timestep}, but the noise schedule has only "
                 f"{n_known}. Choose a smaller one."
             )
-        networks = scored(setting, self.pattern)
-        return averaged(
+        networks = scored_networks(context, self.pattern)
+        return mean_over_networks(
             self._of,
-            setting,
+            context,
             with_unseen(networks) if self.unseen else networks,
             # A query's gradient, and the same divided by each damped curvature.
             lambda one: one.sizes(len(self.draws), n_held=1 + len(dampings)),
@@ -116,28 +116,30 @@ class InfluenceFunction:
             dampings,
         )
 
-    def _of(self, one: Scored) -> "InfluenceFunction":
+    def _of(self, one: ScoredNetwork) -> "InfluenceFunction":
         """What one network does: the same with or without what others score beside it."""
         draws = one.own(self.draws) if self.own_noise else self.draws
         return dataclasses.replace(self, draws=draws, unseen=False)
 
     def _prepare_by(
-        self, one: Scored, dampings: Sequence[float]
-    ) -> Callable[[slice], Against]:
+        self, one: ScoredNetwork, dampings: Sequence[float]
+    ) -> Callable[[slice], ScoreBlock]:
         path = fitting.path(one, self.curvature, dampings)
         output = MEASUREMENTS[self.measurement]
 
-        def prepare(queries: slice) -> Against:
+        def prepare(queries: slice) -> ScoreBlock:
             asked = one.gradients(
-                one.setting.queries[queries], output, self.draws, self.timestep
+                one.context.queries[queries], output, self.draws, self.timestep
             )
             directions = [fitted.solve(asked) for fitted in path]
 
-            def against(images: slice) -> Float[np.ndarray, "dampings queries images"]:
-                found = one.gradients(one.rated[images], "loss", self.draws)
+            def score_block(
+                images: slice,
+            ) -> Float[np.ndarray, "dampings queries images"]:
+                found = one.gradients(one.scored_images[images], "loss", self.draws)
                 scores = [layers.products(solved, found) for solved in directions]
                 return torch.stack(scores).cpu().numpy()
 
-            return against
+            return score_block
 
         return prepare

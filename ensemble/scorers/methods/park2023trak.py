@@ -25,7 +25,7 @@ from ensemble.scorers.gradients import features
 from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.kernel_scorer import (
     KernelScorer,
-    Solved,
+    SolvedQueries,
 )
 from splits.errors import BadInput
 
@@ -87,7 +87,7 @@ class RelativeInfluence(KernelScorer):
 
     def formula(
         self,
-        solved: Solved,
+        solved: SolvedQueries,
         images: Float[np.ndarray, "images width"],
         numbers: Int64[np.ndarray, " images"],
     ) -> Float[np.ndarray, "queries images"]:
@@ -110,7 +110,7 @@ class RenormalisedInfluence(KernelScorer):
 
     def formula(
         self,
-        solved: Solved,
+        solved: SolvedQueries,
         images: Float[np.ndarray, "images width"],
         numbers: Int64[np.ndarray, " images"],
     ) -> Float[np.ndarray, "queries images"]:

@@ -31,7 +31,7 @@ from ensemble.scorers.gradients.features import (
     Feature,
     Rows,
 )
-from ensemble.scorers.interface import Setting
+from ensemble.scorers.interface import ScoringContext
 
 
 def dot(rows: Rows) -> Block:
@@ -57,14 +57,14 @@ class GradientSimilarity:
     cost: ClassVar[str]
     needs: ClassVar[str]
     scale: ClassVar[str]
-    rows: ClassVar[Callable[[Setting, Feature], Iterator[Rows]]]
+    rows: ClassVar[Callable[[ScoringContext, Feature], Iterator[Rows]]]
     compare: ClassVar[Callable[[Rows], Block]]
     feature: Feature = Feature()
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        return features.averaged(
-            setting, self.rows(setting, self.feature), self.compare
+        return features.mean_over_networks(
+            context, self.rows(context, self.feature), self.compare
         )
 
 

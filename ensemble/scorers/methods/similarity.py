@@ -15,7 +15,7 @@ from torch import Tensor
 from ensemble.data import encoders
 from ensemble.models.conditioning import ClassLabels
 from ensemble.scorers.gradients import features
-from ensemble.scorers.interface import Setting
+from ensemble.scorers.interface import ScoringContext
 from splits.errors import BadInput
 
 Encoder = Callable[
@@ -34,9 +34,9 @@ class PixelDot:
     needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = "inner product of pixels from -1 to 1"
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        return _compared(setting, pixels)
+        return _compared(context, pixels)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class PixelCosine:
     needs: ClassVar[str] = "nothing"
     scale: ClassVar[str] = "cosine, from -1 to 1"
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        return _compared(setting, lambda images: features.unit(pixels(images)))
+        return _compared(context, lambda images: features.unit(pixels(images)))
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class FeatureCosine:
     scale: ClassVar[str] = "cosine, from -1 to 1"
     encoder: Encoder | None = None
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        encode = self.encoder or _trained(setting)
-        return _compared(setting, lambda images: features.unit(encode(images)))
+        encode = self.encoder or _trained(context)
+        return _compared(context, lambda images: features.unit(encode(images)))
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,20 @@ class ComponentCosine:
                 f"n_components is {self.n_components}; at least 1 is needed."
             )
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        every = -(-len(setting.train) // ENOUGH_IMAGES)
-        learnt = pixels(setting.train.images[::every])
+        every = -(-len(context.train) // ENOUGH_IMAGES)
+        learnt = pixels(context.train.images[::every])
         # The last direction of as many as there are images is only rounding.
         most = min(len(learnt) - 1, learnt.shape[1])
         components = PCA(min(self.n_components, most), random_state=0)
         components.fit(learnt)
         explained = float(components.explained_variance_ratio_.sum())
-        setting.notes.append(
+        context.notes.append(
             {"components": components.n_components_, "explained_variance": explained}
         )
         return FeatureCosine(lambda images: components.transform(pixels(images))).score(
-            setting
+            context
         )
 
 
@@ -119,26 +119,26 @@ def pixels(
     return images.flatten(1).cpu().numpy()
 
 
-def _trained(setting: Setting) -> Encoder:
+def _trained(context: ScoringContext) -> Encoder:
     """A small encoder, trained on the training images; what it was taught is noted."""
-    told = setting.train.condition
+    told = context.train.condition
     trained = encoders.train(
-        setting.train.images.cpu().numpy(),
+        context.train.images.cpu().numpy(),
         told.labels.cpu().numpy() if isinstance(told, ClassLabels) else None,
     )
-    setting.notes.append({"encoder": f"trained {trained.taught}"})
+    context.notes.append({"encoder": f"trained {trained.taught}"})
     return lambda images: trained(images.cpu().numpy())
 
 
 def _compared(
-    setting: Setting, encode: Encoder
+    context: ScoringContext, encode: Encoder
 ) -> Float32[np.ndarray, "queries images"]:
     """Inner products of what images are encoded as."""
-    train = setting.train.images
-    score = features.table(setting)
-    queries = encode(setting.queries.images)
+    train = context.train.images
+    score = features.table(context)
+    queries = encode(context.queries.images)
     image_bytes = train[0].numel() * train.element_size()
-    at_once = max(1, setting.max_memory_mb * 2**20 // (8 * image_bytes))
+    at_once = max(1, context.max_memory_mb * 2**20 // (8 * image_bytes))
     for first in range(0, len(train), at_once):
         block = slice(first, first + at_once)
         score[:, block] = queries @ encode(train[block]).T

@@ -28,23 +28,23 @@ from ensemble.scorers.curvature import (
 )
 from ensemble.scorers.curvature.kfac import (
     Curvature,
-    Fitted,
+    DampedCurvature,
 )
 from ensemble.scorers.gradients.blocks import (
-    Against,
+    ScoreBlock,
     Sizes,
 )
 from ensemble.scorers.gradients.losses import losses
 from ensemble.scorers.gradients.network import (
-    Scored,
-    averaged,
-    rating_all,
-    scored,
+    ScoredNetwork,
+    mean_over_networks,
+    scored_networks,
+    scoring_all,
 )
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
 from splits.errors import BadInput
 
@@ -94,23 +94,23 @@ class Unlearning:
                 f"step_size is {self.step_size}; allowed: above 0. 0.001 is the default."
             )
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Mean score of every training image by the networks that saw it, or by all.
 
         Raises:
             BadInput: If the steps lead to losses that are not finite.
         """
         sizes = Sizes(n_queries=1, n_images=IMAGES_AT_ONCE)
-        networks = scored(setting, self.pattern)
-        return averaged(
+        networks = scored_networks(context, self.pattern)
+        return mean_over_networks(
             self._of,
-            setting,
-            rating_all(networks) if self.unseen else networks,
+            context,
+            scoring_all(networks) if self.unseen else networks,
             lambda _: sizes,
             lambda one: self._of(one)._prepare_by(one),
         )
 
-    def _of(self, one: Scored) -> "Unlearning":
+    def _of(self, one: ScoredNetwork) -> "Unlearning":
         """What one network does: which images it scores is not its concern."""
         return dataclasses.replace(
             self,
@@ -119,16 +119,16 @@ class Unlearning:
             unseen=False,
         )
 
-    def _prepare_by(self, one: Scored) -> Callable[[slice], Against]:
+    def _prepare_by(self, one: ScoredNetwork) -> Callable[[slice], ScoreBlock]:
         fitted = fitting.fitted(one, self.curvature)
         before: dict[int, Float64[np.ndarray, " images"]] = {}
 
-        def prepare(queries: slice) -> Against:
-            query = one.setting.queries[queries]
+        def prepare(queries: slice) -> ScoreBlock:
+            query = one.context.queries[queries]
             network = self._unlearned(one, fitted, query)
 
-            def against(images: slice) -> Float[np.ndarray, "queries images"]:
-                chosen = one.rated[images]
+            def score_block(images: slice) -> Float[np.ndarray, "queries images"]:
+                chosen = one.scored_images[images]
                 if images.start not in before:
                     before[images.start] = self._losses(one, one.network, chosen)
                 after = self._losses(one, network, chosen)
@@ -140,11 +140,13 @@ class Unlearning:
                     )
                 return (after - before[images.start])[None]
 
-            return against
+            return score_block
 
         return prepare
 
-    def _unlearned(self, one: Scored, fitted: Fitted, query: Examples) -> nn.Module:
+    def _unlearned(
+        self, one: ScoredNetwork, fitted: DampedCurvature, query: Examples
+    ) -> nn.Module:
         """A copy of the network, some steps away from the query."""
         network = copy.deepcopy(one.network)
         found = layers.find(network, self.pattern)
@@ -161,8 +163,8 @@ class Unlearning:
         return network
 
     def _losses(
-        self, one: Scored, network: nn.Module, images: Examples
+        self, one: ScoredNetwork, network: nn.Module, images: Examples
     ) -> Float64[np.ndarray, " images"]:
-        found = losses(one.setting, network, images, self.draws)
+        found = losses(one.context, network, images, self.draws)
         # Changes are small against losses: float32 ends where their mean begins.
         return found.astype(np.float64).mean(axis=1)

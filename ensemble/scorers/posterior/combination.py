@@ -5,7 +5,7 @@ import scipy.optimize
 from jaxtyping import Float64
 
 from ensemble.scorers.posterior import gaussian
-from ensemble.scorers.posterior.gaussian import Axes, Effects, Losses, Seen
+from ensemble.scorers.posterior.gaussian import Axes, Effects, Inclusion, Losses
 
 # Keeps guesses apart that are nearly the same, relative to their mean square.
 RIDGE = 1e-6
@@ -13,7 +13,7 @@ RIDGE = 1e-6
 
 def combined(
     guesses: Float64[np.ndarray, "guesses queries sources"],
-    seen: Seen,
+    included: Inclusion,
     losses: Losses,
     axes: Axes | None = None,
 ) -> tuple[Effects, Float64[np.ndarray, " guesses"]]:
@@ -24,7 +24,7 @@ def combined(
 
     Args:
         guesses: Up to scale.
-        seen: The members' sources.
+        included: The members' sources.
         losses: What they measured.
         axes: Contrasts along which squares are summed, those of `whitening`: the least
             squares are generalised, by what a fit says of how residuals vary together.
@@ -33,8 +33,8 @@ def combined(
     Returns:
         The guess, and the weight of each at unit size.
     """
-    basis = gaussian.contrasts(len(seen))
-    columns = (basis @ seen).T  # (sources, contrasts)
+    basis = gaussian.contrasts(len(included))
+    columns = (basis @ included).T  # (sources, contrasts)
     predicted = -guesses @ columns
     units = gaussian.unit(predicted, np.abs(guesses) @ np.abs(columns))
     target = (basis @ losses).T

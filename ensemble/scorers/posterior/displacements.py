@@ -7,13 +7,15 @@ from ensemble.run.cache import digest_of
 from ensemble.sampling.queries import distance
 from ensemble.scorers.gradients import cache
 from ensemble.scorers.interface import (
-    Alone,
-    Setting,
+    MemberSamples,
+    ScoringContext,
 )
 from splits.errors import BadInput
 
 
-def query_displacements(setting: Setting) -> Float64[np.ndarray, "networks queries"]:
+def query_displacements(
+    context: ScoringContext,
+) -> Float64[np.ndarray, "networks queries"]:
     """Root mean squared difference of pixels between every network's and the query's.
 
     They are kept on disk, as losses are.
@@ -21,28 +23,30 @@ def query_displacements(setting: Setting) -> Float64[np.ndarray, "networks queri
     Raises:
         BadInput: If no noise leads to the queries, or nothing samples with it.
     """
-    if setting.alone is None:
+    if context.member_samples is None:
         raise BadInput(
-            "What networks make of the queries' noise is asked for, and this setting "
-            "has no sampler. Give it `alone`, or measure losses."
+            "A displacement needs the picture that each network samples alone, and this "
+            "scoring context has no sampler. Give it `member_samples`, or measure losses."
         )
-    numbers = range(len(setting.networks))
-    return np.stack([_kept(setting, setting.alone, number) for number in numbers])
+    numbers = range(len(context.networks))
+    return np.stack(
+        [_cached(context, context.member_samples, number) for number in numbers]
+    )
 
 
-def _kept(
-    setting: Setting, alone: Alone, number: int
+def _cached(
+    context: ScoringContext, member_samples: MemberSamples, number: int
 ) -> Float64[np.ndarray, " queries"]:
     facts = {
-        "network": cache.of_network(setting, setting.networks[number]),
-        "queries": cache.of_examples(setting.queries),
-        "sampler": alone.sampler,
+        "network": cache.of_network(context, context.networks[number]),
+        "queries": cache.of_examples(context.queries),
+        "sampler": member_samples.sampler,
     }
 
     def measure() -> Float64[np.ndarray, " queries"]:
-        images = setting.queries.images.cpu().numpy()
-        return distance(alone.pictures(number), images)
+        images = context.queries.images.cpu().numpy()
+        return distance(member_samples.images(number), images)
 
-    found, cost = setting.cache.array(f"displacements-{digest_of(facts)}", measure)
-    setting.work.seconds_before += cost.get("seconds", 0)
+    found, cost = context.cache.array(f"displacements-{digest_of(facts)}", measure)
+    context.work.seconds_before += cost.get("seconds", 0)
     return found

@@ -29,7 +29,7 @@ from splits.errors import BadInput
 FLOOR = 1e-12
 # Numbers that are held at once for a block of queries.
 AT_ONCE = 2**25
-Seen = Float64[np.ndarray, "members sources"]
+Inclusion = Float64[np.ndarray, "members sources"]
 Losses = Float64[np.ndarray, "members queries"]
 Effects = Float64[np.ndarray, "queries sources"]
 OfQuery = Float64[np.ndarray, " queries"]
@@ -42,34 +42,34 @@ class Prior:
 
     Attributes:
         expected: g.
-        spread: Variance of each effect around what is expected.
-        likeness: F: rows of length one, or zero.
+        prior_variance: Variance of each effect around what is expected.
+        similarity: F: rows of length one, or zero.
         share: Of the variance that sources have in common as far as they are alike.
     """
 
     expected: Effects
-    spread: Effects
-    likeness: Float64[np.ndarray, "sources features"]
+    prior_variance: Effects
+    similarity: Float64[np.ndarray, "sources features"]
     share: float
 
     @property
     def variances(self) -> Effects:
         """The diagonal of W."""
-        alike = np.square(self.likeness).sum(axis=1)
-        return self.spread * (1 - self.share + self.share * alike)
+        alike = np.square(self.similarity).sum(axis=1)
+        return self.prior_variance * (1 - self.share + self.share * alike)
 
     def times(
         self, some: slice, columns: Float64[np.ndarray, "some sources columns"]
     ) -> Float64[np.ndarray, "some sources columns"]:
         """W of some queries times columns."""
-        root = np.sqrt(self.spread[some])[:, :, None]
+        root = np.sqrt(self.prior_variance[some])[:, :, None]
         alone = root * columns
-        alike = self.likeness @ (self.likeness.T @ alone)
+        alike = self.similarity @ (self.similarity.T @ alone)
         return root * ((1 - self.share) * alone + self.share * alike)
 
 
 @dataclass(frozen=True, eq=False)
-class Apart:
+class Eigendecomposition:
     """Members' losses along the eigenvectors of each query's kernel, free of scale.
 
     Attributes:
@@ -93,21 +93,21 @@ class Apart:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What is left open by a prior, in the units of `Apart`.
+    """What is left open by a prior, in the units of `Eigendecomposition`.
 
     Attributes:
         noise: λ.
         scale: a.
         variance: Of effects; times λ, that of losses between members alike.
         information: What the losses say about a: its variance is variance over this.
-        merit: How good the fit is: greater is better.
+        objective: How good the fit is: greater is better.
     """
 
     noise: OfQuery
     scale: OfQuery
     variance: OfQuery
     information: OfQuery
-    merit: OfQuery
+    objective: OfQuery
 
 
 def contrasts(n_members: int) -> Float64[np.ndarray, "contrasts members"]:
@@ -115,7 +115,7 @@ def contrasts(n_members: int) -> Float64[np.ndarray, "contrasts members"]:
     return scipy.linalg.helmert(n_members)
 
 
-def spread_of(expected: Effects, power: float) -> Effects:
+def prior_variance_of(expected: Effects, power: float) -> Effects:
     """A power of |g| over its mean: what is expected to matter may also be most in error.
 
     Where nothing is expected of any source, or the power is 0, all have the same spread.
@@ -125,23 +125,23 @@ def spread_of(expected: Effects, power: float) -> Effects:
     return np.divide(size, mean, out=np.ones_like(size), where=mean > 0)
 
 
-def take_apart(prior: Prior, seen: Seen, losses: Losses) -> Apart:
+def decompose(prior: Prior, included: Inclusion, losses: Losses) -> Eigendecomposition:
     """Losses along the axes of the prior's kernel.
 
     Raises:
         BadInput: If all members saw the same sources.
     """
-    basis = contrasts(len(seen))
-    columns = (basis @ seen).T  # (sources, contrasts)
+    basis = contrasts(len(included))
+    columns = (basis @ included).T  # (sources, contrasts)
     if np.abs(columns).max() < FLOOR:
         raise BadInput(
-            f"All {len(seen)} members saw the same sources, so their losses say nothing "
+            f"All {len(included)} members saw the same sources, so their losses say nothing "
             "about any of them. Ask members that differ."
         )
     kernel = np.concatenate(
         [
             columns.T @ prior.times(some, np.broadcast_to(columns, (n, *columns.shape)))
-            for some, n in _blocks(prior.spread, columns.shape[1])
+            for some, n in _blocks(prior.prior_variance, columns.shape[1])
         ]
     )
     mean = np.trace(kernel, axis1=1, axis2=2) / columns.shape[1]
@@ -150,7 +150,7 @@ def take_apart(prior: Prior, seen: Seen, losses: Losses) -> Apart:
     measured, expected = (basis @ losses).T, prior.expected @ columns
     loss_unit = unit(measured, losses.T)
     expected_unit = unit(expected, np.abs(prior.expected) @ np.abs(columns))
-    return Apart(
+    return Eigendecomposition(
         eigenvalues.clip(min=0),
         basis.T @ vectors,
         np.einsum("qc,qck->qk", measured / loss_unit[:, None], vectors),
@@ -161,92 +161,103 @@ def take_apart(prior: Prior, seen: Seen, losses: Losses) -> Apart:
     )
 
 
-def whitening(apart: Apart, fit: Fit) -> Axes:
+def whitening(decomposition: Eigendecomposition, fit: Fit) -> Axes:
     """Contrasts in which losses vary alike and independently, if the fit is right.
 
     Their squares sum to the number of contrasts on average over queries.
     """
-    precision = 1 / (fit.variance[:, None] * _damped(apart, fit))
-    return apart.axes * np.sqrt(precision / precision.mean())[:, None]
+    precision = 1 / (fit.variance[:, None] * _damped(decomposition, fit))
+    return decomposition.axes * np.sqrt(precision / precision.mean())[:, None]
 
 
-def fit(apart: Apart, noises: Sequence[float], pooled: bool, left_out: bool) -> Fit:
+def fit(
+    decomposition: Eigendecomposition,
+    noises: Sequence[float],
+    pooled: bool,
+    left_out: bool,
+) -> Fit:
     """The best of these λ, with the scale and variance of greatest likelihood.
 
     Args:
-        apart: Losses.
+        decomposition: Losses.
         noises: λ to choose from.
         pooled: All queries share λ, scale and variance.
         left_out: Judge λ by how well each member's loss is predicted by the others,
             not by the marginal likelihood.
     """
-    fits = [_at(apart, noise, pooled) for noise in noises]
+    fits = [_at(decomposition, noise, pooled) for noise in noises]
     if left_out:
-        merits = [-np.square(left_out_errors(apart, one)).mean(axis=1) for one in fits]
+        objectives = [
+            -np.square(left_out_errors(decomposition, one)).mean(axis=1) for one in fits
+        ]
     else:
-        merits = [log_likelihood(apart, one) for one in fits]
-    merit = np.stack(merits)
-    judged = np.broadcast_to(merit.sum(1, keepdims=True), merit.shape)
-    best = (judged if pooled else merit).argmax(axis=0)
+        objectives = [log_likelihood(decomposition, one) for one in fits]
+    objective = np.stack(objectives)
+    judged = np.broadcast_to(objective.sum(1, keepdims=True), objective.shape)
+    best = (judged if pooled else objective).argmax(axis=0)
     queries = np.arange(len(best))
     noise, scale, variance, information = (
         np.stack([getattr(one, name) for one in fits])[best, queries]
         for name in ("noise", "scale", "variance", "information")
     )
-    return Fit(noise, scale, variance, information, merit[best, queries])
+    return Fit(noise, scale, variance, information, objective[best, queries])
 
 
 def best(
     priors: Iterable[Prior],
-    seen: Seen,
+    included: Inclusion,
     losses: Losses,
     noises: Sequence[float],
     pooled: bool,
     left_out: bool,
-) -> tuple[int, tuple[Prior, Apart, Fit]]:
+) -> tuple[int, tuple[Prior, Eigendecomposition, Fit]]:
     """Of several priors the one whose best fit is best over all queries, and its number.
 
     Args:
         priors: At least one; all but the best so far are let go.
-        seen: The members' sources.
+        included: The members' sources.
         losses: What they measured.
         noises: λ to choose from.
         pooled: As in `fit`.
         left_out: As in `fit`.
     """
 
-    def fitted(prior: Prior) -> tuple[Prior, Apart, Fit]:
-        apart = take_apart(prior, seen, losses)
-        return prior, apart, fit(apart, noises, pooled, left_out)
+    def fitted(prior: Prior) -> tuple[Prior, Eigendecomposition, Fit]:
+        decomposition = decompose(prior, included, losses)
+        return prior, decomposition, fit(decomposition, noises, pooled, left_out)
 
     numbered = enumerate(map(fitted, priors))
-    return max(numbered, key=lambda each: each[1][2].merit.sum())
+    return max(numbered, key=lambda each: each[1][2].objective.sum())
 
 
-def log_likelihood(apart: Apart, fit: Fit) -> OfQuery:
+def log_likelihood(decomposition: Eigendecomposition, fit: Fit) -> OfQuery:
     """Logarithm of the density of the contrasts between losses."""
-    variances = fit.variance[:, None] * _damped(apart, fit)
-    variances = variances * np.square(apart.loss_unit)[:, None]
-    residuals = apart.loss_unit[:, None] * _residual(apart, fit)
+    variances = fit.variance[:, None] * _damped(decomposition, fit)
+    variances = variances * np.square(decomposition.loss_unit)[:, None]
+    residuals = decomposition.loss_unit[:, None] * _residual(decomposition, fit)
     terms = np.log(2 * np.pi * variances) + np.square(residuals) / variances
     return -terms.sum(axis=1) / 2
 
 
-def left_out_errors(apart: Apart, fit: Fit) -> Float64[np.ndarray, "queries members"]:
+def left_out_errors(
+    decomposition: Eigendecomposition, fit: Fit
+) -> Float64[np.ndarray, "queries members"]:
     """Each member's loss minus what the others predict, in units of the losses.
 
     The others keep λ and scale, and find the constant anew. With Q the inverse of the
     contrasts' covariance and r the residuals, the error is [Qr] over the diagonal of Q
     (Dubrule 1983), so nothing is fitted again.
     """
-    damped = _damped(apart, fit)
-    pull = np.einsum("qmk,qk->qm", apart.axes, _residual(apart, fit) / damped)
-    diagonal = np.einsum("qmk,qk->qm", np.square(apart.axes), 1 / damped)
+    damped = _damped(decomposition, fit)
+    pull = np.einsum(
+        "qmk,qk->qm", decomposition.axes, _residual(decomposition, fit) / damped
+    )
+    diagonal = np.einsum("qmk,qk->qm", np.square(decomposition.axes), 1 / damped)
     return pull / diagonal
 
 
 def posterior(
-    prior: Prior, seen: Seen, apart: Apart, fit: Fit
+    prior: Prior, included: Inclusion, decomposition: Eigendecomposition, fit: Fit
 ) -> tuple[Effects, Effects]:
     """Mean and standard deviation of every effect, once the losses are known.
 
@@ -257,34 +268,36 @@ def posterior(
     """
     mean = np.empty_like(prior.expected)
     deviation = np.empty_like(prior.expected)
-    damped = _damped(apart, fit)
-    solved = _residual(apart, fit) / damped
-    for some, _ in _blocks(prior.spread, damped.shape[1]):
-        columns = np.einsum("ms,qmk->qsk", seen, apart.axes[some])
-        gain = prior.times(some, columns) / apart.kernel_unit[some, None, None]
-        unit = apart.expected_unit[some, None]
+    damped = _damped(decomposition, fit)
+    solved = _residual(decomposition, fit) / damped
+    for some, _ in _blocks(prior.prior_variance, damped.shape[1]):
+        columns = np.einsum("ms,qmk->qsk", included, decomposition.axes[some])
+        gain = prior.times(some, columns) / decomposition.kernel_unit[some, None, None]
+        unit = decomposition.expected_unit[some, None]
         expected = prior.expected[some] / unit
         correction = np.einsum("qsk,qk->qs", gain, solved[some])
         mean[some] = fit.scale[some, None] * expected - correction
         known = np.einsum("qsk,qk->qs", np.square(gain), 1 / damped[some])
-        open_ = prior.variances[some] / apart.kernel_unit[some, None] - known
+        open_ = prior.variances[some] / decomposition.kernel_unit[some, None] - known
         steep = expected - np.einsum(
-            "qsk,qk->qs", gain, apart.expected[some] / damped[some]
+            "qsk,qk->qs", gain, decomposition.expected[some] / damped[some]
         )
         # A scale of zero stands at its bound: nothing is added for it.
         fitted = np.where(fit.scale[some] > 0, fit.information[some], np.inf)
         open_ = open_.clip(min=0) + np.square(steep) / fitted[:, None]
         deviation[some] = np.sqrt(fit.variance[some, None] * open_)
-    return mean * apart.loss_unit[:, None], deviation * apart.loss_unit[:, None]
+    return mean * decomposition.loss_unit[:, None], deviation * decomposition.loss_unit[
+        :, None
+    ]
 
 
 def unexplained(
     prior: Prior,
-    seen: Seen,
+    included: Inclusion,
     losses: Losses,
-    apart: Apart,
+    decomposition: Eigendecomposition,
     fit: Fit,
-    new_seen: Float64[np.ndarray, "new sources"],
+    new_included: Float64[np.ndarray, "new sources"],
     new_losses: Float64[np.ndarray, "new queries"],
 ) -> tuple[float, float]:
     """Squared errors at members that were not asked, and what deviations explain of them.
@@ -293,43 +306,47 @@ def unexplained(
     errors what noise explains is taken away, so both are the same on average if
     deviations are right and errors of effects independent.
     """
-    mean, deviation = posterior(prior, seen, apart, fit)
-    constant = (losses + seen @ mean.T).mean(axis=0)
-    errors = np.square(new_losses - constant + new_seen @ mean.T)
-    noise = fit.noise * fit.variance * (1 + 1 / len(seen))
-    bars = np.square(new_seen - seen.mean(axis=0)) @ np.square(deviation).T
-    squared_unit = np.square(apart.loss_unit)
+    mean, deviation = posterior(prior, included, decomposition, fit)
+    constant = (losses + included @ mean.T).mean(axis=0)
+    errors = np.square(new_losses - constant + new_included @ mean.T)
+    noise = fit.noise * fit.variance * (1 + 1 / len(included))
+    bars = np.square(new_included - included.mean(axis=0)) @ np.square(deviation).T
+    squared_unit = np.square(decomposition.loss_unit)
     return float((errors / squared_unit - noise).sum()), float(
         (bars / squared_unit).sum()
     )
 
 
-def _at(apart: Apart, noise: float, pooled: bool) -> Fit:
+def _at(decomposition: Eigendecomposition, noise: float, pooled: bool) -> Fit:
     """Scale and variance of greatest likelihood at one λ; a scale is not negative."""
-    damped = apart.eigenvalues + noise
+    damped = decomposition.eigenvalues + noise
     axis = None if pooled else 1
-    information = (np.square(apart.expected) / damped).sum(axis=axis)
-    pull = -(apart.expected * apart.measured / damped).sum(axis=axis)
+    information = (np.square(decomposition.expected) / damped).sum(axis=axis)
+    pull = -(decomposition.expected * decomposition.measured / damped).sum(axis=axis)
     pull, information = (
         np.broadcast_to(value, len(damped)) for value in (pull, information)
     )
     nothing = np.zeros(len(damped))
     scale = np.divide(pull, information, out=nothing, where=information > FLOOR)
     scale = scale.clip(min=0)
-    residual = apart.measured + scale[:, None] * apart.expected
+    residual = decomposition.measured + scale[:, None] * decomposition.expected
     variance = (np.square(residual) / damped).mean(axis=axis)
     variance = np.broadcast_to(np.maximum(variance, FLOOR), len(damped))
     noises = np.full(len(damped), noise)
     return Fit(noises, scale, variance, information, nothing)
 
 
-def _damped(apart: Apart, fit: Fit) -> Float64[np.ndarray, "queries contrasts"]:
-    return apart.eigenvalues + fit.noise[:, None]
+def _damped(
+    decomposition: Eigendecomposition, fit: Fit
+) -> Float64[np.ndarray, "queries contrasts"]:
+    return decomposition.eigenvalues + fit.noise[:, None]
 
 
-def _residual(apart: Apart, fit: Fit) -> Float64[np.ndarray, "queries contrasts"]:
+def _residual(
+    decomposition: Eigendecomposition, fit: Fit
+) -> Float64[np.ndarray, "queries contrasts"]:
     """Losses minus what the prior expects of them."""
-    return apart.measured + fit.scale[:, None] * apart.expected
+    return decomposition.measured + fit.scale[:, None] * decomposition.expected
 
 
 def unit(

@@ -30,7 +30,7 @@ from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import (
     ENSEMBLE,
     READOUTS,
-    Setting,
+    ScoringContext,
     first_members,
     over_images,
 )
@@ -38,11 +38,11 @@ from ensemble.scorers.methods.similarity import pixels
 from ensemble.scorers.posterior import combination, gaussian
 from ensemble.scorers.posterior.displacements import query_displacements
 from ensemble.scorers.posterior.gaussian import (
-    Apart,
+    Eigendecomposition,
     Fit,
+    Inclusion,
     Losses,
     Prior,
-    Seen,
 )
 from splits.errors import BadInput
 
@@ -52,7 +52,7 @@ FEWEST_MEMBERS = 4
 NOISES = tuple(np.geomspace(1e-2, 1e3, 26).tolist())
 CRITERIA = ("likelihood", "left_out")
 # What makes sources similar.
-LIKENESSES = ("pixels", "expected", "both")
+SIMILARITIES = ("pixels", "expected", "both")
 # What one model of everything is asked.
 PRIORS = ("trak", "dtrak", "das", "ekfac", "pixel_cosine")
 # What takes longer besides: queries are unlearned, and the members score for themselves.
@@ -70,7 +70,7 @@ PRIORS_OF_DISPLACEMENT = (
     "unlearning_all@ensemble",
 )
 MEASURED = ("loss", "displacement")
-Fitted = tuple[Prior, Apart, Fit]
+Fitted = tuple[Prior, Eigendecomposition, Fit]
 Guesses = Float64[np.ndarray, "guesses queries sources"]
 
 
@@ -86,7 +86,7 @@ class Posterior:
         prior_model: Which model the others score: `reference`, or another that scoring
             knows. The ensemble is that of the members that are asked, no others.
         dampings: Score priors that have a damping at these too.
-        readouts: Take each prior by each of these, names in `setting.READOUTS`.
+        readouts: Take each prior by each of these, names in `interface.READOUTS`.
         powers: Of what is expected of an effect, to choose from: its variance goes by
             that. 0 is the same for all.
         likenesses: To choose from: sources are similar that look alike (`pixels`), or
@@ -145,9 +145,9 @@ class Posterior:
             )
         if not self.powers or not all(0 <= power <= 2 for power in self.powers):
             raise BadInput(f"powers are {self.powers}; numbers from 0 to 2 are wanted.")
-        if not self.likenesses or not set(self.likenesses) <= set(LIKENESSES):
+        if not self.likenesses or not set(self.likenesses) <= set(SIMILARITIES):
             raise BadInput(
-                f"likenesses are {self.likenesses}; some of {', '.join(LIKENESSES)} are "
+                f"likenesses are {self.likenesses}; some of {', '.join(SIMILARITIES)} are "
                 "wanted."
             )
         if not self.shares or not all(0 <= share <= 1 for share in self.shares):
@@ -162,13 +162,13 @@ class Posterior:
         if self.folds < 0 or self.folds == 1:
             raise BadInput(f"folds is {self.folds}; 0, or at least 2, are wanted.")
 
-    def score(self, setting: Setting) -> Float32[np.ndarray, "queries images"]:
+    def score(self, context: ScoringContext) -> Float32[np.ndarray, "queries images"]:
         """Score of every training image for every query."""
-        mean, _ = self.with_errors(setting)
-        return over_images(mean, setting.source_of)
+        mean, _ = self.with_errors(context)
+        return over_images(mean, context.source_of)
 
     def with_errors(
-        self, setting: Setting
+        self, context: ScoringContext
     ) -> tuple[
         Float64[np.ndarray, "queries sources"], Float64[np.ndarray, "queries sources"]
     ]:
@@ -177,73 +177,89 @@ class Posterior:
         Raises:
             BadInput: If there are too few networks, or priors cannot be had.
         """
-        if len(setting.networks) < FEWEST_MEMBERS:
+        if len(context.networks) < FEWEST_MEMBERS:
             raise BadInput(
                 f"A posterior needs at least {FEWEST_MEMBERS} members, and there are "
-                f"{len(setting.networks)}. Score an ensemble of that many."
+                f"{len(context.networks)}. Score an ensemble of that many."
             )
-        seen = setting.included().astype(np.float64)
+        included = context.included().astype(np.float64)
         answers = (
-            query_losses(setting, self.draws)
+            query_losses(context, self.draws)
             if self.measured == "loss"
-            else query_displacements(setting)
+            else query_displacements(context)
         )
-        names, guesses = self._guesses(setting)
-        weights, chosen, (prior, apart, fit) = self._fitted(
-            setting, guesses, seen, answers
+        names, guesses = self._guesses(context)
+        weights, chosen, (prior, decomposition, fit) = self._fitted(
+            context, guesses, included, answers
         )
-        widening = self._widening(setting, guesses, seen, answers)
-        setting.notes.append({"weights": dict(zip(names, weights, strict=True))})
-        setting.notes.append(chosen | {"widening": widening} | _facts(apart, fit))
-        mean, deviation = gaussian.posterior(prior, seen, apart, fit)
+        widening = self._widening(context, guesses, included, answers)
+        context.notes.append({"weights": dict(zip(names, weights, strict=True))})
+        context.notes.append(
+            chosen | {"widening": widening} | _facts(decomposition, fit)
+        )
+        mean, deviation = gaussian.posterior(prior, included, decomposition, fit)
         return mean, widening * deviation
 
     def _fitted(
-        self, setting: Setting, guesses: Guesses, seen: Seen, answers: Losses
+        self,
+        context: ScoringContext,
+        guesses: Guesses,
+        included: Inclusion,
+        answers: Losses,
     ) -> tuple[Float64[np.ndarray, " guesses"], dict[str, Any], Fitted]:
         """Weights of the guesses, what else was chosen, and the fit, by some members."""
-        expected, weights = combination.combined(guesses, seen, answers)
-        chosen, found = self._best(setting, expected, seen, answers)
+        expected, weights = combination.combined(guesses, included, answers)
+        chosen, found = self._best(context, expected, included, answers)
         for _ in range(self.refits):
-            _, apart, fit = found
-            axes = gaussian.whitening(apart, fit)
-            expected, weights = combination.combined(guesses, seen, answers, axes)
-            chosen, found = self._best(setting, expected, seen, answers)
+            _, decomposition, fit = found
+            axes = gaussian.whitening(decomposition, fit)
+            expected, weights = combination.combined(guesses, included, answers, axes)
+            chosen, found = self._best(context, expected, included, answers)
         return weights, chosen, found
 
     def _widening(
-        self, setting: Setting, guesses: Guesses, seen: Seen, answers: Losses
+        self,
+        context: ScoringContext,
+        guesses: Guesses,
+        included: Inclusion,
+        answers: Losses,
     ) -> float:
         """By how much deviations are too small for errors at members left out."""
         if not self.folds:
             return 1.0
         errors, bars = 0.0, 0.0
-        parts = np.arange(len(seen)) % self.folds
-        for part in range(min(self.folds, len(seen))):
+        parts = np.arange(len(included)) % self.folds
+        for part in range(min(self.folds, len(included))):
             asked, new = parts != part, parts == part
-            if (seen[asked] == seen[asked][0]).all():
+            if (included[asked] == included[asked][0]).all():
                 continue
-            *_, (prior, apart, fit) = self._fitted(
-                setting, guesses, seen[asked], answers[asked]
+            *_, (prior, decomposition, fit) = self._fitted(
+                context, guesses, included[asked], answers[asked]
             )
             error, bar = gaussian.unexplained(
-                prior, seen[asked], answers[asked], apart, fit, seen[new], answers[new]
+                prior,
+                included[asked],
+                answers[asked],
+                decomposition,
+                fit,
+                included[new],
+                answers[new],
             )
             errors, bars = errors + error, bars + bar
         return float(np.sqrt(max(1.0, errors / bars))) if bars > 0 else 1.0
 
-    def _guesses(self, setting: Setting) -> tuple[list[str], Guesses]:
+    def _guesses(self, context: ScoringContext) -> tuple[list[str], Guesses]:
         """What each prior guesses, up to scale, and what it is called."""
         if not self.priors:
-            return ["nothing"], np.zeros((1, len(setting.queries), setting.n_sources))
-        if setting.scores is None:
+            return ["nothing"], np.zeros((1, len(context.queries), context.n_sources))
+        if context.scores is None:
             raise BadInput(
-                f"The prior is what {', '.join(self.priors)} score, and this setting "
-                "has no scores. Give it `scores`, or choose no priors."
+                f"The prior is what {', '.join(self.priors)} score, and this scoring "
+                "context has no scores. Give it `scores`, or choose no priors."
             )
         guesses, names = [], []
         for prior in self.priors:
-            path = setting.scores(*self._scored_by(prior, setting), self.dampings)
+            path = context.scores(*self._scored_by(prior, context), self.dampings)
             # A method without a damping has a single score.
             for damping, score in zip(("own", *self.dampings), path, strict=False):
                 for readout in self.readouts:
@@ -251,12 +267,12 @@ class Posterior:
                     names.append(f"{prior}, damping {damping}, {readout}")
         return names, np.stack(guesses)
 
-    def _scored_by(self, prior: str, setting: Setting) -> tuple[str, str | int]:
+    def _scored_by(self, prior: str, context: ScoringContext) -> tuple[str, str | int]:
         """A prior's method, and the model that it scores."""
         method, _, named = prior.partition("@")
         model = int(named) if named.isdecimal() else named or self.prior_model
-        n_members = len(setting.networks)
-        fewer = setting.codes is not None and n_members < setting.codes.n_members
+        n_members = len(context.networks)
+        fewer = context.codes is not None and n_members < context.codes.n_members
         if model == ENSEMBLE and fewer:
             # What the others know must stay with them.
             return method, first_members(n_members)
@@ -264,48 +280,56 @@ class Posterior:
 
     def _best(
         self,
-        setting: Setting,
+        context: ScoringContext,
         expected: Float64[np.ndarray, "queries sources"],
-        seen: Float64[np.ndarray, "members sources"],
+        included: Float64[np.ndarray, "members sources"],
         answers: Float64[np.ndarray, "members queries"],
     ) -> tuple[dict[str, Any], Fitted]:
         """Of all there is to choose from, what fits best over all queries, and its fit."""
         noises = NOISES if self.noise is None else (self.noise,)
-        alike = {kind: likeness_of(setting, expected, kind) for kind in self.likenesses}
+        alike = {
+            kind: similarity_features(context, expected, kind)
+            for kind in self.likenesses
+        }
         choices = list(itertools.product(self.powers, self.likenesses, self.shares))
         priors = (
-            Prior(expected, gaussian.spread_of(expected, power), alike[kind], share)
+            Prior(
+                expected,
+                gaussian.prior_variance_of(expected, power),
+                alike[kind],
+                share,
+            )
             for power, kind, share in choices
         )
         left_out = self.criterion == "left_out"
         number, found = gaussian.best(
-            priors, seen, answers, noises, self.pooled, left_out
+            priors, included, answers, noises, self.pooled, left_out
         )
         names = ("power", "likeness", "share")
         return dict(zip(names, choices[number], strict=True)), found
 
 
-def likeness_of(
-    setting: Setting, expected: Float64[np.ndarray, "queries sources"], kind: str
+def similarity_features(
+    context: ScoringContext, expected: Float64[np.ndarray, "queries sources"], kind: str
 ) -> Float64[np.ndarray, "sources features"]:
     """Features of each source, at length one, whose products say how alike two are.
 
     Args:
-        setting: Pictures; a source's is the mean of its images minus that of all.
+        context: Pictures; a source's is the mean of its images minus that of all.
         expected: Effects up to scale; a source's are its difference from the mean
             source, in units of the query.
-        kind: One of `LIKENESSES`. Where one of both is zero, the other decides.
+        kind: One of `SIMILARITIES`. Where one of both is zero, the other decides.
     """
-    features_of = {"pixels": _looks(setting), "expected": _actions(expected)}
+    features_of = {"pixels": _looks(context), "expected": _actions(expected)}
     kinds = features_of if kind == "both" else (kind,)
     return features.unit(np.hstack([features.unit(features_of[one]) for one in kinds]))
 
 
-def _looks(setting: Setting) -> Float64[np.ndarray, "sources pixels"]:
+def _looks(context: ScoringContext) -> Float64[np.ndarray, "sources pixels"]:
     """Mean picture of each source minus that of all images."""
-    rows = pixels(setting.train.images).astype(np.float64)
-    sums = np.zeros((setting.n_sources, rows.shape[1]))
-    np.add.at(sums, setting.source_of, rows - rows.mean(axis=0))
+    rows = pixels(context.train.images).astype(np.float64)
+    sums = np.zeros((context.n_sources, rows.shape[1]))
+    np.add.at(sums, context.source_of, rows - rows.mean(axis=0))
     return sums
 
 
@@ -316,12 +340,12 @@ def _actions(
     return features.unit(expected - expected.mean(axis=1, keepdims=True)).T
 
 
-def _facts(apart: Apart, fit: Fit) -> dict[str, Any]:
+def _facts(decomposition: Eigendecomposition, fit: Fit) -> dict[str, Any]:
     """For the sidecar: what was found, query by query."""
     return {
         "noise": fit.noise.tolist(),
         "scale": fit.scale.tolist(),
         "variance": fit.variance.tolist(),
-        "merit": fit.merit.tolist(),
-        "n_members": apart.axes.shape[1],
+        "merit": fit.objective.tolist(),
+        "n_members": decomposition.axes.shape[1],
     }

@@ -76,7 +76,7 @@ def test_a_scorer_that_follows_the_sampler_refuses_them(trained):
     run, pipe, plan = trained
     held_out.write(run, plan, "new", images())
     with pytest.raises(BadInput, match="no noise leads to them"):
-        scored_models.journey_of(
+        scored_models.trajectory_of(
             pipe, queries.load(run, "new"), objective_of(run.config.model)
         )
 

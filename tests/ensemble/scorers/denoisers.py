@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ensemble.models.conditioning import NOTHING
 from ensemble.scorers.curvature.kfac import (
-    Fitted,
+    DampedCurvature,
     Sample,
 )
 from ensemble.scorers.curvature.layers import Layers
@@ -57,14 +57,14 @@ def convolutional() -> Denoiser:
 def sample(n_draws: int, *shape: int, seed: int = 0) -> Sample:
     """Random noisy images and targets, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    noisy, wanted, chance = torch.randn(
+    noisy, target, pseudo_target_noise = torch.randn(
         3, n_draws, *shape, generator=generator, dtype=torch.float64
     )
     timestep = torch.zeros(n_draws, dtype=torch.int64)
-    return Sample(noisy, timestep, NOTHING, wanted, chance)
+    return Sample(noisy, timestep, NOTHING, target, pseudo_target_noise)
 
 
-def as_matrix(fitted: Fitted, layers: Layers) -> Tensor:
+def as_matrix(fitted: DampedCurvature, layers: Layers) -> Tensor:
     """The curvature written out, for weights in the order of `network.parameters()`."""
     blocks = []
     for name, inverse in fitted.layers.items():

@@ -13,9 +13,9 @@ from ensemble.scorers.gradients.per_example import (
 )
 from ensemble.scorers.interface import (
     Examples,
-    Setting,
+    ScoringContext,
 )
-from tests.ensemble.scorers.tiny_setting import DRAWS, WHOLE
+from tests.ensemble.scorers.tiny_context import DRAWS, WHOLE
 
 DAMPING = 0.3
 
@@ -35,7 +35,7 @@ def gradient_of(network, states: States, image: int, draw: int, output: str):
 
 
 def features(
-    setting: Setting,
+    context: ScoringContext,
     network,
     examples: Examples,
     output: str,
@@ -43,7 +43,7 @@ def features(
     unit: bool = False,
 ) -> np.ndarray:
     """Whole gradients, averaged over draws."""
-    states = per_example.drawn_states(setting.objective, examples, draws)
+    states = per_example.draw_states(context.objective, examples, draws)
     rows = []
     for image in range(len(examples)):
         drawn = [
@@ -71,16 +71,16 @@ def whole(**changes) -> Feature:
     return dataclasses.replace(WHOLE, **changes)
 
 
-def expected(setting, formula, output="loss", unit=False) -> np.ndarray:
+def expected(context, formula, output="loss", unit=False) -> np.ndarray:
     """Mean of formula(train, queries) over the networks that saw an image."""
     total = np.zeros((3, 12))
-    for network, saw in zip(setting.networks, setting.saw, strict=True):
+    for network, saw in zip(context.networks, context.saw, strict=True):
         train, queries = (
-            features(setting, network, examples, output, DRAWS, unit)
-            for examples in (setting.train, setting.queries)
+            features(context, network, examples, output, DRAWS, unit)
+            for examples in (context.train, context.queries)
         )
         total[:, saw] += formula(train[saw], queries)
-    return total / setting.saw.sum(axis=0)
+    return total / context.saw.sum(axis=0)
 
 
 def agree(found, wanted) -> None:

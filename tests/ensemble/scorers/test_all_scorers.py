@@ -11,14 +11,14 @@ import torch
 from ensemble.scorers import (
     READOUTS,
     SCORERS,
-    Alone,
-    Damped,
+    MemberSamples,
+    SupportsDampingPath,
     by_source,
 )
 from ensemble.scorers.gradients import batch_size
 from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import Draws
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 
 METHODS = sorted(SCORERS)
 
@@ -31,24 +31,24 @@ def quick(method):
         value = getattr(scorer, option.name)
         if isinstance(value, Feature):
             changes[option.name] = dataclasses.replace(
-                tiny_setting.FEATURE, output=value.output, unit_draws=value.unit_draws
+                tiny_context.FEATURE, output=value.output, unit_draws=value.unit_draws
             )
         if isinstance(value, Draws):
-            changes[option.name] = tiny_setting.DRAWS
+            changes[option.name] = tiny_context.DRAWS
     return dataclasses.replace(scorer, **changes)
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory):
-    return tiny_setting.setting(tmp_path_factory.mktemp("features"))
+def context(tmp_path_factory):
+    return tiny_context.context(tmp_path_factory.mktemp("features"))
 
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory):
     """Images and queries in another order, in other batches, with other files."""
-    plain = tiny_setting.setting(tmp_path_factory.mktemp("turned"))
+    plain = tiny_context.context(tmp_path_factory.mktemp("turned"))
     images, queries = np.random.default_rng(0).permutation(12), np.array([2, 0, 1])
-    journey = plain.journey()
+    trajectory = plain.trajectory()
     return (
         dataclasses.replace(
             plain,
@@ -56,8 +56,12 @@ def turned(tmp_path_factory):
             saw=plain.saw[:, images],
             source_of=plain.source_of[images],
             queries=plain.queries[torch.from_numpy(queries)],
-            journey=lambda: dataclasses.replace(journey, clean=journey.clean[queries]),
-            alone=Alone(lambda number: plain.alone.pictures(number)[queries], {}),
+            trajectory=lambda: dataclasses.replace(
+                trajectory, clean=trajectory.clean[queries]
+            ),
+            member_samples=MemberSamples(
+                lambda number: plain.member_samples.images(number)[queries], {}
+            ),
             scores=lambda *asked: plain.scores(*asked)[:, queries],
         ),
         images,
@@ -66,9 +70,9 @@ def turned(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scored(setting):
+def scored(context):
     """Scores by name, made when first asked for."""
-    return functools.cache(lambda method: quick(method).score(setting))
+    return functools.cache(lambda method: quick(method).score(context))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,7 +95,9 @@ def test_order_and_batches_change_nothing(method, scored, turned, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=tolerance)
 
 
-DAMPED = [method for method in METHODS if isinstance(SCORERS[method], Damped)]
+DAMPED = [
+    method for method in METHODS if isinstance(SCORERS[method], SupportsDampingPath)
+]
 
 
 def test_kernels_and_influence_functions_have_a_path_of_dampings():
@@ -101,19 +107,19 @@ def test_kernels_and_influence_functions_have_a_path_of_dampings():
 
 
 @pytest.mark.parametrize("method", DAMPED)
-def test_a_path_is_the_scores_at_each_damping(method, setting, monkeypatch):
+def test_a_path_is_the_scores_at_each_damping(method, context, monkeypatch):
     scorer = quick(method)
     decompositions = []
     whole = scipy.linalg.eigh
     monkeypatch.setattr(
         scipy.linalg, "eigh", lambda *a, **k: decompositions.append(1) or whole(*a, **k)
     )
-    path = scorer.path(setting, [0.03, 3.0])
+    path = scorer.path(context, [0.03, 3.0])
     assert path.shape == (2, 3, 12)
     # One for each network, however many dampings there are.
     assert len(decompositions) in (0, 4)
     for damping, found in zip([0.03, 3.0], path, strict=True):
-        expected = with_damping(scorer, damping).score(setting)
+        expected = with_damping(scorer, damping).score(context)
         tolerance = 1e-6 * np.abs(expected).max()
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=tolerance)
 

@@ -11,7 +11,7 @@ from ensemble.scorers.interface import (
     over_images,
 )
 from splits.errors import BadInput
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 
 
 def test_a_sources_score_is_the_sum_over_its_images():
@@ -31,12 +31,12 @@ def test_spreading_over_images_is_undone_by_summing():
 
 
 def test_networks_are_told_by_the_sources_that_they_saw(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    assert np.array_equal(setting.included(), setting.codes.bits.T)
+    context = tiny_context.context(tmp_path)
+    assert np.array_equal(context.included(), context.codes.bits.T)
 
 
 def test_examples_are_chosen_with_all_that_belongs_to_them():
-    examples = tiny_setting.examples(4, 10, n_classes=3)
+    examples = tiny_context.examples(4, 10, n_classes=3)
     chosen = examples[torch.tensor([3, 1])]
     assert torch.equal(chosen.images, examples.images[[3, 1]])
     assert chosen.condition.labels.tolist() == [0, 1]
@@ -45,6 +45,6 @@ def test_examples_are_chosen_with_all_that_belongs_to_them():
 
 
 def test_a_setting_must_know_what_each_network_saw(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
     with pytest.raises(BadInput, match=r"saw has shape \(3, 12\)"):
-        dataclasses.replace(setting, saw=setting.saw[:3])
+        dataclasses.replace(context, saw=context.saw[:3])

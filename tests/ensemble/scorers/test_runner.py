@@ -35,17 +35,17 @@ from ensemble.scorers.methods.similarity import (
 )
 from ensemble.scorers.posterior.posterior import Posterior
 from ensemble.scorers.runner import (
+    context_of,
     listing,
     score,
     scores_of,
-    setting_of,
 )
-from ensemble.scorers.scored_models import journey_of
+from ensemble.scorers.scored_models import trajectory_of
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping
 from splits.errors import BadInput
 from tests import tiny
-from tests.ensemble.scorers.tiny_setting import DRAWS, FEATURE
+from tests.ensemble.scorers.tiny_context import DRAWS, FEATURE
 
 DOT = GradientDot(FEATURE)
 
@@ -195,33 +195,33 @@ def test_a_reference_model_scores_every_source(trained):
 def test_members_that_are_not_loaded_are_not_scored(trained):
     run, _, plan = trained
     pair = EnsemblePipeline.from_pretrained(run.path, members=[3, 1])
-    setting = setting_of(run, pair, plan, queries.load(run, "demo"))
-    assert np.array_equal(setting.included(), plan.codes.bits[:, [3, 1]].T)
+    context = context_of(run, pair, plan, queries.load(run, "demo"))
+    assert np.array_equal(context.included(), plan.codes.bits[:, [3, 1]].T)
 
 
 def test_queries_and_training_images_never_share_noise(trained):
     run, pipe, plan = trained
-    setting = setting_of(run, pipe, plan, queries.load(run, "demo"))
-    assert setting.train.keys.tolist() == list(range(8))
-    assert (setting.queries.keys > 10**6).all()
-    assert len(set(setting.queries.keys.tolist())) == 2
+    context = context_of(run, pipe, plan, queries.load(run, "demo"))
+    assert context.train.keys.tolist() == list(range(8))
+    assert (context.queries.keys > 10**6).all()
+    assert len(set(context.queries.keys.tolist())) == 2
 
 
 def test_conditional_members_are_told_labels(tmp_path):
     run, plan = tiny.trained(tmp_path / "run", model={"class_conditional": True})
     pipe = tiny.pipeline_of(run)
     queries.generate(run, pipe, "demo", [3, 4], labels=[1, 0])
-    setting = setting_of(run, pipe, plan, queries.load(run, "demo"), 0)
-    assert setting.train.condition.labels.tolist() == plan.data.labels.tolist()
-    assert setting.queries.condition.labels.tolist() == [1, 0]
-    plain = DOT.score(setting)
+    context = context_of(run, pipe, plan, queries.load(run, "demo"), 0)
+    assert context.train.condition.labels.tolist() == plan.data.labels.tolist()
+    assert context.queries.condition.labels.tolist() == [1, 0]
+    plain = DOT.score(context)
     for scorer in (JourneyTrak(FEATURE), Das(FEATURE, residual=DRAWS)):
-        assert np.isfinite(scorer.score(setting)).all()
+        assert np.isfinite(scorer.score(context)).all()
     relabelled = dataclasses.replace(
-        setting.train,
-        condition=ClassLabels((setting.train.condition.labels + 1) % 3, 3),
+        context.train,
+        condition=ClassLabels((context.train.condition.labels + 1) % 3, 3),
     )
-    found = DOT.score(dataclasses.replace(setting, train=relabelled))
+    found = DOT.score(dataclasses.replace(context, train=relabelled))
     assert not np.allclose(found, plain, rtol=1e-3)
 
 
@@ -234,11 +234,14 @@ def objective_by_name(name):
 def test_a_journey_ends_at_the_picture(scheduler, prediction_type):
     pipe = tiny.ensemble(scheduler=scheduler, prediction_type=prediction_type)
     asked = asked_of(pipe)
-    journey = journey_of(pipe, asked, objective_by_name(prediction_type))
-    assert journey.clean.shape == (2, 4, 1, 8, 8)
-    assert (journey.timesteps.diff() < 0).all()
+    trajectory = trajectory_of(pipe, asked, objective_by_name(prediction_type))
+    assert trajectory.clean.shape == (2, 4, 1, 8, 8)
+    assert (trajectory.timesteps.diff() < 0).all()
     torch.testing.assert_close(
-        journey.clean[:, -1], torch.tensor(asked.images).double(), rtol=1e-2, atol=1e-2
+        trajectory.clean[:, -1],
+        torch.tensor(asked.images).double(),
+        rtol=1e-2,
+        atol=1e-2,
     )
 
 
@@ -247,11 +250,14 @@ def test_a_journey_is_guided_as_the_picture_was():
     pipe.register_to_config(guidance_scale=3.0)
     asked = asked_of(pipe, labels=[2, 0])
     before = pipe.members.n_forwards
-    journey = journey_of(pipe, asked, objective_by_name("epsilon"))
+    trajectory = trajectory_of(pipe, asked, objective_by_name("epsilon"))
     # Four steps of two queries by every member, with and without their labels.
     assert pipe.members.n_forwards - before == 4 * 2 * 2 * pipe.members.n_members
     torch.testing.assert_close(
-        journey.clean[:, -1], torch.tensor(asked.images).double(), rtol=1e-5, atol=1e-5
+        trajectory.clean[:, -1],
+        torch.tensor(asked.images).double(),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -344,13 +350,13 @@ def test_a_missing_reference_is_refused(trained, tmp_path):
     elsewhere = dataclasses.replace(run, path=tmp_path)
     advice = r"no reference model.*train\.py .*config\.yaml --reference"
     with pytest.raises(BadInput, match=advice):
-        setting_of(elsewhere, pipe, plan, queries.load(run, "demo"), "reference")
+        context_of(elsewhere, pipe, plan, queries.load(run, "demo"), "reference")
 
 
 def test_scores_that_are_not_finite_are_refused(trained):
     class Broken(Constant):
-        def score(self, setting):
-            return super().score(setting) * np.float32("nan")
+        def score(self, context):
+            return super().score(context) * np.float32("nan")
 
     with pytest.raises(BadInput, match="Scores by broken are not finite"):
         score(*trained, "demo", "broken", scorer=Broken())
@@ -421,12 +427,12 @@ def test_a_prior_is_read_at_its_own_damping_and_at_those_asked_for(trained):
 def test_priors_of_queries_without_a_name_are_made_anew(trained):
     run, pipe, plan = trained
     asked = queries.load(run, "demo")
-    setting = setting_of(run, pipe, plan, asked)
-    assert setting.scores is not None
-    found = setting.scores("dtrak", 1, [10.0, 0.1])
+    context = context_of(run, pipe, plan, asked)
+    assert context.scores is not None
+    found = context.scores("dtrak", 1, [10.0, 0.1])
     kept = scores_of(run, pipe, plan, "demo", 512, "dtrak", 1, [10.0, 0.1])
     np.testing.assert_allclose(found, kept, rtol=1e-5)
-    (blind,) = setting.scores("pixel_dot", 1, [10.0])
+    (blind,) = context.scores("pixel_dot", 1, [10.0])
     assert np.array_equal(blind, score_files.load(run, "demo", "pixel_dot", 1))
 
 
@@ -441,18 +447,18 @@ def test_methods_that_are_sure_of_themselves_have_no_error_bars(trained):
 )
 def test_what_members_make_alone_is_known_of_the_first_members(trained, which, known):
     run, pipe, plan = trained
-    setting = setting_of(run, pipe, plan, asked_of(pipe), which)
-    assert (setting.alone is not None) == known
-    for number in range(len(setting.networks) if known else 0):
-        assert setting.networks[number] is pipe.members.networks[number]
+    context = context_of(run, pipe, plan, asked_of(pipe), which)
+    assert (context.member_samples is not None) == known
+    for number in range(len(context.networks) if known else 0):
+        assert context.networks[number] is pipe.members.networks[number]
 
 
 def test_members_alone_make_the_pictures_of_a_pipeline_of_one_member():
     pipe = tiny.ensemble(3)
     asked = asked_of(pipe)
-    alone = scored_models.alone_of(pipe, asked)
+    member_samples = scored_models.member_samples_of(pipe, asked)
     for number in range(3):
         one = tiny.ensemble(1)
         one.members.networks[0] = pipe.members.networks[number]
         wanted = one.pictures(asked.seeds.tolist()).float().numpy()
-        np.testing.assert_allclose(alone.pictures(number), wanted, atol=1e-6)
+        np.testing.assert_allclose(member_samples.images(number), wanted, atol=1e-6)

@@ -17,7 +17,7 @@ from ensemble.training.members import train_members
 from ensemble.training.process import Interrupted, Stopping
 from splits.errors import BadInput
 from tests import tiny
-from tests.ensemble.scorers.tiny_setting import FEATURE
+from tests.ensemble.scorers.tiny_context import FEATURE
 from tests.tiny import StopsAfter
 
 KEPT = {"keep_every_steps": 2}

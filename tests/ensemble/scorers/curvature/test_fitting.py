@@ -7,16 +7,18 @@ import torch
 
 from ensemble.scorers.curvature import fitting
 from ensemble.scorers.curvature.kfac import Curvature
-from ensemble.scorers.gradients.network import scored
+from ensemble.scorers.gradients.network import scored_networks
 from splits.errors import BadInput
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 
 CURVATURE = Curvature(n_draws=3)
 
 
 @pytest.fixture
 def one(tmp_path):
-    (one,) = scored(tiny_setting.of_reference(tiny_setting.setting(tmp_path)), "")
+    (one,) = scored_networks(
+        tiny_context.of_reference(tiny_context.context(tmp_path)), ""
+    )
     return one
 
 
@@ -56,7 +58,7 @@ def test_other_options_need_another_measurement(one, change):
 def test_what_damping_is_relative_to_is_noted_once(one):
     path = fitting.path(one, CURVATURE, [0.1, 0.2])
     fitting.fitted(one, CURVATURE)
-    (note,) = one.setting.notes
+    (note,) = one.context.notes
     assert note["ignored"] == path[0].ignored
     for name, mean in note["mean_eigenvalue"].items():
         assert path[1].layers[name].damping == pytest.approx(0.2 * mean)
@@ -74,40 +76,41 @@ def test_dampings_share_what_they_divide_by(one):
 def test_work_of_an_earlier_measurement_is_counted(one, targets, n_gradients):
     curvature = dataclasses.replace(CURVATURE, targets=targets)
     fitting.fitted(one, curvature)
-    assert one.setting.work.gradients == n_gradients
+    assert one.context.work.gradients == n_gradients
     fitting.fitted(one, curvature)
-    assert one.setting.work.gradients == 2 * n_gradients
-    assert one.setting.work.seconds_before > 0
+    assert one.context.work.gradients == 2 * n_gradients
+    assert one.context.work.seconds_before > 0
 
 
 def test_a_damaged_curvature_is_refused(one):
     fitting.fitted(one, CURVATURE)
-    (path,) = one.setting.folder.glob("curvature-*/spectra.safetensors")
+    (path,) = one.context.folder.glob("curvature-*/spectra.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(BadInput, match=r"spectra\.safetensors is damaged"):
         fitting.fitted(one, CURVATURE)
 
 
 def test_draws_belong_to_an_image_not_to_its_batch(one):
-    setting = one.setting
-    together = fitting.drawn(setting, one.train[:], CURVATURE, 0)
-    alone = fitting.drawn(setting, one.train[4:5], CURVATURE, 0)
+    context = one.context
+    together = fitting.draw_sample(context, one.train[:], CURVATURE, 0)
+    alone = fitting.draw_sample(context, one.train[4:5], CURVATURE, 0)
     its_own = together.at(slice(12, 15))
     assert torch.equal(its_own.noisy, alone.noisy)
-    assert torch.equal(its_own.chance, alone.chance)
+    assert torch.equal(its_own.pseudo_target_noise, alone.pseudo_target_noise)
     assert torch.equal(its_own.timestep, alone.timestep)
 
 
 def test_both_passes_have_draws_of_their_own(one):
     first, second = (
-        fitting.drawn(one.setting, one.train[:], CURVATURE, number) for number in (0, 1)
+        fitting.draw_sample(one.context, one.train[:], CURVATURE, number)
+        for number in (0, 1)
     )
     assert not torch.equal(first.noisy, second.noisy)
-    assert not torch.equal(first.chance, second.chance)
+    assert not torch.equal(first.pseudo_target_noise, second.pseudo_target_noise)
 
 
 def test_an_images_timesteps_are_spread_over_the_whole_schedule(one):
-    sample = fitting.drawn(one.setting, one.train[:], Curvature(n_draws=10), 0)
+    sample = fitting.draw_sample(one.context, one.train[:], Curvature(n_draws=10), 0)
     timesteps = sample.timestep.reshape(12, 10)
     assert torch.equal(timesteps // 100, torch.arange(10).expand(12, 10))
     assert len(torch.unique(timesteps[:, 0])) > 6
@@ -115,9 +118,9 @@ def test_an_images_timesteps_are_spread_over_the_whole_schedule(one):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_perfect_network_would_predict_what_is_wanted(one, prediction_type):
-    objective = tiny_setting.objective(prediction_type)
-    setting = dataclasses.replace(one.setting, objective=objective)
-    sample = fitting.drawn(setting, one.train[:], CURVATURE, 0)
+    objective = tiny_context.objective(prediction_type)
+    context = dataclasses.replace(one.context, objective=objective)
+    sample = fitting.draw_sample(context, one.train[:], CURVATURE, 0)
     clean = one.train[:].images.repeat_interleave(3, dim=0)
     kept = objective.schedule.alphas_cumprod[sample.timestep].double()[
         :, None, None, None

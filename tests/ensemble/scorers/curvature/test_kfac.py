@@ -81,7 +81,10 @@ def test_measured_eigenvalues_come_closer_to_the_gauss_newton_matrix_than_kfac()
 def test_pseudo_targets_average_to_the_exact_curvature():
     network, sample = denoisers.linear(), denoisers.sample(4, 1, 2, 2)
     many = [denoisers.sample(4, 1, 2, 2, seed=seed) for seed in range(200)]
-    sampled = [dataclasses.replace(sample, chance=other.chance) for other in many]
+    sampled = [
+        dataclasses.replace(sample, pseudo_target_noise=other.pseudo_target_noise)
+        for other in many
+    ]
     _, exact = fit(network, sample, targets="exact", approximation="diagonal")
     _, found = fit(network, *sampled, approximation="diagonal")
     # 800 samples, each the square of a normal: five standard errors are 0.25.

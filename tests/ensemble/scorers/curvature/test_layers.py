@@ -27,18 +27,18 @@ def unet(n_classes=None):
 def inputs(n_draws):
     generator = torch.Generator().manual_seed(3)
     noisy = torch.randn(n_draws, 1, 8, 8, generator=generator, dtype=torch.float64)
-    pull = torch.randn(n_draws, 1, 8, 8, generator=generator, dtype=torch.float64)
-    return noisy, torch.arange(n_draws) * 100, pull
+    cotangent = torch.randn(n_draws, 1, 8, 8, generator=generator, dtype=torch.float64)
+    return noisy, torch.arange(n_draws) * 100, cotangent
 
 
-def naive(network, found, noisy, timestep, pull, condition=NOTHING):
+def naive(network, found, noisy, timestep, cotangent, condition=NOTHING):
     """Torch's gradient of <pull, prediction>, as matrices with the bias beside."""
     prediction = predict(network, noisy, timestep, condition)
     expected = {}
     for name, module in found.modules.items():
         weights = list(module.parameters(recurse=False))
         gradient = torch.autograd.grad(
-            (pull * prediction).sum(), weights, retain_graph=True
+            (cotangent * prediction).sum(), weights, retain_graph=True
         )
         expected[name] = as_matrix(gradient[0], *gradient[1:])
     return expected
@@ -55,13 +55,13 @@ def as_matrix(weight, bias=None):
 def test_a_layers_gradient_at_one_image_is_torchs_own():
     network = unet()
     found = layers.find(network)
-    noisy, timestep, pull = inputs(3)
-    passage = layers.forward(network, found, noisy, timestep)
-    gradients = layers.per_image(passage, pull, n_images=3)
+    noisy, timestep, cotangent = inputs(3)
+    recorded = layers.forward(network, found, noisy, timestep)
+    gradients = layers.per_image(recorded, cotangent, n_images=3)
     assert gradients.keys() == found.modules.keys()
     for image in range(3):
         at = slice(image, image + 1)
-        expected = naive(network, found, noisy[at], timestep[at], pull[at])
+        expected = naive(network, found, noisy[at], timestep[at], cotangent[at])
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient[image], expected[name])
 
@@ -69,11 +69,11 @@ def test_a_layers_gradient_at_one_image_is_torchs_own():
 def test_an_images_gradient_is_the_sum_over_its_draws():
     network = unet(n_classes=3)
     found = layers.find(network)
-    noisy, timestep, pull = inputs(4)
+    noisy, timestep, cotangent = inputs(4)
     labels = ClassLabels(torch.tensor([0, 0, 2, 2]), 2)
-    passage = layers.forward(network, found, noisy, timestep, labels)
-    gradients = layers.per_image(passage, pull, n_images=2)
-    expected = naive(network, found, noisy[2:], timestep[2:], pull[2:], labels[2:])
+    recorded = layers.forward(network, found, noisy, timestep, labels)
+    gradients = layers.per_image(recorded, cotangent, n_images=2)
+    expected = naive(network, found, noisy[2:], timestep[2:], cotangent[2:], labels[2:])
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient[1], expected[name])
 
@@ -87,11 +87,11 @@ def test_an_images_gradient_is_the_sum_over_its_draws():
     ],
 )
 def test_patches_times_weights_are_what_the_layer_gives_out(layer):
-    given = torch.randn(3, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    layer_input = torch.randn(3, 2, 6, 5, generator=torch.Generator().manual_seed(0))
     weights = as_matrix(layer.weight, layer.bias)
-    call = layers.Call("layer", layer, given, layer(given))
+    call = layers.LayerCall("layer", layer, layer_input, layer(layer_input))
     product = layers.patches(call, torch.empty(10_000)) @ weights.T
-    torch.testing.assert_close(product, layers.rows(call, layer(given)))
+    torch.testing.assert_close(product, layers.rows(call, layer(layer_input)))
 
 
 def test_a_layer_that_is_used_twice_has_the_gradient_of_both_uses():
@@ -99,9 +99,11 @@ def test_a_layer_that_is_used_twice_has_the_gradient_of_both_uses():
     network = Denoiser(nn.Flatten(), shared, nn.Tanh(), shared)
     found = layers.find(network)
     sample = denoisers.sample(2, 1, 2, 2)
-    passage = layers.forward(network, found, sample.noisy, sample.timestep)
-    gradients = layers.per_image(passage, sample.chance, n_images=1)
-    expected = naive(network, found, sample.noisy, sample.timestep, sample.chance)
+    recorded = layers.forward(network, found, sample.noisy, sample.timestep)
+    gradients = layers.per_image(recorded, sample.pseudo_target_noise, n_images=1)
+    expected = naive(
+        network, found, sample.noisy, sample.timestep, sample.pseudo_target_noise
+    )
     (name,) = expected
     torch.testing.assert_close(gradients[name][0], expected[name])
 
@@ -156,12 +158,12 @@ def test_a_gradient_that_is_not_finite_is_named_by_layer_and_image():
 def test_moving_by_a_gradient_moves_the_prediction_along_it():
     network = unet()
     found = layers.find(network)
-    noisy, timestep, pull = inputs(1)
-    passage = layers.forward(network, found, noisy, timestep)
-    gradients = layers.per_image(passage, pull, n_images=1)
-    before = (pull * passage.prediction).sum().detach()
+    noisy, timestep, cotangent = inputs(1)
+    recorded = layers.forward(network, found, noisy, timestep)
+    gradients = layers.per_image(recorded, cotangent, n_images=1)
+    before = (cotangent * recorded.prediction).sum().detach()
     step = 1e-8
     layers.move(found, {name: step * value[0] for name, value in gradients.items()})
-    after = (pull * predict(network, noisy, timestep)).sum().detach()
+    after = (cotangent * predict(network, noisy, timestep)).sum().detach()
     slope = layers.products(gradients, gradients)[0, 0]
     torch.testing.assert_close((after - before) / step, slope, rtol=1e-3, atol=0.0)

@@ -17,28 +17,28 @@ from ensemble.scorers.methods.park2023trak import (
 )
 from ensemble.scorers.methods.pruthi2020tracin import GradientCosine, GradientDot
 from splits.errors import BadInput
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 from tests.ensemble.scorers.references import DAMPING, agree, expected, trak, whole
 
 
 def test_infinite_damping_makes_trak_the_inner_product(tmp_path):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
-    dot = GradientDot(whole()).score(setting)
-    found = Trak(whole(), 1e9).score(setting)
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
+    dot = GradientDot(whole()).score(context)
+    found = Trak(whole(), 1e9).score(context)
     agree(found / np.abs(found).max(), dot / np.abs(dot).max())
 
 
 def test_an_image_that_fewer_networks_saw_scores_no_less_for_that(tmp_path):
-    setting = tiny_setting.first(tiny_setting.setting(tmp_path), 3)
-    assert set(setting.saw.sum(axis=0)) == {1, 2}
-    same = dataclasses.replace(setting, networks=setting.networks[:1] * 3)
-    reference = tiny_setting.of_reference(setting)
+    context = tiny_context.first(tiny_context.context(tmp_path), 3)
+    assert set(context.saw.sum(axis=0)) == {1, 2}
+    same = dataclasses.replace(context, networks=context.networks[:1] * 3)
+    reference = tiny_context.of_reference(context)
     agree(GradientDot(whole()).score(same), GradientDot(whole()).score(reference))
-    agree(Trak(whole(), DAMPING).score(setting), expected(setting, trak))
+    agree(Trak(whole(), DAMPING).score(context), expected(context, trak))
 
 
 def test_a_network_scores_only_what_it_saw(tmp_path):
-    plain = tiny_setting.setting(tmp_path)
+    plain = tiny_context.context(tmp_path)
     alone = dataclasses.replace(plain, networks=plain.networks[:1], saw=plain.saw[:1])
     for method in (GradientDot(whole()), Trak(whole()), Das(whole(output="mean"))):
         score = method.score(alone)
@@ -48,12 +48,12 @@ def test_a_network_scores_only_what_it_saw(tmp_path):
 
 def test_training_on_the_query_itself_is_the_most_helpful(tmp_path):
     """Its removal raises the query's loss most: the sign, in a single case."""
-    plain = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    plain = tiny_context.of_reference(tiny_context.context(tmp_path))
     asked = torch.tensor([7, 2, 4])
-    setting = dataclasses.replace(plain, queries=plain.train[asked])
+    context = dataclasses.replace(plain, queries=plain.train[asked])
     feature = whole(draws=Draws(n_timesteps=3))
     for method in (GradientCosine(feature), RelativeInfluence(feature)):
-        score = method.score(setting)
+        score = method.score(context)
         assert score.argmax(axis=1).tolist() == asked.tolist()
         assert (score.max(axis=1) > 0).all()
 

@@ -22,7 +22,7 @@ from ensemble.scorers.interface import Examples
 from ensemble.training.optimization import denoising_loss
 from splits.errors import BadInput
 from tests import tiny
-from tests.ensemble.scorers import references, tiny_setting
+from tests.ensemble.scorers import references, tiny_context
 from tests.ensemble.scorers.denoisers import Denoiser
 
 WHOLE = Projection(n_dimensions=None)
@@ -39,9 +39,9 @@ def network_of(kind="plain"):
 
 
 def states_of(n_images=3, n_draws=2, n_classes=None, prediction_type="epsilon"):
-    return per_example.drawn_states(
-        tiny_setting.objective(prediction_type),
-        tiny_setting.examples(n_images, 5, n_classes),
+    return per_example.draw_states(
+        tiny_context.objective(prediction_type),
+        tiny_context.examples(n_images, 5, n_classes),
         Draws(n_timesteps=n_draws),
     )
 
@@ -52,8 +52,8 @@ def test_states_are_made_where_the_images_are(prediction_type):
     meta = torch.device("meta")
     images = torch.zeros(3, 1, 8, 8, device=meta)
     examples = Examples(images, NOTHING, torch.arange(3))
-    states = per_example.drawn_states(
-        tiny_setting.objective(prediction_type), examples, Draws(2)
+    states = per_example.draw_states(
+        tiny_context.objective(prediction_type), examples, Draws(2)
     )
     assert states.noisy.device == states.target.device == states.weights.device == meta
 
@@ -150,10 +150,10 @@ def test_the_projected_gradient_is_the_gradient_projected():
 def test_a_gradient_does_not_depend_on_its_batch():
     network, states = network_of(), states_of(n_images=4, n_draws=3)
     together = sums(network, states)
-    examples = tiny_setting.examples(4, 5)
+    examples = tiny_context.examples(4, 5)
     for image in range(4):
-        alone = per_example.drawn_states(
-            tiny_setting.objective(), examples[image : image + 1], Draws(n_timesteps=3)
+        alone = per_example.draw_states(
+            tiny_context.objective(), examples[image : image + 1], Draws(n_timesteps=3)
         )
         row = sum(sums(network, alone.at(slice(d, d + 1))) for d in range(3))[0]
         torch.testing.assert_close(row, together[image], rtol=1e-10, atol=1e-13)
@@ -189,7 +189,7 @@ def test_only_trainable_weights_count_and_all_is_put_back():
 
 def test_the_noise_of_a_draw_is_its_keys_alone():
     draws, levels = Draws(n_timesteps=2, n_noises=2), torch.tensor([10, 10, 500, 500])
-    examples = tiny_setting.examples(4, 5)
+    examples = tiny_context.examples(4, 5)
     noise = draws.noise(examples, levels)
     order = torch.tensor([2, 0])
     assert torch.equal(draws.noise(examples[order], levels), noise[order])
@@ -203,24 +203,24 @@ def test_the_noise_of_a_draw_is_its_keys_alone():
 
 def test_shared_noise_is_the_same_for_all_images():
     draws, levels = Draws(n_timesteps=2, shared_noise=True), torch.tensor([10, 500])
-    noise = draws.noise(tiny_setting.examples(4, 5), levels)
+    noise = draws.noise(tiny_context.examples(4, 5), levels)
     assert (noise == noise[:1]).all()
     assert not torch.equal(noise[0, 0], noise[0, 1])
 
 
 def test_timesteps_are_spread_evenly():
-    levels = Draws(n_timesteps=4, n_noises=2).timesteps(tiny_setting.objective())
+    levels = Draws(n_timesteps=4, n_noises=2).timesteps(tiny_context.objective())
     assert levels.tolist() == [125, 125, 375, 375, 625, 625, 875, 875]
 
 
 def test_networks_are_told_the_noise_or_the_velocity():
     states = states_of(prediction_type="v_prediction")
     kept = (
-        tiny_setting.objective("v_prediction")
+        tiny_context.objective("v_prediction")
         .schedule.alphas_cumprod[states.timesteps]
         .sqrt()[None, :, None, None, None]
     )
-    clean = tiny_setting.examples(3, 5).images[:, None]
+    clean = tiny_context.examples(3, 5).images[:, None]
     # Noise and picture turned by an angle: undoing the turn gives the picture back.
     back = kept * states.noisy - (1 - kept**2).sqrt() * states.target
     torch.testing.assert_close(back, clean.expand_as(back), rtol=1e-5, atol=1e-5)
@@ -229,7 +229,7 @@ def test_networks_are_told_the_noise_or_the_velocity():
 def test_the_weighted_loss_says_the_same_of_noise_and_velocity():
     """A prediction that is a given noise off costs the same, however it is put."""
     noise, velocity = states_of(), states_of(prediction_type="v_prediction")
-    kept = tiny_setting.objective().schedule.alphas_cumprod[noise.timesteps].double()
+    kept = tiny_context.objective().schedule.alphas_cumprod[noise.timesteps].double()
     error = torch.ones_like(noise.target)
     of_noise = per_example.weighted_loss(
         (noise.target + error)[0], noise.target[0], noise.weights
@@ -259,11 +259,11 @@ def test_outputs_are_what_their_names_say():
 
 
 def test_the_loss_is_the_one_that_members_are_trained_on():
-    network, objective = network_of().float(), tiny_setting.objective()
+    network, objective = network_of().float(), tiny_context.objective()
     clean = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([300])
-    states = per_example.noised(
+    states = per_example.add_noise(
         objective, clean[:, None], noise[:, None], level, NOTHING
     )
     expected = denoising_loss(
@@ -312,7 +312,7 @@ def test_more_timesteps_than_there_are_is_refused():
     with pytest.raises(
         BadInput, match="only 1000. Train with model.n_timesteps of at least 1001"
     ):
-        Draws(n_timesteps=1001).timesteps(tiny_setting.objective())
+        Draws(n_timesteps=1001).timesteps(tiny_context.objective())
 
 
 @pytest.mark.parametrize("name", ["n_timesteps", "n_noises"])

@@ -42,7 +42,7 @@ def test_every_use_of_a_module_is_told_with_what_went_in_and_out(network):
     told = []
     modules = {"first": network[0], "last": network[3]}
     given = torch.ones(1, 3, requires_grad=True)
-    with trainable.watched(modules, lambda *use: told.append(use)):
+    with trainable.forward_hooks(modules, lambda *use: told.append(use)):
         out = network(given)
         network[3](torch.zeros(1, 2))
     network(given)
@@ -56,7 +56,7 @@ def test_every_use_of_a_module_is_told_with_what_went_in_and_out(network):
 def test_nobody_watches_after_an_error(network):
     with (
         pytest.raises(RuntimeError),
-        trainable.watched({"0": network[0]}, lambda *_: None),
+        trainable.forward_hooks({"0": network[0]}, lambda *_: None),
     ):
         network(torch.ones(1, 4))
     assert not network[0]._forward_hooks

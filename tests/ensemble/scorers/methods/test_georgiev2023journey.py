@@ -11,23 +11,23 @@ from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
 from splits.errors import BadInput
-from tests.ensemble.scorers import references, tiny_setting
+from tests.ensemble.scorers import references, tiny_context
 from tests.ensemble.scorers.references import DAMPING, agree, trak, whole
 
 
 def test_journey_trak_asks_for_the_loss_at_what_the_sampler_saw(tmp_path):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
     draws = Draws(n_timesteps=3, n_noises=2)
-    journey, network = tiny_setting.journey(), setting.networks[0]
-    levels = journey.timesteps.repeat_interleave(2)
-    noise = draws.noise(setting.queries, levels)
+    trajectory, network = tiny_context.trajectory(), context.networks[0]
+    levels = trajectory.timesteps.repeat_interleave(2)
+    noise = draws.noise(context.queries, levels)
     rows = []
     for query in range(3):
         drawn = []
         for draw in range(4):
-            clean = journey.clean[query, draw // 2].clamp(-1, 1)[None, None]
-            states = per_example.noised(
-                setting.objective,
+            clean = trajectory.clean[query, draw // 2].clamp(-1, 1)[None, None]
+            states = per_example.add_noise(
+                context.objective,
                 clean,
                 noise[query, draw][None, None],
                 levels[draw : draw + 1],
@@ -35,12 +35,12 @@ def test_journey_trak_asks_for_the_loss_at_what_the_sampler_saw(tmp_path):
             )
             drawn.append(references.gradient_of(network, states, 0, 0, "loss"))
         rows.append(torch.stack(drawn).mean(dim=0).numpy())
-    train = references.features(setting, network, setting.train, "loss", draws)
+    train = references.features(context, network, context.train, "loss", draws)
     wanted = trak(train, np.stack(rows))
-    agree(JourneyTrak(whole(draws=draws), DAMPING).score(setting), wanted)
+    agree(JourneyTrak(whole(draws=draws), DAMPING).score(context), wanted)
 
 
 def test_without_a_journey_there_is_no_journey_trak(tmp_path):
-    setting = dataclasses.replace(tiny_setting.setting(tmp_path), journey=None)
+    context = dataclasses.replace(tiny_context.context(tmp_path), trajectory=None)
     with pytest.raises(BadInput, match="pictures without a journey"):
-        JourneyTrak().score(setting)
+        JourneyTrak().score(context)

@@ -14,8 +14,8 @@ from ensemble.scorers.gradients.losses import query_losses
 from ensemble.scorers.methods import ilyas2022datamodels
 from ensemble.scorers.methods.ilyas2022datamodels import Datamodel, EmpiricalInfluence
 from splits.errors import BadInput
-from tests.ensemble.scorers import tiny_setting
-from tests.ensemble.scorers.tiny_setting import DRAWS
+from tests.ensemble.scorers import tiny_context
+from tests.ensemble.scorers.tiny_context import DRAWS
 
 EFFECTS = np.array([0.3, 0.0, -0.2, 0.05])
 
@@ -28,7 +28,7 @@ class Offset(nn.Module):
         self.offset = nn.Parameter(torch.tensor(loss, dtype=torch.float64).sqrt())
 
     def forward(self, noisy, timestep, class_labels=None):
-        kept = tiny_setting.objective().schedule.alphas_cumprod[timestep][
+        kept = tiny_context.objective().schedule.alphas_cumprod[timestep][
             :, None, None, None
         ]
         noise = noisy / (1 - kept).sqrt()
@@ -37,7 +37,7 @@ class Offset(nn.Module):
 
 def linear_setting(folder, n_members=12):
     """Every source lowers the loss by its effect; pictures are black (zero)."""
-    plain = tiny_setting.setting(folder)
+    plain = tiny_context.context(folder)
     bits = np.random.default_rng(1).random((4, n_members)) < 0.5
     source_of = np.array([0, 0, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3])
     losses = 2 - EFFECTS @ bits
@@ -55,61 +55,61 @@ def linear_setting(folder, n_members=12):
     )
 
 
-def of_sources(scorer, setting):
-    return by_source(scorer.score(setting), setting.source_of, setting.n_sources)
+def of_sources(scorer, context):
+    return by_source(scorer.score(context), context.source_of, context.n_sources)
 
 
 def test_the_losses_are_those_that_the_setting_says(tmp_path):
-    setting = linear_setting(tmp_path)
-    wanted = 2 - EFFECTS @ setting.included().T
-    found = query_losses(setting, DRAWS)
+    context = linear_setting(tmp_path)
+    wanted = 2 - EFFECTS @ context.included().T
+    found = query_losses(context, DRAWS)
     np.testing.assert_allclose(found, wanted[:, None].repeat(3, 1), rtol=1e-5)
 
 
 def test_empirical_influence_is_the_difference_of_means(tmp_path):
-    setting = linear_setting(tmp_path)
-    found = of_sources(EmpiricalInfluence(DRAWS), setting)
-    losses = 2 - EFFECTS @ setting.included().T
-    for source, bits in enumerate(setting.included().T):
+    context = linear_setting(tmp_path)
+    found = of_sources(EmpiricalInfluence(DRAWS), context)
+    losses = 2 - EFFECTS @ context.included().T
+    for source, bits in enumerate(context.included().T):
         wanted = losses[~bits].mean() - losses[bits].mean()
         np.testing.assert_allclose(found[:, source], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_under_an_orthogonal_design_empirical_influence_is_the_effect(tmp_path):
-    setting = linear_setting(tmp_path)
+    context = linear_setting(tmp_path)
     grid = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(4, 16).astype(bool)
     grid = grid[:, grid.any(axis=0)]
     full = dataclasses.replace(
-        setting,
+        context,
         networks=[Offset(loss) for loss in (2 - EFFECTS @ grid)] + [Offset(2.0)],
-        saw=np.concatenate([grid[setting.source_of].T, np.zeros((1, 12), bool)]),
+        saw=np.concatenate([grid[context.source_of].T, np.zeros((1, 12), bool)]),
     )
     found = of_sources(EmpiricalInfluence(DRAWS), full)
     np.testing.assert_allclose(found, [EFFECTS] * 3, rtol=1e-4, atol=1e-5)
 
 
 def test_a_source_that_all_members_saw_scores_nothing(tmp_path):
-    setting = linear_setting(tmp_path)
-    saw = setting.saw.copy()
-    saw[:, setting.source_of == 1] = True
-    saw[:, setting.source_of == 3] = False
-    found = of_sources(EmpiricalInfluence(DRAWS), dataclasses.replace(setting, saw=saw))
+    context = linear_setting(tmp_path)
+    saw = context.saw.copy()
+    saw[:, context.source_of == 1] = True
+    saw[:, context.source_of == 3] = False
+    found = of_sources(EmpiricalInfluence(DRAWS), dataclasses.replace(context, saw=saw))
     assert (found[:, [1, 3]] == 0).all()
     assert (found[:, [0, 2]] != 0).all()
 
 
 @pytest.mark.parametrize("penalty", ["ridge", "lasso"])
 def test_datamodels_find_linear_effects_with_their_sign(tmp_path, penalty):
-    setting = linear_setting(tmp_path, n_members=40)
-    found = of_sources(Datamodel(penalty, DRAWS), setting)
+    context = linear_setting(tmp_path, n_members=40)
+    found = of_sources(Datamodel(penalty, DRAWS), context)
     np.testing.assert_allclose(found, [EFFECTS] * 3, atol=0.04)
     assert np.array_equal(found.argmax(axis=1), [0, 0, 0])
 
 
 def test_ridge_is_scikit_learns_with_the_best_penalty(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    found = of_sources(Datamodel("ridge", DRAWS), setting)
-    losses, included = query_losses(setting, DRAWS), setting.included().astype(float)
+    context = tiny_context.context(tmp_path)
+    found = of_sources(Datamodel("ridge", DRAWS), context)
+    losses, included = query_losses(context, DRAWS), context.included().astype(float)
     for query in range(3):
         candidates = [
             -Ridge(penalty).fit(included, losses[:, query]).coef_
@@ -121,8 +121,8 @@ def test_ridge_is_scikit_learns_with_the_best_penalty(tmp_path):
 
 
 def test_the_lasso_leaves_something_but_not_everything(tmp_path):
-    setting = linear_setting(tmp_path, n_members=40)
-    found = of_sources(Datamodel("lasso", DRAWS), setting)
+    context = linear_setting(tmp_path, n_members=40)
+    found = of_sources(Datamodel("lasso", DRAWS), context)
     assert (found[:, 1] == 0).all()
     assert (found[:, 0] > 0).all()
 
@@ -133,8 +133,8 @@ def test_an_unknown_penalty_is_refused():
 
 
 def test_a_single_network_is_refused(tmp_path):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
     with pytest.raises(BadInput, match="there is one network"):
-        EmpiricalInfluence().score(setting)
+        EmpiricalInfluence().score(context)
     with pytest.raises(BadInput, match="there are 1: at least 4"):
-        Datamodel().score(setting)
+        Datamodel().score(context)

@@ -16,15 +16,15 @@ from ensemble.scorers.curvature.kfac import (
     Sample,
 )
 from ensemble.scorers.gradients import per_example
-from ensemble.scorers.gradients.network import scored
+from ensemble.scorers.gradients.network import scored_networks
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.methods.lin2025das import MOST_LEVERAGE, Das, VectorDas
 from ensemble.system import seeding
 from splits.errors import BadInput
-from tests.ensemble.scorers import denoisers, references, tiny_setting
+from tests.ensemble.scorers import denoisers, references, tiny_context
 from tests.ensemble.scorers.methods.test_mlodozeniec2025influence import small
 from tests.ensemble.scorers.references import DAMPING, agree, expected, trak, whole
-from tests.ensemble.scorers.tiny_setting import DRAWS
+from tests.ensemble.scorers.tiny_context import DRAWS
 
 QUICK = VectorDas(
     n_probes=100,
@@ -34,21 +34,21 @@ QUICK = VectorDas(
 )
 
 
-@pytest.fixture(name="setting")
+@pytest.fixture(name="context")
 def small_setting(tmp_path):
     """One network so small that its Jacobian can be written out."""
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
     return dataclasses.replace(
-        setting,
+        context,
         networks=[denoisers.deep_linear()],
-        train=small(setting.train),
-        queries=small(setting.queries),
+        train=small(context.train),
+        queries=small(context.queries),
     )
 
 
-def by_brute_force(setting):
+def by_brute_force(context):
     """J_q (H + λI)⁻¹ ∇loss(i): (queries, draws, values, images), all written out."""
-    (one,) = scored(setting, "")
+    (one,) = scored_networks(context, "")
     trained = one.gradients(one.train[:], "loss", QUICK.draws)
     moved = fitting.fitted(one, QUICK.curvature).solve(trained)
     # In the order of the network's parameters: weights, then the bias.
@@ -60,8 +60,8 @@ def by_brute_force(setting):
         ],
         dim=1,
     )
-    states = per_example.drawn_states(
-        setting.objective, setting.queries, QUICK.query_draws
+    states = per_example.draw_states(
+        context.objective, context.queries, QUICK.query_draws
     )
     flat = states.noisy.flatten(0, 1)
     sample = Sample(flat, states.timesteps.repeat(3), NOTHING, flat, flat)
@@ -70,11 +70,11 @@ def by_brute_force(setting):
 
 
 def test_the_vector_form_is_the_squared_product_of_probes_with_the_change_of_the_prediction(
-    setting,
+    context,
 ):
-    change = by_brute_force(setting)
-    found = dataclasses.replace(QUICK, n_probes=3).score(setting)
-    for query, key in enumerate(setting.queries.keys.tolist()):
+    change = by_brute_force(context)
+    found = dataclasses.replace(QUICK, n_probes=3).score(context)
+    for query, key in enumerate(context.queries.keys.tolist()):
         probes = [
             torch.randn(2, 1, 2, 2, generator=seeding.generator(0, "probe", key, probe))
             for probe in range(3)
@@ -85,21 +85,21 @@ def test_the_vector_form_is_the_squared_product_of_probes_with_the_change_of_the
         np.testing.assert_allclose(found[query], expected, rtol=1e-5)
 
 
-def test_the_vector_form_is_the_squared_change_of_the_prediction_on_average(setting):
-    expected = by_brute_force(setting).square().sum(dim=2).mean(dim=1).numpy()
+def test_the_vector_form_is_the_squared_change_of_the_prediction_on_average(context):
+    expected = by_brute_force(context).square().sum(dim=2).mean(dim=1).numpy()
     # 100 probes of each of two draws: five standard errors are at most 0.5.
-    np.testing.assert_allclose(QUICK.score(setting), expected, rtol=0.5)
-    assert np.log(QUICK.score(setting) / expected).mean() == pytest.approx(0, abs=0.15)
+    np.testing.assert_allclose(QUICK.score(context), expected, rtol=0.5)
+    assert np.log(QUICK.score(context) / expected).mean() == pytest.approx(0, abs=0.15)
 
 
-def test_the_vector_form_is_never_negative(setting):
-    assert (dataclasses.replace(QUICK, n_probes=1).score(setting) >= 0).all()
+def test_the_vector_form_is_never_negative(context):
+    assert (dataclasses.replace(QUICK, n_probes=1).score(context) >= 0).all()
 
 
-def test_a_query_does_not_depend_on_the_others(setting, tmp_path):
+def test_a_query_does_not_depend_on_the_others(context, tmp_path):
     scorer = dataclasses.replace(QUICK, n_probes=2)
-    alone = dataclasses.replace(setting, queries=setting.queries[1:2])
-    together = scorer.score(setting)
+    alone = dataclasses.replace(context, queries=context.queries[1:2])
+    together = scorer.score(context)
     np.testing.assert_allclose(scorer.score(alone)[0], together[1], rtol=1e-5)
 
 
@@ -108,24 +108,24 @@ def test_no_probes_are_refused():
         VectorDas(n_probes=0)
 
 
-def test_directions_that_are_not_finite_are_named(setting):
-    setting.queries.images[1] = torch.inf
+def test_directions_that_are_not_finite_are_named(context):
+    context.queries.images[1] = torch.inf
     with pytest.raises(BadInput, match=r"layer body\.\d at query 1001 is not finite"):
-        QUICK.score(setting)
+        QUICK.score(context)
 
 
-def test_networks_are_found_by_their_layers(setting):
-    assert set(layers.find(setting.networks[0]).modules) == {
+def test_networks_are_found_by_their_layers(context):
+    assert set(layers.find(context.networks[0]).modules) == {
         "body.1",
         "body.2",
         "body.3",
     }
 
 
-def shares(setting):
+def shares(context):
     """The released residual, from every error at every draw."""
-    states = per_example.drawn_states(setting.objective, setting.train, DRAWS)
-    errors = per_example.values(setting.networks[0], states, "loss").detach().sqrt()
+    states = per_example.draw_states(context.objective, context.train, DRAWS)
+    errors = per_example.values(context.networks[0], states, "loss").detach().sqrt()
     return (errors.mean(dim=1) / errors.norm(dim=1)).numpy()
 
 
@@ -143,12 +143,12 @@ def shares(setting):
 def test_das_is_its_formula_with_every_part_a_switch(
     tmp_path, unit, residual, leverage, square
 ):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
 
     def formula(train, queries):
         score = trak(train, queries)
         if residual is not None:
-            score = score * shares(setting)
+            score = score * shares(context)
         if leverage:
             solved = references.inverse_kernel(train, DAMPING)(train)
             explained = np.einsum("iw,iw->i", train, solved)
@@ -156,12 +156,12 @@ def test_das_is_its_formula_with_every_part_a_switch(
         return score**2 if square else score
 
     feature = whole(output="mean", unit_draws=unit)
-    found = Das(feature, DAMPING, residual, leverage, square).score(setting)
-    agree(found, expected(setting, formula, "mean", unit))
+    found = Das(feature, DAMPING, residual, leverage, square).score(context)
+    agree(found, expected(context, formula, "mean", unit))
 
 
 def test_every_part_of_das_matters(tmp_path):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
     feature = whole(output="mean", unit_draws=True)
     full = Das(feature, DAMPING, DRAWS)
     variants = [
@@ -172,14 +172,14 @@ def test_every_part_of_das_matters(tmp_path):
         dataclasses.replace(full, square=False),
         dataclasses.replace(full, damping=2 * DAMPING),
     ]
-    scores = [variant.score(setting) for variant in variants]
+    scores = [variant.score(context) for variant in variants]
     for another in scores[1:]:
         assert not np.allclose(another, scores[0], rtol=1e-3)
 
 
 def test_das_squares_after_dividing_so_its_scores_are_never_negative(tmp_path):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
     full = Das(whole(output="mean", unit_draws=True), DAMPING, DRAWS)
-    signed = dataclasses.replace(full, square=False).score(setting)
+    signed = dataclasses.replace(full, square=False).score(context)
     assert (signed < 0).any()
-    agree(full.score(setting), signed.astype(np.float64) ** 2)
+    agree(full.score(context), signed.astype(np.float64) ** 2)

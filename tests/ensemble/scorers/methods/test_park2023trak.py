@@ -10,7 +10,7 @@ from ensemble.scorers.methods.park2023trak import (
     Trak,
 )
 from splits.errors import BadInput
-from tests.ensemble.scorers import references, tiny_setting
+from tests.ensemble.scorers import references, tiny_context
 from tests.ensemble.scorers.references import (
     DAMPING,
     agree,
@@ -22,34 +22,34 @@ from tests.ensemble.scorers.references import (
 
 
 def test_trak_is_its_formula(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    agree(Trak(whole(), DAMPING).score(setting), expected(setting, trak))
+    context = tiny_context.context(tmp_path)
+    agree(Trak(whole(), DAMPING).score(context), expected(context, trak))
 
 
 @pytest.mark.parametrize("output", sorted(set(OUTPUTS) - {"loss"}))
 def test_dtrak_is_trak_with_another_output(tmp_path, output):
-    setting = tiny_setting.of_reference(tiny_setting.setting(tmp_path))
-    found = DTrak(whole(output=output), DAMPING).score(setting)
-    agree(found, expected(setting, trak, output))
+    context = tiny_context.of_reference(tiny_context.context(tmp_path))
+    found = DTrak(whole(output=output), DAMPING).score(context)
+    agree(found, expected(context, trak, output))
 
 
 def test_relative_influence_is_divided_by_the_step_of_the_weights(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
 
     def formula(train, queries):
         steps = norms(references.inverse_kernel(train, DAMPING)(train))
         return trak(train, queries) / steps
 
-    found = RelativeInfluence(whole(), DAMPING).score(setting)
-    agree(found, expected(setting, formula))
+    found = RelativeInfluence(whole(), DAMPING).score(context)
+    agree(found, expected(context, formula))
 
 
 def test_renormalised_influence_is_divided_by_the_gradients_length(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
     wanted = expected(
-        setting, lambda train, queries: trak(train, queries) / norms(train)
+        context, lambda train, queries: trak(train, queries) / norms(train)
     )
-    agree(RenormalisedInfluence(whole(), DAMPING).score(setting), wanted)
+    agree(RenormalisedInfluence(whole(), DAMPING).score(context), wanted)
 
 
 def test_dtrak_with_the_loss_is_refused():

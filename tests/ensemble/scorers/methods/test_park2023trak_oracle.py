@@ -10,29 +10,29 @@ from torch.func import functional_call
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.kernel import decompose
 from ensemble.scorers.methods.park2023trak import Trak
-from tests.ensemble.scorers import tiny_setting
-from tests.ensemble.scorers.tiny_setting import DRAWS, WHOLE
+from tests.ensemble.scorers import tiny_context
+from tests.ensemble.scorers.tiny_context import DRAWS, WHOLE
 
 trak = pytest.importorskip("trak", reason="traker is an oracle: pip install traker")
 DAMPING = 0.5
 
 
-def in_float32(setting):
+def in_float32(context):
     """The package knows no other precision."""
 
     def single(examples):
         return dataclasses.replace(examples, images=examples.images.float())
 
     return dataclasses.replace(
-        setting,
-        networks=[network.float() for network in setting.networks],
-        train=single(setting.train),
-        queries=single(setting.queries),
+        context,
+        networks=[network.float() for network in context.networks],
+        train=single(context.train),
+        queries=single(context.queries),
     )
 
 
-def batch_of(setting, examples):
-    states = per_example.drawn_states(setting.objective, examples, DRAWS)
+def batch_of(context, examples):
+    states = per_example.draw_states(context.objective, examples, DRAWS)
     return [states.noisy, states.target]
 
 
@@ -53,13 +53,13 @@ class MeanLoss(trak.modelout_functions.AbstractModelOutput):
         return torch.ones(len(batch[0]), 1)
 
 
-def their_scores(setting, folder, projector, damping):
+def their_scores(context, folder, projector, damping):
     """Scores by the package, (queries, images); λ is absolute there."""
-    network = setting.networks[0]
+    network = context.networks[0]
     traker = trak.TRAKer(
         model=network,
         task=MeanLoss(),
-        train_set_size=len(setting.train),
+        train_set_size=len(context.train),
         save_dir=str(folder),
         device="cpu",
         projector=projector,
@@ -69,14 +69,14 @@ def their_scores(setting, folder, projector, damping):
         logging_level="ERROR",
     )
     traker.load_checkpoint(network.state_dict(), model_id=0)
-    train = batch_of(setting, setting.train)
-    traker.featurize(batch=train, num_samples=len(setting.train))
+    train = batch_of(context, context.train)
+    traker.featurize(batch=train, num_samples=len(context.train))
     traker.finalize_features()
     traker.start_scoring_checkpoint(
-        "queries", network.state_dict(), 0, len(setting.queries)
+        "queries", network.state_dict(), 0, len(context.queries)
     )
-    queries = batch_of(setting, setting.queries)
-    traker.score(batch=queries, num_samples=len(setting.queries))
+    queries = batch_of(context, context.queries)
+    traker.score(batch=queries, num_samples=len(context.queries))
     return traker.finalize_scores(exp_name="queries").T
 
 
@@ -86,15 +86,15 @@ def up_to_a_factor(scores):
 
 
 @pytest.fixture
-def setting(tmp_path):
-    plain = tiny_setting.setting(tmp_path / "ours")
-    return in_float32(tiny_setting.of_reference(plain))
+def context(tmp_path):
+    plain = tiny_context.context(tmp_path / "ours")
+    return in_float32(tiny_context.of_reference(plain))
 
 
 @pytest.mark.oracle
-def test_with_their_projection_scores_are_theirs(setting, tmp_path):
+def test_with_their_projection_scores_are_theirs(context, tmp_path):
     """Differences up to 2e-7 of the scores' length were measured, in float32."""
-    network = setting.networks[0]
+    network = context.networks[0]
     n_weights = sum(weights.numel() for weights in network.parameters())
     theirs = trak.projectors.BasicProjector(
         n_weights, 128, seed=0, proj_type="normal", device="cpu"
@@ -103,7 +103,7 @@ def test_with_their_projection_scores_are_theirs(setting, tmp_path):
     train, queries = (
         per_example.gradient_sums(
             network,
-            per_example.drawn_states(setting.objective, examples, DRAWS),
+            per_example.draw_states(context.objective, examples, DRAWS),
             "loss",
             WHOLE.projection,
             examples.keys.tolist(),
@@ -111,10 +111,10 @@ def test_with_their_projection_scores_are_theirs(setting, tmp_path):
         / len(DRAWS)
         @ matrix
         / np.sqrt(n_weights)
-        for examples in (setting.train, setting.queries)
+        for examples in (context.train, context.queries)
     )
     level = DAMPING * np.square(train).sum(axis=1).mean()
-    found = their_scores(setting, tmp_path / "theirs", theirs, float(level))
+    found = their_scores(context, tmp_path / "theirs", theirs, float(level))
     ours = decompose(train, 100).solve(queries, DAMPING) @ train.T
     np.testing.assert_allclose(
         up_to_a_factor(ours), up_to_a_factor(found), rtol=1e-4, atol=1e-6
@@ -122,20 +122,20 @@ def test_with_their_projection_scores_are_theirs(setting, tmp_path):
 
 
 @pytest.mark.oracle
-def test_without_projection_trak_is_theirs(setting, tmp_path):
-    network = setting.networks[0]
+def test_without_projection_trak_is_theirs(context, tmp_path):
+    network = context.networks[0]
     n_weights = sum(weights.numel() for weights in network.parameters())
     whole = trak.projectors.NoOpProjector(n_weights, n_weights, device="cpu")
-    ours = Trak(WHOLE, DAMPING).score(setting)
+    ours = Trak(WHOLE, DAMPING).score(context)
     train = per_example.gradient_sums(
         network,
-        per_example.drawn_states(setting.objective, setting.train, DRAWS),
+        per_example.draw_states(context.objective, context.train, DRAWS),
         "loss",
         WHOLE.projection,
-        setting.train.keys.tolist(),
+        context.train.keys.tolist(),
     ) / len(DRAWS)
     level = DAMPING * float(train.square().sum(dim=1).mean()) / n_weights
-    found = their_scores(setting, tmp_path / "theirs", whole, level)
+    found = their_scores(context, tmp_path / "theirs", whole, level)
     np.testing.assert_allclose(
         up_to_a_factor(ours), up_to_a_factor(found), rtol=1e-4, atol=1e-6
     )

@@ -11,25 +11,25 @@ from ensemble.scorers.methods.pruthi2020tracin import (
     GradientDot,
     TracIn,
 )
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 from tests.ensemble.scorers.references import agree, expected, norms, whole
 
 
 def test_gradient_dot_is_the_mean_inner_product_over_networks_that_saw(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    wanted = expected(setting, lambda train, queries: queries @ train.T)
-    agree(GradientDot(whole()).score(setting), wanted)
+    context = tiny_context.context(tmp_path)
+    wanted = expected(context, lambda train, queries: queries @ train.T)
+    agree(GradientDot(whole()).score(context), wanted)
 
 
 def test_gradient_cosine_is_the_mean_cosine(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
     wanted = expected(
-        setting,
+        context,
         lambda train, queries: (
             queries @ train.T / norms(queries)[:, None] / norms(train)
         ),
     )
-    agree(GradientCosine(whole()).score(setting), wanted)
+    agree(GradientCosine(whole()).score(context), wanted)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_gradient_cosine_is_the_mean_cosine(tmp_path):
 def test_checkpoints_are_averaged_and_the_finished_network_alone_is_similarity(
     tmp_path, method, single
 ):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
     assert np.array_equal(
-        method(whole()).score(setting), single(whole()).score(setting)
+        method(whole()).score(context), single(whole()).score(context)
     )
-    earlier = setting.networks[1:] + setting.networks[:1]
-    pairs = list(zip(earlier, setting.networks, strict=True))
-    followed = dataclasses.replace(setting, checkpoints=pairs.__getitem__, notes=[])
+    earlier = context.networks[1:] + context.networks[:1]
+    pairs = list(zip(earlier, context.networks, strict=True))
+    followed = dataclasses.replace(context, checkpoints=pairs.__getitem__, notes=[])
     found = method(whole()).score(followed)
     assert followed.notes == [{"checkpoints": 2}] * 4
-    then = single(whole()).score(dataclasses.replace(setting, networks=earlier))
-    now = single(whole()).score(setting)
+    then = single(whole()).score(dataclasses.replace(context, networks=earlier))
+    now = single(whole()).score(context)
     agree(found, (then.astype(np.float64) + now) / 2)

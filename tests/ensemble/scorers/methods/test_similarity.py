@@ -20,12 +20,12 @@ from ensemble.scorers.methods.similarity import (
     pixels,
 )
 from splits.errors import BadInput
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 
 
 @pytest.fixture
-def setting(tmp_path):
-    return tiny_setting.setting(tmp_path)
+def context(tmp_path):
+    return tiny_context.context(tmp_path)
 
 
 def cosine(first, second):
@@ -33,70 +33,70 @@ def cosine(first, second):
     return first @ second.T / lengths
 
 
-def test_pixels_are_compared_as_they_are(setting):
-    queries, train = pixels(setting.queries.images), pixels(setting.train.images)
+def test_pixels_are_compared_as_they_are(context):
+    queries, train = pixels(context.queries.images), pixels(context.train.images)
     np.testing.assert_allclose(
-        PixelDot().score(setting), queries @ train.T, rtol=1e-5, atol=1e-5
+        PixelDot().score(context), queries @ train.T, rtol=1e-5, atol=1e-5
     )
     np.testing.assert_allclose(
-        PixelCosine().score(setting), cosine(queries, train), rtol=1e-5, atol=1e-6
+        PixelCosine().score(context), cosine(queries, train), rtol=1e-5, atol=1e-6
     )
 
 
-def test_an_encoder_is_compared_by_what_it_says(setting):
+def test_an_encoder_is_compared_by_what_it_says(context):
     def encoder(images):
         return pixels(images)[:, :5] ** 2
 
-    wanted = cosine(encoder(setting.queries.images), encoder(setting.train.images))
-    found = FeatureCosine(encoder).score(setting)
+    wanted = cosine(encoder(context.queries.images), encoder(context.train.images))
+    found = FeatureCosine(encoder).score(context)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_without_an_encoder_a_small_one_is_trained(setting):
-    trained = encoders.train(setting.train.images.numpy())
+def test_without_an_encoder_a_small_one_is_trained(context):
+    trained = encoders.train(context.train.images.numpy())
     wanted = cosine(
-        trained(setting.queries.images.numpy()), trained(setting.train.images.numpy())
+        trained(context.queries.images.numpy()), trained(context.train.images.numpy())
     )
-    found = FeatureCosine().score(setting)
+    found = FeatureCosine().score(context)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    assert setting.notes == [{"encoder": "trained to draw pictures again"}]
+    assert context.notes == [{"encoder": "trained to draw pictures again"}]
 
 
-def test_components_are_the_training_images_own(setting):
-    train, queries = pixels(setting.train.images), pixels(setting.queries.images)
+def test_components_are_the_training_images_own(context):
+    train, queries = pixels(context.train.images), pixels(context.queries.images)
     components = PCA(4).fit(train)
     wanted = cosine(components.transform(queries), components.transform(train))
-    found = ComponentCosine(4).score(setting)
+    found = ComponentCosine(4).score(context)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_more_components_than_there_are_is_all_of_them(setting):
+def test_more_components_than_there_are_is_all_of_them(context):
     many, all_of_them = ComponentCosine(1000), ComponentCosine(11)
     np.testing.assert_allclose(
-        many.score(setting), all_of_them.score(setting), rtol=1e-5
+        many.score(context), all_of_them.score(context), rtol=1e-5
     )
 
 
-def test_components_are_learnt_from_enough_images(setting, monkeypatch):
+def test_components_are_learnt_from_enough_images(context, monkeypatch):
     monkeypatch.setattr(similarity, "ENOUGH_IMAGES", 6)
-    train, queries = pixels(setting.train.images), pixels(setting.queries.images)
+    train, queries = pixels(context.train.images), pixels(context.queries.images)
     components = PCA(4).fit(train[::2])
     wanted = cosine(components.transform(queries), components.transform(train))
-    found = ComponentCosine(4).score(setting)
+    found = ComponentCosine(4).score(context)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_an_image_is_most_like_itself(setting):
-    same = dataclasses.replace(setting, queries=setting.train[3:6])
+def test_an_image_is_most_like_itself(context):
+    same = dataclasses.replace(context, queries=context.train[3:6])
     for method in (PixelCosine(), ComponentCosine(8)):
         score = method.score(same)
         assert score.argmax(axis=1).tolist() == [3, 4, 5]
         np.testing.assert_allclose(score.max(axis=1), 1, rtol=1e-5)
 
 
-def test_images_are_compared_in_blocks(setting):
-    wanted = PixelDot().score(setting)
-    small = dataclasses.replace(setting, max_memory_mb=0)
+def test_images_are_compared_in_blocks(context):
+    wanted = PixelDot().score(context)
+    small = dataclasses.replace(context, max_memory_mb=0)
     np.testing.assert_allclose(PixelDot().score(small), wanted, rtol=1e-6)
 
 
@@ -105,10 +105,10 @@ def test_no_components_are_refused():
         ComponentCosine(0)
 
 
-def test_random_scores_are_standard_normal_and_follow_from_their_seed(setting):
+def test_random_scores_are_standard_normal_and_follow_from_their_seed(context):
     big = dataclasses.replace(
-        setting,
-        train=tiny_setting.examples(2000, 0),
+        context,
+        train=tiny_context.examples(2000, 0),
         saw=np.ones((4, 2000), dtype=bool),
         source_of=np.arange(2000) % 6,
     )
@@ -120,5 +120,5 @@ def test_random_scores_are_standard_normal_and_follow_from_their_seed(setting):
     assert np.abs(np.corrcoef(score) - np.eye(3)).max() < 4 / 2000**0.5
 
 
-def test_constant_scores_count_images(setting):
-    assert (Constant().score(setting) == 1).all()
+def test_constant_scores_count_images(context):
+    assert (Constant().score(context) == 1).all()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ensemble.scorers import (
-    Alone,
-    Uncertain,
+    MemberSamples,
+    SupportsUncertainty,
     by_source,
 )
 from ensemble.scorers.gradients.losses import query_losses
@@ -16,17 +16,17 @@ from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.posterior import combination, gaussian
 from ensemble.scorers.posterior.posterior import (
     Posterior,
-    likeness_of,
+    similarity_features,
 )
 from splits.codes import CodeBook
 from splits.errors import BadInput
-from tests.ensemble.scorers import tiny_setting
+from tests.ensemble.scorers import tiny_context
 from tests.ensemble.scorers.methods.test_ilyas2022datamodels import (
     EFFECTS,
     Offset,
     linear_setting,
 )
-from tests.ensemble.scorers.tiny_setting import DRAWS
+from tests.ensemble.scorers.tiny_context import DRAWS
 
 PLAIN = Posterior(dampings=(), draws=DRAWS)
 
@@ -36,7 +36,7 @@ def truth(n_queries=3):
     return np.tile(EFFECTS, (n_queries, 1))
 
 
-def with_prior(setting, *scores):
+def with_prior(context, *scores):
     """The setting, where each method scores what is given, and better when damped."""
 
     def made(method, which, dampings):
@@ -45,11 +45,11 @@ def with_prior(setting, *scores):
             np.float32
         )
 
-    return dataclasses.replace(setting, scores=made)
+    return dataclasses.replace(context, scores=made)
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory):
+def context(tmp_path_factory):
     """Eight members, four sources, and a prior that is half right."""
     plain = linear_setting(tmp_path_factory.mktemp("posterior"), n_members=8)
     rng = np.random.default_rng(2)
@@ -65,15 +65,15 @@ def setting(tmp_path_factory):
 BOTH = dataclasses.replace(PLAIN, priors=("0", "1"))
 
 
-def test_a_score_is_the_mean_in_equal_shares_over_a_sources_images(setting):
-    mean, _ = BOTH.with_errors(setting)
-    found = by_source(BOTH.score(setting), setting.source_of, setting.n_sources)
+def test_a_score_is_the_mean_in_equal_shares_over_a_sources_images(context):
+    mean, _ = BOTH.with_errors(context)
+    found = by_source(BOTH.score(context), context.source_of, context.n_sources)
     np.testing.assert_allclose(found, mean, rtol=1e-5)
-    assert isinstance(BOTH, Uncertain)
+    assert isinstance(BOTH, SupportsUncertainty)
 
 
 @pytest.mark.parametrize("refits", [0, 1, 2])
-def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting, refits):
+def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(context, refits):
     scorer = Posterior(
         priors=("0", "1"),
         dampings=(),
@@ -86,27 +86,27 @@ def test_the_score_is_the_algebras_posterior_of_what_the_setting_holds(setting, 
         folds=0,
         draws=DRAWS,
     )
-    seen = setting.included().astype(float)
-    losses = query_losses(setting, DRAWS)
-    scores = [setting.scores(name, "reference", ())[0] for name in ("0", "1")]
+    seen = context.included().astype(float)
+    losses = query_losses(context, DRAWS)
+    scores = [context.scores(name, "reference", ())[0] for name in ("0", "1")]
     guesses = np.stack(scores).astype(float)
     axes = None
     for _ in range(refits + 1):
         expected, _ = combination.combined(guesses, seen, losses, axes)
-        spread = gaussian.spread_of(expected, 0.7)
-        likeness = likeness_of(setting, expected, "both")
-        prior = gaussian.Prior(expected, spread, likeness, 0.3)
-        apart = gaussian.take_apart(prior, seen, losses)
-        fit = gaussian.fit(apart, [0.5], pooled=True, left_out=False)
-        axes = gaussian.whitening(apart, fit)
-    wanted = gaussian.posterior(prior, seen, apart, fit)
-    np.testing.assert_allclose(scorer.with_errors(setting), wanted, rtol=1e-12)
+        prior_variance = gaussian.prior_variance_of(expected, 0.7)
+        similarity = similarity_features(context, expected, "both")
+        prior = gaussian.Prior(expected, prior_variance, similarity, 0.3)
+        decomposition = gaussian.decompose(prior, seen, losses)
+        fit = gaussian.fit(decomposition, [0.5], pooled=True, left_out=False)
+        axes = gaussian.whitening(decomposition, fit)
+    wanted = gaussian.posterior(prior, seen, decomposition, fit)
+    np.testing.assert_allclose(scorer.with_errors(context), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("noise", "too_short"), [(0.01, False), (100.0, True)])
 @pytest.mark.parametrize("folds", [3, 8, 100])
 def test_bars_that_members_left_out_find_too_short_are_widened(
-    setting, folds, noise, too_short
+    context, folds, noise, too_short
 ):
     own = Posterior(
         priors=("0",),
@@ -120,28 +120,28 @@ def test_bars_that_members_left_out_find_too_short_are_widened(
         folds=0,
         draws=DRAWS,
     )
-    seen, losses = setting.included().astype(float), query_losses(setting, DRAWS)
-    guess = setting.scores("0", "reference", ()).astype(float)
+    seen, losses = context.included().astype(float), query_losses(context, DRAWS)
+    guess = context.scores("0", "reference", ()).astype(float)
     errors, bars = 0.0, 0.0
     for part in range(min(folds, 8)):
         new = np.arange(8) % folds == part
         asked, known = seen[~new], losses[~new]
         expected, _ = combination.combined(guess, asked, known)
-        spread = gaussian.spread_of(expected, 1.0)
-        prior = gaussian.Prior(expected, spread, np.zeros((4, 1)), 0.0)
-        apart = gaussian.take_apart(prior, asked, known)
-        fit = gaussian.fit(apart, [noise], pooled=True, left_out=False)
-        mean, deviation = gaussian.posterior(prior, asked, apart, fit)
+        prior_variance = gaussian.prior_variance_of(expected, 1.0)
+        prior = gaussian.Prior(expected, prior_variance, np.zeros((4, 1)), 0.0)
+        decomposition = gaussian.decompose(prior, asked, known)
+        fit = gaussian.fit(decomposition, [noise], pooled=True, left_out=False)
+        mean, deviation = gaussian.posterior(prior, asked, decomposition, fit)
         for member, query in itertools.product(np.flatnonzero(new), range(3)):
             there = seen[member] - asked.mean(axis=0)
             predicted = known[:, query].mean() - there @ mean[query]
-            unit = apart.loss_unit[query] ** 2
+            unit = decomposition.loss_unit[query] ** 2
             errors += (losses[member, query] - predicted) ** 2 / unit
             errors -= noise * fit.variance[query] * (1 + 1 / len(asked))
             bars += there**2 @ deviation[query] ** 2 / unit
     assert (errors > bars) == too_short
-    mean, deviation = own.with_errors(setting)
-    found = dataclasses.replace(own, folds=folds).with_errors(setting)
+    mean, deviation = own.with_errors(context)
+    found = dataclasses.replace(own, folds=folds).with_errors(context)
     np.testing.assert_array_equal(found[0], mean)
     np.testing.assert_allclose(found[1], np.sqrt(max(1, errors / bars)) * deviation)
 
@@ -149,21 +149,21 @@ def test_bars_that_members_left_out_find_too_short_are_widened(
 def test_members_that_measure_exactly_correct_a_wrong_prior(tmp_path):
     rng = np.random.default_rng(4)
     wrong = truth() + 0.2 * rng.standard_normal((3, 4))
-    setting = with_prior(linear_setting(tmp_path, n_members=12), wrong)
-    mean, deviation = dataclasses.replace(PLAIN, priors=("0",)).with_errors(setting)
+    context = with_prior(linear_setting(tmp_path, n_members=12), wrong)
+    mean, deviation = dataclasses.replace(PLAIN, priors=("0",)).with_errors(context)
     assert np.abs(mean - truth()).max() < 0.25 * np.abs(wrong - truth()).max()
     assert (np.abs(mean - truth()) < 4 * deviation + 1e-3).all()
 
 
-def test_priors_are_asked_for_by_name_model_and_dampings(setting):
+def test_priors_are_asked_for_by_name_model_and_dampings(context):
     asked = []
 
     def made(method, which, dampings):
         asked.append((method, which, dampings))
-        return setting.scores(method, which, dampings)
+        return context.scores(method, which, dampings)
 
     scorer = dataclasses.replace(BOTH, prior_model="3", dampings=(0.1, 1.0))
-    noted = dataclasses.replace(setting, scores=made, notes=[])
+    noted = dataclasses.replace(context, scores=made, notes=[])
     scorer.score(noted)
     assert asked == [("0", "3", (0.1, 1.0)), ("1", "3", (0.1, 1.0))]
     weights, chosen = noted.notes
@@ -182,35 +182,35 @@ def test_priors_are_asked_for_by_name_model_and_dampings(setting):
 
 
 @pytest.mark.parametrize(("n_members", "model"), [(8, "ensemble"), (6, "first-6")])
-def test_a_prior_may_name_its_model(setting, n_members, model):
+def test_a_prior_may_name_its_model(context, n_members, model):
     asked = []
 
     def made(method, which, dampings):
         asked.append((method, which))
-        return setting.scores(method, which, dampings)
+        return context.scores(method, which, dampings)
 
     scorer = dataclasses.replace(BOTH, priors=("0", "1@ensemble", "1@2"))
-    asking = tiny_setting.first(setting, n_members)
+    asking = tiny_context.first(context, n_members)
     codes = CodeBook(np.ones((4, 8), dtype=bool))
     scorer.score(dataclasses.replace(asking, scores=made, codes=codes))
     assert asked == [("0", "reference"), ("1", model), ("1", 2)]
 
 
 def test_displacements_take_the_place_of_losses(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
     rng = np.random.default_rng(0)
     pattern = rng.standard_normal((3, 1, 8, 8)).astype(np.float32)
-    queries = setting.queries.images.numpy().astype(np.float32)
-    losses = query_losses(setting, DRAWS)
+    queries = context.queries.images.numpy().astype(np.float32)
+    losses = query_losses(context, DRAWS)
 
-    def pictures(number):
+    def images(number):
         # As far from each query as the network's loss there says.
         size = np.sqrt(np.square(pattern).mean(axis=(1, 2, 3)))
         return queries + pattern * (losses[number] / size)[:, None, None, None].astype(
             np.float32
         )
 
-    moved = dataclasses.replace(setting, alone=Alone(pictures, {}))
+    moved = dataclasses.replace(context, member_samples=MemberSamples(images, {}))
     of_losses = dataclasses.replace(PLAIN, priors=("trak",))
     found = dataclasses.replace(of_losses, measured="displacement").with_errors(moved)
     np.testing.assert_allclose(found, of_losses.with_errors(moved), rtol=1e-3)
@@ -236,16 +236,16 @@ def test_displacements_take_the_place_of_losses(tmp_path):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_every_option_changes_the_score(setting, change):
+def test_every_option_changes_the_score(context, change):
     # The losses of Offset do not depend on draws, and nothing samples with them, so
     # other members stand in for them.
     if {"draws", "measured"} & change.keys():
-        setting = tiny_setting.setting(setting.folder)
+        context = tiny_context.context(context.folder)
         base = dataclasses.replace(PLAIN, priors=("trak",))
     else:
         base = dataclasses.replace(BOTH, powers=(0.5,))
-    found = dataclasses.replace(base, **change).with_errors(setting)
-    assert not np.allclose(found, base.with_errors(setting), rtol=1e-6)
+    found = dataclasses.replace(base, **change).with_errors(context)
+    assert not np.allclose(found, base.with_errors(context), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -256,64 +256,67 @@ def test_every_option_changes_the_score(setting, change):
         ("likenesses", ("pixels", "expected", "both")),
     ],
 )
-def test_what_has_the_greatest_merit_is_taken(setting, option, values):
+def test_what_has_the_greatest_merit_is_taken(context, option, values):
     note = {"shares": "share", "powers": "power", "likenesses": "likeness"}[option]
 
-    def merit(values):
-        noted = dataclasses.replace(setting, notes=[])
+    def objective(values):
+        noted = dataclasses.replace(context, notes=[])
         # A second fit starts from the first choice.
         dataclasses.replace(BOTH, refits=0, **{option: values}).score(noted)
         return sum(noted.notes[-1]["merit"]), noted.notes[-1][note]
 
-    alone = {value: merit((value,))[0] for value in values}
-    assert merit(values) == (max(alone.values()), max(alone, key=alone.get))
+    alone = {value: objective((value,))[0] for value in values}
+    assert objective(values) == (
+        max(alone.values()),
+        max(alone, key=alone.get),
+    )
 
 
-def products(setting, kind, expected=None):
+def products(context, kind, expected=None):
     """How alike every two sources are; nothing is expected of them if not said."""
     if expected is None:
-        expected = np.zeros((3, setting.n_sources))
-    likeness = likeness_of(setting, expected, kind)
-    return likeness @ likeness.T
+        expected = np.zeros((3, context.n_sources))
+    similarity = similarity_features(context, expected, kind)
+    return similarity @ similarity.T
 
 
 def test_pictures_that_look_the_same_are_wholly_alike(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    images = setting.train.images.clone()
+    context = tiny_context.context(tmp_path)
+    images = context.train.images.clone()
     images[[1, 7]] = images[[0, 6]]
-    same = dataclasses.replace(setting.train, images=images)
-    alike = products(dataclasses.replace(setting, train=same), "pixels")
+    same = dataclasses.replace(context.train, images=images)
+    alike = products(dataclasses.replace(context, train=same), "pixels")
     np.testing.assert_allclose(np.diag(alike), 1)
     assert alike[0, 1] == pytest.approx(1)
     assert alike[0, 2] < 0.9
 
 
 def test_sources_that_are_expected_to_do_the_same_are_wholly_alike(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    expected = np.random.default_rng(0).standard_normal((3, setting.n_sources))
+    context = tiny_context.context(tmp_path)
+    expected = np.random.default_rng(0).standard_normal((3, context.n_sources))
     expected[:, 1] = expected[:, 0]
-    alike = products(setting, "expected", expected)
+    alike = products(context, "expected", expected)
     np.testing.assert_allclose(np.diag(alike), 1)
     assert alike[0, 1] == pytest.approx(1)
     assert np.abs(alike[0, 2:]).max() < 0.999
     larger = expected * np.array([[1.0], [100.0], [-3.0]])
-    np.testing.assert_allclose(products(setting, "expected", larger), alike)
+    np.testing.assert_allclose(products(context, "expected", larger), alike)
 
 
 def test_both_is_the_mean_of_pixels_and_expected(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    expected = np.random.default_rng(0).standard_normal((3, setting.n_sources))
+    context = tiny_context.context(tmp_path)
+    expected = np.random.default_rng(0).standard_normal((3, context.n_sources))
     one, other, both = (
-        products(setting, kind, expected) for kind in ("pixels", "expected", "both")
+        products(context, kind, expected) for kind in ("pixels", "expected", "both")
     )
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-12)
 
 
 def test_where_nothing_is_expected_pixels_decide(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
-    pixels = products(setting, "pixels")
-    np.testing.assert_allclose(products(setting, "both"), pixels)
-    assert not products(setting, "expected").any()
+    context = tiny_context.context(tmp_path)
+    pixels = products(context, "pixels")
+    np.testing.assert_allclose(products(context, "both"), pixels)
+    assert not products(context, "expected").any()
 
 
 @pytest.mark.parametrize(
@@ -344,15 +347,15 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_too_few_networks_are_refused(tmp_path):
-    setting = tiny_setting.setting(tmp_path)
+    context = tiny_context.context(tmp_path)
     with pytest.raises(BadInput, match="at least 4 members, and there are 1"):
-        PLAIN.score(tiny_setting.of_reference(setting))
+        PLAIN.score(tiny_context.of_reference(context))
 
 
 def test_priors_need_scores(tmp_path):
-    bare = dataclasses.replace(tiny_setting.setting(tmp_path), scores=None)
+    bare = dataclasses.replace(tiny_context.context(tmp_path), scores=None)
     with pytest.raises(
-        BadInput, match="trak, dtrak, das.* score, and this setting has no"
+        BadInput, match="trak, dtrak, das.* score, and this scoring context has"
     ):
         PLAIN.score(bare)
     dataclasses.replace(PLAIN, priors=()).score(bare)

@@ -15,10 +15,10 @@ from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import (
-    Alone,
     Examples,
-    Journey,
-    Setting,
+    MemberSamples,
+    SamplingTrajectory,
+    ScoringContext,
 )
 from tests import tiny
 from tests.ensemble.scorers.denoisers import Denoiser
@@ -44,21 +44,21 @@ def examples(n_images: int, seed: int, n_classes: int | None = None) -> Examples
     return Examples(images, condition, seed + torch.arange(n_images))
 
 
-def journey(n_queries: int = 3) -> Journey:
+def trajectory(n_queries: int = 3) -> SamplingTrajectory:
     """What a sampler of two steps might have seen."""
     generator = torch.Generator().manual_seed(2)
     shape = (n_queries, 2, 1, 8, 8)
     clean = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return Journey(torch.tensor([700, 200]), clean)
+    return SamplingTrajectory(torch.tensor([700, 200]), clean)
 
 
-def alone(number: int) -> np.ndarray:
+def member_samples(number: int) -> np.ndarray:
     """What a network might have made of the noise of three queries."""
     rng = np.random.default_rng(number)
     return rng.standard_normal((3, 1, 8, 8)).astype(np.float32)
 
 
-def setting(folder: Path) -> Setting:
+def context(folder: Path) -> ScoringContext:
     """Four networks of which each saw half of six sources; two images a source."""
     codes = tiny.codes()
     source_of = np.arange(12) % codes.n_sources
@@ -71,7 +71,7 @@ def setting(folder: Path) -> Setting:
         )
         for seed in range(codes.n_members)
     ]
-    return Setting(
+    return ScoringContext(
         networks=networks,
         saw=codes.bits[source_of].T.copy(),
         objective=objective(),
@@ -82,8 +82,8 @@ def setting(folder: Path) -> Setting:
         codes=codes,
         max_memory_mb=512,
         folder=folder,
-        journey=journey,
-        alone=Alone(alone, {"sampler": "chance"}),
+        trajectory=trajectory,
+        member_samples=MemberSamples(member_samples, {"sampler": "chance"}),
         scores=scores,
     )
 
@@ -94,18 +94,18 @@ def scores(method: str, which: str, dampings: Sequence[float]) -> np.ndarray:
     return rng.standard_normal((1 + len(dampings), 3, 6)).astype(np.float32)
 
 
-def first(setting: Setting, n_networks: int) -> Setting:
+def first(context: ScoringContext, n_networks: int) -> ScoringContext:
     """The same setting with the first so many networks."""
     return dataclasses.replace(
-        setting, networks=setting.networks[:n_networks], saw=setting.saw[:n_networks]
+        context, networks=context.networks[:n_networks], saw=context.saw[:n_networks]
     )
 
 
-def of_reference(setting: Setting) -> Setting:
+def of_reference(context: ScoringContext) -> ScoringContext:
     """The same setting with one network that saw everything."""
     return dataclasses.replace(
-        setting,
-        networks=setting.networks[:1],
-        saw=np.ones((1, len(setting.train)), dtype=bool),
+        context,
+        networks=context.networks[:1],
+        saw=np.ones((1, len(context.train)), dtype=bool),
         codes=None,
     )
