@@ -19,7 +19,7 @@ _HOMES = {
 }
 __all__ = ["EnsembleModel", "EnsemblePipeline"]
 
-renamed.modules(old_names.MODULES)
+renamed.modules(old_names.MODULES, old_names.NAMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,14 +14,19 @@ from typing import Any
 class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds a module under its old name: the same module, not a second copy of it.
 
-    Where its parts have gone to several modules, a stand-in looks its names up there.
+    Where its parts have gone to several modules, or names in it are others now, a
+    stand-in looks its names up there.
     """
 
-    def __init__(self, new_names: Mapping[str, str | tuple[str, ...]]) -> None:
+    def __init__(
+        self, new_names: Mapping[str, str | tuple[str, ...]], names: Mapping[str, str]
+    ) -> None:
         self.homes = {
             old: (new,) if isinstance(new, str) else new
             for old, new in new_names.items()
         }
+        self.names = names
+        self.changed = {old.rpartition(".")[0] for old in names}
 
     def find_spec(
         self,
@@ -39,11 +44,12 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return types.ModuleType(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        homes = self.homes[module.__name__]
-        if len(homes) == 1:
-            sys.modules[module.__name__] = importlib.import_module(homes[0])
+        old = module.__name__
+        homes = self.homes[old]
+        if len(homes) == 1 and old not in self.changed:
+            sys.modules[old] = importlib.import_module(homes[0])
         else:
-            vars(module)["__getattr__"] = attributes(module.__name__, *homes)
+            vars(module)["__getattr__"] = attributes(old, *homes, names=self.names)
 
     def get_code(self, fullname: str) -> types.CodeType | None:
         """The code of the first module, which `python -m OLD_NAME` runs."""
@@ -53,38 +59,46 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec.loader.get_code(spec.name)
 
 
-def modules(new_names: Mapping[str, str | tuple[str, ...]]) -> None:
+def modules(
+    new_names: Mapping[str, str | tuple[str, ...]],
+    names: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
     """Let modules be imported by their old names, too.
 
     Args:
         new_names: For each old dotted name, the new one; or all modules that its parts
             have gone to, the one that can be run, if any, first.
+        names: The dotted name of what has another name in its module now, by the old
+            dotted name.
     """
-    sys.meta_path.append(_OldModules(new_names))
+    sys.meta_path.append(_OldModules(new_names, names))
 
 
 def attributes(
-    module: str, *homes: str, other_names: Mapping[str, str] | None = None
+    module: str, *homes: str, names: Mapping[str, str] = types.MappingProxyType({})
 ) -> Callable[[str], Any]:
     """The `__getattr__` of a module, or package, whose names have gone elsewhere.
 
     Args:
         module: What version 0.1 called the module.
         homes: Where its names are now; the first module that has one gives it.
-        other_names: For names that are others now, those.
+        names: As in `modules`; consulted first.
     """
-    other_names = other_names or {}
 
     def look_up(name: str) -> Any:
-        new = other_names.get(name, name)
+        old = f"{module}.{name}"
+        if old in names:
+            _warn(old, names[old])
+            home, _, new = names[old].rpartition(".")
+            return getattr(importlib.import_module(home), new)
         for home in () if is_its_own(name) else homes:
             there = importlib.import_module(home)
-            if hasattr(there, new):
-                found = getattr(there, new)
+            if hasattr(there, name):
+                found = getattr(there, name)
                 # It may be there because it is used there.
                 defined = getattr(found, "__module__", None)
                 place = defined if defined in homes else home
-                _warn(f"{module}.{name}", f"{place}.{new}")
+                _warn(old, f"{place}.{name}")
                 return found
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 

@@ -2,4 +2,6 @@
 
 from splits import renamed
 
-__getattr__ = renamed.attributes(__name__, "ensemble.report.report")
+__getattr__ = renamed.attributes(
+    __name__, "ensemble.report.report", "ensemble.report.saved_tables"
+)

@@ -1,5 +1,6 @@
 """From a plan to trained members, resumable at any instant."""
 
+from ensemble import old_names
 from splits import renamed
 
 __getattr__ = renamed.attributes(
@@ -10,5 +11,5 @@ __getattr__ = renamed.attributes(
     "ensemble.training.optimization",
     "ensemble.training.description",
     "ensemble.run.folder",
-    other_names={"Trainee": "MemberTrainer", "Progress": "TrainState"},
+    names=old_names.NAMES,
 )

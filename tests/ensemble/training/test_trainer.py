@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_dropped_and_the_result_is_the_same(
     assert equal(weights_of(run), weights_of(whole))
 
 
-@pytest.mark.parametrize("stage", ["seal", "publish"])
+@pytest.mark.parametrize("stage", ["write_done_mark", "commit_folder"])
 def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
     undisturbed, tmp_path, monkeypatch, stage
 ):
@@ -265,7 +265,8 @@ def test_killed_while_it_is_published_a_member_goes_on_from_its_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr({"seal": records, "publish": files}[stage], stage, killed)
+        places = {"write_done_mark": records, "commit_folder": files}
+        patched.setattr(places[stage], stage, killed)
         with pytest.raises(KeyboardInterrupt):
             train_members(run, [0], ready, Stopping())
     part = run.member(0).with_suffix(".part")
