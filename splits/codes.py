@@ -18,7 +18,7 @@ from splits.errors import BadInput
 
 @dataclass(frozen=True, eq=False)
 class CodeBook:
-    """Who trains on what.
+    """Which members train on which sources.
 
     Attributes:
         bits: bits[s, m] is True if member m trains on source s. Read-only.
@@ -54,12 +54,12 @@ class CodeBook:
 
     @property
     def n_sources(self) -> int:
-        """How many sources have a code."""
+        """The number of sources."""
         return self.bits.shape[0]
 
     @property
     def n_members(self) -> int:
-        """How many members the ensemble has."""
+        """The number of members."""
         return self.bits.shape[1]
 
     def split(self, member: int) -> Int[np.ndarray, " split"]:
@@ -76,7 +76,7 @@ class CodeBook:
 
 
 def full_votes(n_members: int) -> Float64[np.ndarray, " members"]:
-    """Every member counts the same.
+    """Equal votes for all members.
 
     Examples:
         >>> full_votes(4).tolist()
@@ -96,8 +96,8 @@ def ablated_votes(
         votes[m]    = survives[m] / sum over m' of survives[m']
 
     Args:
-        codes: Who has seen what.
-        sources: Rows of the code book; none of them ablates nothing.
+        codes: Which members saw which sources.
+        sources: Rows of the code book; an empty sequence ablates nothing.
 
     Returns:
         Non-negative votes that sum to one.

@@ -1,18 +1,19 @@
-"""Near-duplicates: images that are the same picture, saved again or scaled.
+"""Near-duplicates: images of the same picture, saved again or scaled.
 
-If a picture sits in two sources, removing one leaves the other, and the ablation is
-exact only on paper. So near-duplicates should be one source. Two images are compared as
-small pictures, at most 16 pixels a side, without their brightness and contrast:
+If two sources hold the same picture, removing one of them leaves the other, so the
+ablation does not remove the picture. So near-duplicates should be one source. Two images
+are compared as small pictures of at most 16 x 16 pixels, normalised in brightness and
+contrast:
 
     distance(a, b) = 1 - correlation of a's and b's values
 
-0 is the same picture, 1 is an unrelated one. A perceptual hash would compare bits
-instead: that is faster beyond 100,000 images, but on small pictures many of its bits
-are noise, and pairs at the threshold come in ties that no picture explains. Crops and
-mirror images are not found.
+0 is the same picture, 1 is an unrelated one. A perceptual hash compares bits instead,
+which is faster for more than 100,000 images. But on small pictures many of its bits are
+noise, and many pairs at the threshold have equal distances. Crops and mirror images are
+not found.
 
-Clusters are the connected components of pairs within the threshold: an image can share
-a source with one that it does not resemble, through others in between.
+Clusters are the connected components of pairs within the threshold: two images that do
+not resemble each other can share a source because of images in between.
 """
 
 import hashlib
@@ -28,19 +29,19 @@ MOST_IMAGES = 100_000
 MOST_PAIRS = 5_000_000
 _SIDE = 16
 _BLOCK = 1024
-# Contrast of less than one step of 8 bits is no picture.
+# An image with a contrast below one step of 8 bits counts as flat.
 _FLAT = 1 / 255
 
 Pictures = Float32[np.ndarray, "images values"]
 
 
 def pictures(images: Float32[np.ndarray, "images channels height width"]) -> Pictures:
-    """Images as vectors of length one whose products are correlations.
+    """Images as vectors of length one, whose inner products are correlations.
 
-    Flat images become zeros: at distance 0 from each other, 1/2 from all others.
+    Flat images become zeros: their distance is 0 from each other, 1/2 from all others.
 
     Args:
-        images: In [-1, 1].
+        images: Images in [-1, 1].
     """
     rows, columns = (_shrinking(side) for side in images.shape[2:])
     small = np.einsum("yh,bchw,xw->bcyx", rows, images, columns, optimize=True)
@@ -54,10 +55,10 @@ def pictures(images: Float32[np.ndarray, "images channels height width"]) -> Pic
 def near_pairs(
     compared: Pictures, within: float
 ) -> tuple[Int64[np.ndarray, "pairs two"], Float32[np.ndarray, " pairs"]]:
-    """Every pair of images closer than a distance, and how far apart it is.
+    """All pairs of images within a distance, and their distances.
 
     Args:
-        compared: What `pictures` makes of the images.
+        compared: The result of `pictures`.
         within: Greatest distance of a pair.
 
     Returns:
@@ -93,13 +94,18 @@ def near_pairs(
 
 
 def identical(images: Iterable[np.ndarray]) -> Int64[np.ndarray, "pairs two"]:
-    """Every image that is the same as an earlier one, bit by bit, with that one.
+    """Pairs of images that are equal bit by bit.
 
     Args:
-        images: Any images; one after the other is looked at.
+        images: Any arrays; they are read one after the other.
 
     Returns:
-        Pairs: the first image with this content, and the other one.
+        For each image that equals an earlier one: the first image with this content,
+        and the image itself.
+
+    Examples:
+        >>> identical([np.zeros(2), np.ones(2), np.zeros(2)]).tolist()
+        [[0, 2]]
     """
     first_of: dict[bytes, int] = {}
     pairs = []
@@ -114,10 +120,18 @@ def identical(images: Iterable[np.ndarray]) -> Int64[np.ndarray, "pairs two"]:
 def clusters(
     n_images: int, pairs: Int64[np.ndarray, "pairs two"]
 ) -> Int64[np.ndarray, " images"]:
-    """The smallest image that each image is connected to, itself if to none.
+    """The cluster of each image, named by the smallest image number in it.
 
-    Each image points to one that is not larger; the last in a chain is the cluster's
-    (union-find with path halving, Tarjan & van Leeuwen 1984).
+    Each image points to one with a number that is not larger; the last in a chain names
+    the cluster (union-find with path halving, Tarjan & van Leeuwen 1984).
+
+    Args:
+        n_images: Number of images.
+        pairs: Pairs of images that belong to one cluster.
+
+    Examples:
+        >>> clusters(4, np.array([[0, 2], [2, 3]])).tolist()
+        [0, 1, 0, 0]
     """
     toward = list(range(n_images))
 
@@ -134,7 +148,7 @@ def clusters(
 
 
 def _shrinking(side: int) -> Float32[np.ndarray, "small side"]:
-    """Means over equal stretches of a side, in whole pixels or parts of them."""
+    """A matrix that averages a side of pixels over equal intervals."""
     small = min(side, _SIDE)
     edges = np.arange(small + 1) * side / small
     pixels = np.arange(side)

@@ -1,9 +1,9 @@
-"""The one exception that means: the user can mend this.
+"""The exception for errors that the user can fix.
 
-Scripts print its message and exit with code 2; any other exception is a defect of
-this project and keeps its traceback.
+Scripts print its message and exit with code 2. Any other exception is a defect of this
+project and keeps its traceback.
 """
 
 
 class BadInput(ValueError):
-    """What came, what is allowed and what to do, in one message."""
+    """An input is wrong; the message says what was found, what is allowed, what to do."""

@@ -1,7 +1,7 @@
-"""Growth: codes for new sources and new members, without changing a bit of old codes.
+"""Code-book extension: codes for new sources and members, without changing old bits.
 
-Either members stay the same and new sources get codes among them; or new members join,
-who are given all sources, and old members see none of the new ones.
+Either the members stay the same and new sources get codes for them; or new members
+join. New members are assigned old and new sources, and old members no new ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from splits.errors import BadInput
 Draw = Callable[[Sequence[str], int], CodeBook]
 
 
-def extended(
+def extend(
     before: Bool[np.ndarray, "old members"],
     old: Sequence[str],
     new: Sequence[str],
@@ -28,12 +28,12 @@ def extended(
         before: Codes of the old sources, whose bits stay as they are.
         old: Names of the old sources.
         new: Names of the new ones.
-        n_members: As many as before, or more: the others join.
-        draw: Draws codes for sources of these names, with so many bits.
+        n_members: The new number of members, at least the old one.
+        draw: Draws a code book from the names of sources and the number of members.
 
     Returns:
-        As many members as before: old codes, then fresh ones. More members: old codes
-        go on with drawn bits, new ones are zero for old members.
+        With as many members as before: the old codes, then new ones. With more members:
+        old codes get drawn bits for new members; new codes are zero for old members.
 
     Raises:
         BadInput: If there are fewer members than before, or too few codes.
@@ -46,23 +46,23 @@ def extended(
             "more, and others join."
         )
     if n_members == n_before:
-        fresh = _fresh(before, old, new, draw)
+        fresh = _new_codes(before, old, new, draw)
         return CodeBook(np.concatenate([before, fresh]))
     joined = draw([*old, *new], n_members - n_before).bits
     unseen = np.zeros((len(new), n_before), dtype=bool)
     return CodeBook(np.hstack([np.concatenate([before, unseen]), joined]))
 
 
-def _fresh(
+def _new_codes(
     before: Bool[np.ndarray, "old members"],
     old: Sequence[str],
     new: Sequence[str],
     draw: Draw,
 ) -> Bool[np.ndarray, "new members"]:
-    """Codes of the new sources; distinct from the old ones if the design's codes are.
+    """Codes of the new sources, distinct from the old ones if the design's codes are.
 
-    All sources are drawn again, old and new. A new one whose code is taken gets a code
-    that was drawn for an old one: there are as many of both at least.
+    Codes are drawn for old and new sources together. A new source whose code is taken
+    gets one that was drawn for an old source; there are enough of these.
     """
     pool = draw([*old, *new], before.shape[1]).bits
     own, others = pool[len(old) :].copy(), pool[: len(old)]

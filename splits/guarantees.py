@@ -1,8 +1,8 @@
-"""What a code book promises, before any training is paid for.
+"""Guarantees of a code book, which can be counted before any training.
 
-Survivors are the members that are left when sources are ablated. All numbers are
-counted, none is estimated from theory; those about pairs of sources are counted over
-every pair, or, in large books, over every pair within a random sample of the sources.
+Survivors are the members that remain when sources are ablated. All numbers are counted,
+none is estimated from theory. Those about pairs of sources are counted over every pair,
+or, in large books, over every pair within a random sample of the sources.
 """
 
 import math
@@ -21,14 +21,14 @@ _SAMPLE_SEED = 0
 _BLOCK = 512
 
 
-def promises(codes: CodeBook) -> dict[str, Any]:
-    """Count what the book promises; plain numbers and text, ready for JSON.
+def count_guarantees(codes: CodeBook) -> dict[str, Any]:
+    """Count the guarantees of a code book, as numbers and text that JSON can hold.
 
     Returns:
         n_sources, n_members: The shape of the book.
         weight_min, weight_max: Members that train on a source.
-        capacity: How many codes of this weight there are; None with several weights.
-        sources_sharing_a_code: Sources that no ablation tells from some other one.
+        capacity: Number of codes of this weight; None if codes differ in weight.
+        sources_sharing_a_code: Sources whose code another source has too.
         split_min, split_mean, split_max: Sources that a member trains on.
         split_share: split_mean / n_sources.
         survivors_of_one_min, survivors_of_one_mean: Without any one source.
@@ -46,7 +46,7 @@ def promises(codes: CodeBook) -> dict[str, Any]:
     Examples:
         >>> codes = CodeBook(np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]],
         ...     dtype=bool))
-        >>> found = promises(codes)
+        >>> found = count_guarantees(codes)
         >>> found["split_min"], found["survivors_of_one_min"], found["pairs"]
         (1, 2, 'exact')
     """
@@ -71,12 +71,12 @@ def promises(codes: CodeBook) -> dict[str, Any]:
 
 
 def describe(promised: dict[str, Any]) -> str:
-    """The promises as a table: what, how many, and whether that is exact or sampled."""
+    """The guarantees as a table of text: name, number, and `exact` or `sampled`."""
     return _table(_rows(promised))
 
 
-def compared(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The promises of two books as a table: what, before, now, exact or sampled."""
+def compare(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The guarantees of two books as a table of text: name, before, now, how counted."""
     rows = [("", "before", "now", "")]
     for (label, old, _), (_, new, how) in zip(_rows(before), _rows(now), strict=True):
         rows.append((label, old, new, how))

@@ -4,15 +4,15 @@ An image by Adam and Eve may be used only as long as both agree. So a member tra
 it only if it has the bits of all its owners: images with the same set of owners are one
 source, and its code is the intersection of its owners' codes.
 
-Removing an owner removes every source that he has a part in. Let c(o) be the code of
+Removing an owner removes every source that they have a part in. Let c(o) be the code of
 owner o, and c(S) the intersection of c(p) over all p in S, for the sets S of owners
 that occur. Removing o silences the union U of all c(S) with o in S.
 
-- Whoever is not in U saw no image of o, so the removal is exact.
+- Members outside of U saw no image of o, so the removal is exact.
 - Each c(S) with o in S lies within c(o), and so does U: removing any owners leaves at
-  least the members that the code book of the owners promises for them.
-- If o has an image of his own, {o} is one of the sets, and U = c(o): removing the owner
-  is silencing his own code, no more and no less.
+  least the members that the code book of the owners guarantees for them.
+- If o is the only owner of some image, {o} is one of the sets, and U = c(o): removing
+  the owner silences exactly the members of their own code.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from splits.sources import by_column
 
 @dataclass(frozen=True, eq=False)
 class OwnerSets:
-    """Who owns what.
+    """The owners of each source.
 
     Attributes:
         source_of: The source of each image; a source is a set of owners.
@@ -44,7 +44,7 @@ class OwnerSets:
     owned: Bool[np.ndarray, "sources owners"]
 
     def sources_of(self) -> dict[str, list[int]]:
-        """The sources that each owner has a part in."""
+        """For each owner, by name: the sources that they have a part in."""
         return {
             name: np.flatnonzero(column).tolist()
             for name, column in zip(self.owner_names, self.owned.T, strict=True)
@@ -59,8 +59,8 @@ def owner_sets(values: Sequence[Any], separator: str, column: str) -> OwnerSets:
 
     Args:
         values: One text for each image, such as `Eve; Adam`.
-        separator: What stands between two owners.
-        column: What error messages call the values.
+        separator: The text between two owners.
+        column: The name of the values in error messages.
 
     Raises:
         BadInput: If an image has no owner, or one without a name, or there are fewer
@@ -83,12 +83,12 @@ def owner_sets(values: Sequence[Any], separator: str, column: str) -> OwnerSets:
     return OwnerSets(source_of, source_names, owner_names, owned)
 
 
-def intersected(codes: CodeBook, owned: Bool[np.ndarray, "sources owners"]) -> CodeBook:
+def intersect(codes: CodeBook, owned: Bool[np.ndarray, "sources owners"]) -> CodeBook:
     """The code book of sets of owners: a bit is set where all owners' bits are.
 
     Args:
         codes: The code book of the owners.
-        owned: Who has a part in which source.
+        owned: owned[s, o] is True if owner o has a part in source s.
 
     Raises:
         BadInput: If that leaves a member nothing to train on.

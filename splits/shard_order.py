@@ -1,16 +1,16 @@
-"""Layout: in which order samples lie in shards, and what a member then has to read.
+"""Shard ordering: the order of samples in shards, and the read amplification of members.
 
 A member reads blocks: pages of a disk, ranges of an object store, whole shards. A block
-that holds one sample of the member's split is read with everything else in it. Samples
-with the same code side by side make that little; where each sample has a code of its
-own, neighbours should have similar codes. *Amplification* is bytes read for each byte
-of the member's own samples, headers included: 1 is nothing in vain.
+that holds one sample of the member's split is read as a whole. Amplification is small if
+samples with the same code are adjacent; if every sample has another code, neighbours
+should have similar codes. *Read amplification* is bytes read per byte of the member's
+own samples, headers included: 1 is the optimum.
 
-The best order of all codes is a travelling salesman's. Two that come close to the bound
-`least` are tried, and the better one is taken: codes sorted as Gray code (Lemire, Kaser
-& Aouiche 2010, https://arxiv.org/abs/0901.3751), which is good for large blocks; and
-from there always to the nearest code left, within stretches of the sorted ones, which
-is good for small blocks. Both are the same every time.
+Finding the best order of all codes is a travelling salesman problem. Two orders that
+come close to `mean_lower_bound` are tried, and the better one is taken: codes sorted as
+Gray code (Lemire, Kaser & Aouiche 2010, https://arxiv.org/abs/0901.3751), which is good
+for large blocks; and a greedy nearest-neighbour tour within intervals of these, which is
+good for small blocks. Both are deterministic.
 """
 
 import math
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
-# What a disk moves at least.
+# The smallest amount that a disk reads.
 PAGE_BYTES = 4096
-# Codes among which the nearest is looked for: the work grows with it.
+# Number of codes among which the nearest is searched; the work grows with it.
 _STRETCH = 2048
 
 Bits = Bool[np.ndarray, "samples members"]
@@ -30,7 +30,7 @@ Bits = Bool[np.ndarray, "samples members"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What members read for each byte that they train on.
+    """The read amplification of every member.
 
     Attributes:
         read_bytes: Size of a block.
@@ -49,22 +49,22 @@ class Reading:
     least: float
 
     def mean(self, amplification: Float64[np.ndarray, " members"]) -> float:
-        """Bytes that all members read, for each byte that they use."""
+        """The amplification over all members: bytes read per byte used."""
         return float((amplification * self.used).sum() / self.used.sum())
 
 
-def by_code(
+def order_by_code(
     bits: Bits, sample_bytes: int, read_bytes: int = PAGE_BYTES
 ) -> Int64[np.ndarray, " samples"]:
-    """Samples in the order in which they should lie: the same code side by side.
+    """Sort samples so that those with equal or similar codes are adjacent.
 
     Args:
         bits: The code of each sample.
-        sample_bytes: About what a sample takes.
+        sample_bytes: Approximate size of a sample.
         read_bytes: Size of a block.
 
     Returns:
-        Every sample once; samples of one code ascend.
+        The numbers of the samples in this order; samples of one code ascend.
     """
     codes, code_of = _distinct(bits)
     # Gray code: a bit's value is the parity of all bits up to it.
@@ -79,15 +79,17 @@ def by_code(
         for in_order in (by_nearest, by_gray)
     ]
     sizes = np.full(len(bits), sample_bytes)
-    in_vain = [_once(bits[order], sizes, read_bytes).sum() for order in orders]
+    in_vain = [
+        _bytes_read_once(bits[order], sizes, read_bytes).sum() for order in orders
+    ]
     return orders[int(np.argmin(in_vain))]
 
 
 def shard_sizes(bits: Bits, per_shard: int) -> list[int]:
-    """Samples in each shard: one code to a shard where codes have enough samples.
+    """The number of samples in each shard; a shard has one code if the code fills it.
 
-    A shard ends when it is full, and where the code changes if a tenth of a shard is
-    there on either side. So codes with at least so many samples stay apart.
+    A shard ends when it is full. It also ends where the code changes, if a tenth of a
+    shard lies on either side. So codes with at least that many samples are not mixed.
 
     Args:
         bits: The code of each sample, in the order of the shards.
@@ -105,13 +107,13 @@ def shard_sizes(bits: Bits, per_shard: int) -> list[int]:
     return [*sizes, filled] if filled else sizes
 
 
-def reading(
+def measure_reading(
     bits: Bits,
     sizes: Int[np.ndarray, " samples"],
     per_shard: Sequence[int],
     read_bytes: int = PAGE_BYTES,
 ) -> Reading:
-    """What members will read, before anything is written.
+    """The read amplification of every member, computed before shards are written.
 
     Args:
         bits: The code of each sample, in the order in which they lie.
@@ -127,15 +129,17 @@ def reading(
     return Reading(
         read_bytes=read_bytes,
         used=used,
-        once=_once(bits, sizes, read_bytes) / used,
+        once=_bytes_read_once(bits, sizes, read_bytes) / used,
         singly=(touched * read_bytes) @ bits / used,
-        shards=_read(bits, begins, ends, files) / used,
-        least=least(bits, sizes, read_bytes),
+        shards=_bytes_of_blocks(bits, begins, ends, files) / used,
+        least=mean_lower_bound(bits, sizes, read_bytes),
     )
 
 
-def least(bits: Bits, sizes: Int[np.ndarray, " samples"], read_bytes: int) -> float:
-    """A mean amplification that no order of the samples comes below.
+def mean_lower_bound(
+    bits: Bits, sizes: Int[np.ndarray, " samples"], read_bytes: int
+) -> float:
+    """A lower bound on the mean amplification of any order of the samples.
 
     Codes c have S_c bytes in all. A full block of r bytes with a byte of code c holds
     at least k = 1 + ceil((r - S_c) / max S) codes. These are read by u members, where u
@@ -161,7 +165,7 @@ def least(bits: Bits, sizes: Int[np.ndarray, " samples"], read_bytes: int) -> fl
 
 
 def describe(found: Reading) -> str:
-    """What members read, as text."""
+    """The read amplification as a table of text."""
     rows = {
         f"each block of {found.read_bytes:,} bytes once an epoch": found.once,
         "image by image, no block kept": found.singly,
@@ -183,7 +187,7 @@ def describe(found: Reading) -> str:
 def _distinct(
     bits: Bits,
 ) -> tuple[Bool[np.ndarray, "codes members"], Int64[np.ndarray, " samples"]]:
-    """The codes that occur, and which of them each sample has."""
+    """The distinct codes, and the number of each sample's code among them."""
     packed = np.packbits(bits, axis=1)
     _, first, code_of = np.unique(
         packed, axis=0, return_index=True, return_inverse=True
@@ -192,7 +196,7 @@ def _distinct(
 
 
 def _nearest_first(codes: Bool[np.ndarray, "codes members"]) -> list[int]:
-    """From the first code always to the one left that differs in the fewest bits."""
+    """A greedy tour from the first code: the next code differs in the fewest bits."""
     signs = np.where(codes, np.float32(1), np.float32(-1))
     gone = np.zeros(len(codes), dtype=np.float32)
     chain = [0]
@@ -215,16 +219,16 @@ def _codes_that_fit(
     )
 
 
-def _once(
+def _bytes_read_once(
     bits: Bits, sizes: Int[np.ndarray, " samples"], read_bytes: int
 ) -> Int64[np.ndarray, " members"]:
     """Bytes that each member reads if it reads each block once."""
     ends = np.cumsum(sizes, dtype=np.int64)
     edges = np.arange(0, ends[-1] + read_bytes, read_bytes)
-    return _read(bits, ends - sizes, ends, edges)
+    return _bytes_of_blocks(bits, ends - sizes, ends, edges)
 
 
-def _read(
+def _bytes_of_blocks(
     bits: Bits,
     begins: Int64[np.ndarray, " samples"],
     ends: Int64[np.ndarray, " samples"],

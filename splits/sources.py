@@ -1,6 +1,6 @@
-"""Which source each training image belongs to: itself, or a column of the metadata.
+"""The source of each training image: the image itself, or its value in a column.
 
-Other ways to say it are in owners.py (several owners) and duplicates.py (clusters).
+Sources can also be sets of owners (owners.py) or clusters (duplicates.py).
 
 Sources are numbered by name, never by the order of files or rows, so that the same
 images always get the same numbers.
@@ -27,7 +27,7 @@ def assign(
     Args:
         source: `image`, and each image is a source of its own, called as the image is;
             or a column's name, and images with the same value in it are one source.
-        images: What the training images are called.
+        images: Names of the training images.
         columns: The metadata: a value for each image, by column.
 
     Returns:
@@ -127,7 +127,7 @@ def owner_of(
     column: str,
     columns: Mapping[str, Sequence[Any]],
 ) -> Int64[np.ndarray, " sources"]:
-    """Whose each source is, owners numbered in the order of their names.
+    """The owner of each source; owners are numbered in the order of their names.
 
     Args:
         source_of: The source of each image.

@@ -1,7 +1,7 @@
-"""Spelling: names that people would take for one name, though computers do not.
+"""Spelling: names that look equal to people, but differ for computers.
 
-Nobody but the owner of the data knows whether 'Eve' and 'Eve ' are one artist. Two
-sources would be made of them, and removing one would leave the pictures of the other.
+Only the owner of the data knows whether 'Eve' and 'Eve ' are one artist. They would
+become two sources, and removing one would leave the pictures of the other.
 """
 
 import unicodedata
@@ -11,7 +11,7 @@ from splits.errors import BadInput
 
 
 def plain(name: str) -> str:
-    """A name without what cannot be seen: blanks around it, Unicode's other forms.
+    """A name without invisible differences: single blanks, Unicode form NFC.
 
     Examples:
         >>> plain(" Eve ")

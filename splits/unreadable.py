@@ -1,7 +1,7 @@
-"""Files that cannot be read though nothing is wrong with them.
+"""Errors for files that cannot be read although they may be intact.
 
-A file without permission, on a disk that is gone, or larger than the memory may be
-whole. Whoever is told that it is damaged deletes it, so those are told apart.
+A file without read permission, on a missing disk, or larger than the memory may be
+intact. A user who reads "damaged" would delete it, so these errors are different ones.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from splits.errors import BadInput
 
 
 def unreadable(path: Path, error: OSError) -> BadInput:
-    """The error for a file that the system does not let us read."""
+    """The error for a file that the system refuses to read."""
     if path.is_dir():
         return BadInput(
             f"{path} is a folder, where a file is wanted. Move it away, and restore the "
@@ -23,7 +23,7 @@ def unreadable(path: Path, error: OSError) -> BadInput:
 
 
 def too_large(what: str | Path) -> BadInput:
-    """The error for something that the memory does not hold."""
+    """The error for a file that does not fit into memory."""
     return BadInput(
         f"There is not enough memory to read {what}. It may be whole: end other "
         "programs, or take a machine with more memory, and give the same command again."

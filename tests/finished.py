@@ -61,7 +61,7 @@ def trained(
         "n_images": len(data.images),
         "n_sources": n_sources,
         "n_members": n_members,
-        "promises": guarantees.promises(codes),
+        "promises": guarantees.count_guarantees(codes),
     }
     manifest.start_manifest(run, facts)
     for member in range(n_members):

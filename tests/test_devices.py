@@ -23,7 +23,7 @@ from ensemble.ablation.measurements import (
     log_odds,
     similarity,
 )
-from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
 from ensemble.models.denoisers import predict
 from ensemble.models.objective import objective_of
 from ensemble.provenance import drawing
@@ -98,7 +98,7 @@ def test_a_member_makes_no_tensor_elsewhere_than_where_it_is(n_classes):
     pipe = tiny.ensemble(2, n_classes)
     model = pipe.members.float().to(META)
     model.forward_batch = 2
-    labels: Condition = NOTHING
+    labels: Condition = UNCONDITIONAL
     if n_classes is not None:
         zeros = torch.zeros(3, dtype=torch.int64, device=META)
         labels = ClassLabels(zeros, n_classes)
@@ -120,7 +120,7 @@ def test_the_loss_makes_no_tensor_elsewhere(prediction_type):
         pictures(),
         torch.zeros(3, dtype=torch.int64, device=META),
         pictures(),
-        NOTHING,
+        UNCONDITIONAL,
         Accelerator(cpu=True),
     )
     assert loss.device == META
@@ -144,7 +144,7 @@ def test_projections_make_no_tensor_elsewhere():
 
 
 def test_noise_of_scorers_is_drawn_by_the_processor_and_moved():
-    examples = Examples(pictures(), NOTHING, torch.arange(3))
+    examples = Examples(pictures(), UNCONDITIONAL, torch.arange(3))
     states = per_example.draw_states(tiny_context.objective(), examples, Draws(2))
     assert states.noisy.device == states.target.device == META
 
@@ -261,7 +261,9 @@ def moved(context: ScoringContext, device: torch.device) -> ScoringContext:
     """A setting whose networks and pictures are on a device, in float32."""
 
     def examples(ones: Examples) -> Examples:
-        return Examples(ones.images.float().to(device), NOTHING, ones.keys.to(device))
+        return Examples(
+            ones.images.float().to(device), UNCONDITIONAL, ones.keys.to(device)
+        )
 
     def journey():
         found = context.journey()

@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks import record
 from ensemble.data import datasets
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.denoisers import (
     build_member,
     predict,
@@ -64,7 +64,7 @@ def network_and_samples(
         noise, chance = torch.randn(2, *clean.shape, generator=keyed)
         timestep = torch.randint(1000, (len(clean),), generator=keyed)
         noisy = objective_of(settings.model).perturb(clean, noise, timestep)
-        states.append(Sample(noisy, timestep, NOTHING, noise, chance))
+        states.append(Sample(noisy, timestep, UNCONDITIONAL, noise, chance))
     return network, *states
 
 
@@ -74,7 +74,7 @@ def fitted_to(train: Sample, n_draws: int) -> Sample:
     return Sample(
         train.noisy[half],
         train.timestep[half],
-        NOTHING,
+        UNCONDITIONAL,
         train.target[half],
         train.pseudo_target_noise[half],
     )

@@ -40,7 +40,7 @@ from ensemble.evaluation import (
 )
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import TABLES
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.objective import objective_of
 from ensemble.provenance import drawing, plans
 from ensemble.run import (
@@ -180,7 +180,7 @@ def cell(
     asked = queries.load(run, options.name)
     pictures = Examples(
         images=torch.from_numpy(asked.images.copy()),
-        condition=NOTHING,
+        condition=UNCONDITIONAL,
         keys=torch.from_numpy(asked.seeds.copy()),
     )
     objective = objective_of(models.config.model)

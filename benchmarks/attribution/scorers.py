@@ -35,7 +35,7 @@ from torch.func import functional_call
 
 from benchmarks import record
 from ensemble.data import datasets
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.denoisers import build_member
 from ensemble.models.objective import objective_of
 from ensemble.provenance import plans
@@ -97,7 +97,7 @@ def network_and_context(sizes: Sizes, folder: Path) -> tuple[nn.Module, ScoringC
     images = torch.from_numpy(
         datasets.load(settings.data).images[: sizes.n_images].copy()
     )
-    train = Examples(images, NOTHING, torch.arange(len(images)))
+    train = Examples(images, UNCONDITIONAL, torch.arange(len(images)))
     return network, ScoringContext(
         networks=[network],
         saw=np.ones((1, len(images)), dtype=bool),

@@ -13,8 +13,8 @@ from jaxtyping import Int64, UInt64
 
 from splits.designs import packed_combinadics
 from splits.designs.keyed import (
-    permuted,
-    restored,
+    invert_permutation,
+    permute,
 )
 from splits.errors import BadInput
 
@@ -55,7 +55,7 @@ def numbered_words(
     Raises:
         BadInput: If a number has no code, or a code no word.
     """
-    ranks = permuted(numbers, math.comb(n_members, weight), salt)
+    ranks = permute(numbers, math.comb(n_members, weight), salt)
     return packed_combinadics.unrank(ranks, n_members, weight)
 
 
@@ -69,12 +69,14 @@ def count(n_sources: int, n_members: int, weight: int, salt: str) -> Census:
     n_wrong = 0
     for numbers in _blocks(n_sources):
         capacity = math.comb(n_members, weight)
-        ranks = permuted(numbers, capacity, salt)
+        ranks = permute(numbers, capacity, salt)
         codes = packed_combinadics.unrank(ranks, n_members, weight)
         light = np.bitwise_count(codes) != weight
-        astray = restored(ranks, capacity, salt) != numbers
+        astray = invert_permutation(ranks, capacity, salt) != numbers
         n_wrong += int((light | astray).sum())
-        for byte, column in enumerate(packed_combinadics.packed(codes, n_members).T):
+        for byte, column in enumerate(
+            packed_combinadics.pack_words(codes, n_members).T
+        ):
             held = np.bincount(column, minlength=256) @ _BITS
             splits[8 * byte : 8 * byte + 8] += held
     return Census(n_sources, splits[:n_members], n_wrong)

@@ -21,7 +21,7 @@ from splits.choosing.candidates import (
     fits,
 )
 from splits.choosing.compare import (
-    Wish,
+    Requirements,
     compare,
 )
 from splits.designs.registry import (
@@ -103,7 +103,7 @@ def comparing() -> dict[str, float]:
     seconds = {}
     for n_sources in (20, 1000, 10**9):
         began = time.process_time()
-        compare(Wish(n_sources, 3, 2, 32))
+        compare(Requirements(n_sources, 3, 2, 32))
         seconds[f"{n_sources}_sources"] = time.process_time() - began
     return seconds
 

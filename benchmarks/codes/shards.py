@@ -106,10 +106,12 @@ def amplification(data: TrainingImages) -> dict[str, Any]:
 
 def row(bits: np.ndarray, sizes: np.ndarray, read_bytes: int) -> dict[str, float]:
     """Images laid out for such reads, beside the order of their numbers."""
-    order = shard_order.by_code(bits, int(sizes.mean()), read_bytes)
+    order = shard_order.order_by_code(bits, int(sizes.mean()), read_bytes)
     per_shard = shard_order.shard_sizes(bits[order], 1000)
-    by_code = shard_order.reading(bits[order], sizes[order], per_shard, read_bytes)
-    by_number = shard_order.reading(bits, sizes, [len(bits)], read_bytes)
+    by_code = shard_order.measure_reading(
+        bits[order], sizes[order], per_shard, read_bytes
+    )
+    by_number = shard_order.measure_reading(bits, sizes, [len(bits)], read_bytes)
     return {
         "mean": round(by_code.mean(by_code.once), 3),
         "most": round(float(by_code.once.max()), 3),

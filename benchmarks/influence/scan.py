@@ -43,7 +43,7 @@ def blocks_of(n_sources: int, n_members: int) -> Iterator[code_search.Block]:
     def codes(block: int, n_codes: int) -> np.ndarray:
         rng = np.random.default_rng((SEED, block))
         ranks = rng.integers(capacity, size=n_codes)
-        return packed_combinadics.packed(
+        return packed_combinadics.pack_words(
             packed_combinadics.unrank(ranks, n_members, weight), n_members
         )
 

@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from benchmarks import record
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.provenance import drawing
 from ensemble.run import config_file
 from ensemble.run.config import Config
@@ -118,7 +118,13 @@ def bare_step(one: MemberTrainer, clean: torch.Tensor) -> None:
     """Only forward, backward and optimiser, on inputs that lie ready."""
     timestep, noise = torch.full((len(clean),), 500), torch.ones_like(clean)
     loss = denoising_loss(
-        one.network, one.objective, clean, timestep, noise, NOTHING, one.accelerator
+        one.network,
+        one.objective,
+        clean,
+        timestep,
+        noise,
+        UNCONDITIONAL,
+        one.accelerator,
     )
     one.accelerator.backward(loss)
     one.accelerator.clip_grad_norm_(one.network.parameters(), 1.0)

@@ -82,8 +82,8 @@ def numbered(
 
     def codes(first: int) -> UInt8[np.ndarray, "codes bytes"]:
         numbers = np.arange(first, min(first + size, n_sources))
-        ranks = keyed.permuted(numbers, capacity, salt)
-        return packed_combinadics.packed(
+        ranks = keyed.permute(numbers, capacity, salt)
+        return packed_combinadics.pack_words(
             packed_combinadics.unrank(ranks, n_members, weight), n_members
         )
 

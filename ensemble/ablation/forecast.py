@@ -20,7 +20,7 @@ from ensemble.ablation import (
 )
 from ensemble.ablation.removal_sets import Units
 from ensemble.data.datasets import require_classes
-from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
 from ensemble.models.denoisers import (
     build_member,
     predict,
@@ -156,7 +156,7 @@ def _works(
     def given(n_images: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
         noise = torch.randn((n_images, *shape), generator=torch.Generator())
         times = objective.even_times(n_images)
-        told: Condition = NOTHING
+        told: Condition = UNCONDITIONAL
         if n_classes is not None:
             told = ClassLabels(torch.arange(n_images) % n_classes, n_classes)
         device = accelerator.device

@@ -116,7 +116,7 @@ def p_beside(
     much, times the number of units; at most one.
     """
     n_draws = max(_FEWEST_DRAWS, _DRAWS_A_UNIT * n_units)
-    codes, _ = placebos.draw(code, other, n_draws, rng)
+    codes, _ = placebos.draw_matched(code, other, n_draws, rng)
     own = squared(gram, code[None])[0]
     share = float((squared(gram, codes) >= own * _TIE).mean())
     return min(1.0, n_units * share)
@@ -242,7 +242,7 @@ def _standing(
         rng = seeding.rng(seed, "standing", weight)
         code = np.arange(codes.shape[1]) < weight
         n_draws = max(_FEWEST_DRAWS, 20 * len(codes))
-        drawn, _ = placebos.draw(code, np.zeros_like(code), n_draws, rng)
+        drawn, _ = placebos.draw_matched(code, np.zeros_like(code), n_draws, rng)
         level = np.sort(squared(gram, drawn))
         these = weights == weight
         above = len(level) - np.searchsorted(level, own[these])

@@ -45,10 +45,10 @@ from ensemble.system import (
 )
 from ensemble.system.text import visible
 from splits.choosing import compare, comparison_table
-from splits.choosing.compare import Wish
+from splits.choosing.compare import Requirements
 from splits.errors import BadInput
 
-WISHES = {
+REQUIREMENTS = {
     "sources": "for so many sources; by default those of the training images",
     "remove": "sources that may be removed together, whichever they are (default: 1)",
     "keep": "members that must be left then (default: 1)",
@@ -87,9 +87,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="print what the design promises, the work and the disk; then stop",
     )
-    wish = parser.add_argument_group("with --plan, compare all designs instead")
-    for name, help_text in WISHES.items():
-        wish.add_argument(f"--{name}", type=int, metavar="N", help=help_text)
+    requirements = parser.add_argument_group("with --plan, compare all designs instead")
+    for name, help_text in REQUIREMENTS.items():
+        requirements.add_argument(f"--{name}", type=int, metavar="N", help=help_text)
     return parser.parse_intermixed_args(arguments)
 
 
@@ -117,22 +117,22 @@ def chosen(text: str | None, n_members: int) -> list[int]:
     return members
 
 
-def compared(config: Config, wishes: dict[str, int]) -> str:
-    """What every design would promise and cost for a wish, as text."""
+def compared(config: Config, requested: dict[str, int]) -> str:
+    """What every design would guarantee and cost under the requirements, as text."""
     from ensemble.training.description import weights_of_a_member
 
     data = datasets.load(config.data)
     n_coded = source_groups.grouped(config.data, data).n_coded
-    wish = Wish(
-        wishes.get("sources", n_coded),
-        wishes.get("remove", 1),
-        wishes.get("keep", 1),
-        wishes.get("budget", config.splits.n_members),
+    requirements = Requirements(
+        requested.get("sources", n_coded),
+        requested.get("remove", 1),
+        requested.get("keep", 1),
+        requested.get("budget", config.splits.n_members),
     )
-    rows = compare.compare(wish, config.splits.seed)
+    rows = compare.compare(requirements, config.splits.seed)
     shown = config.training.steps * config.training.batch_size
     n_weights = weights_of_a_member(config, data)
-    return comparison_table.table(rows, wish, shown, 4 * n_weights)
+    return comparison_table.table(rows, requirements, shown, 4 * n_weights)
 
 
 def missing(run: Run, ready: Plan, options: argparse.Namespace) -> list[Trainable]:
@@ -328,12 +328,14 @@ def main(arguments: Sequence[str]) -> int:
     """Train what is not trained yet; returns the exit code."""
     options = parse(arguments)
     config = loaded(options)
-    wishes = {name: getattr(options, name) for name in WISHES}
-    wishes = {name: wish for name, wish in wishes.items() if wish is not None}
-    if wishes and not options.plan:
-        raise BadInput(f"--{min(wishes)} compares designs: say --plan too.")
-    if wishes:
-        print(compared(locations.resolve(config, Path(config.run)), wishes))
+    requested = {name: getattr(options, name) for name in REQUIREMENTS}
+    requested = {
+        name: number for name, number in requested.items() if number is not None
+    }
+    if requested and not options.plan:
+        raise BadInput(f"--{min(requested)} compares designs: say --plan too.")
+    if requested:
+        print(compared(locations.resolve(config, Path(config.run)), requested))
         return 0
     if options.plan:
         print_plan(config)

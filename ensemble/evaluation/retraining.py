@@ -148,7 +148,7 @@ def _train(run: Run, ready: Plan, members: range) -> None:
 
 def _keep(run: Run, ready: Plan) -> None:
     """Write the plan as it is given; one that is there must be the same."""
-    facts = {**plans.facts(ready), "promises": guarantees.promises(ready.codes)}
+    facts = {**plans.facts(ready), "promises": guarantees.count_guarantees(ready.codes)}
     if not run.manifest.exists():
         # Other processes of this run read the images again, and must find the same.
         facts["reading_rules"] = ready.data.inventory.rules

@@ -1,7 +1,7 @@
-"""Conditions: what a denoiser is told beside the noisy images.
+"""Conditions: the conditioning input of a denoiser, beside the noisy images.
 
-A condition has one entry for each image. Whoever batches, repeats or guides images does
-the same to their condition, and need not know of which kind it is. A new kind is one
+A condition has one entry for each image. Code that batches, repeats or guides images
+does the same to their condition, and does not depend on its kind. A new kind is one
 class here.
 """
 
@@ -17,10 +17,10 @@ from ensemble.run import files
 
 
 class Condition(abc.ABC):
-    """What a denoiser is told, one entry for each image."""
+    """The conditioning input of a denoiser, one entry for each image."""
 
-    # Whether there is nothing to guide away from, because nothing is said.
-    says_nothing: ClassVar[bool] = False
+    # Whether the condition carries no information, so guidance has no effect.
+    is_unconditional: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __getitem__(self, chosen: Any) -> "Condition":
@@ -28,11 +28,11 @@ class Condition(abc.ABC):
 
     @abc.abstractmethod
     def repeat(self, n_times: int) -> "Condition":
-        """Every entry so often in a row, as `repeat_interleave` has it."""
+        """Each entry repeated `n_times` in a row, as by `repeat_interleave`."""
 
     @abc.abstractmethod
     def null(self) -> "Condition":
-        """The condition that says nothing, for as many images (Ho & Salimans 2022)."""
+        """The null condition for as many images (Ho & Salimans 2022)."""
 
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> "Condition":
@@ -40,21 +40,21 @@ class Condition(abc.ABC):
 
     @abc.abstractmethod
     def arguments(self) -> dict[str, Tensor]:
-        """What a denoiser's forward pass is given, by name."""
+        """The keyword arguments of a denoiser's forward pass."""
 
     @abc.abstractmethod
     def digest(self) -> str | None:
-        """What tells this condition from another one; None where nothing is said."""
+        """A digest of the entries; None for an unconditional denoiser."""
 
 
-class Nothing(Condition):
-    """Unconditional denoisers are told nothing, for however many images.
+class Unconditional(Condition):
+    """The condition of unconditional denoisers, for any number of images.
 
-    >>> NOTHING[3:5].repeat(2) is NOTHING
+    >>> UNCONDITIONAL[3:5].repeat(2) is UNCONDITIONAL
     True
     """
 
-    says_nothing = True
+    is_unconditional = True
 
     def __getitem__(self, chosen: Any) -> Condition:
         """Nothing."""
@@ -81,7 +81,7 @@ class Nothing(Condition):
         return None
 
 
-NOTHING = Nothing()
+UNCONDITIONAL = Unconditional()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,8 @@ class ClassLabels(Condition):
     tensor([2, 2, 0, 0])
 
     Attributes:
-        labels: From 0 to `null_label`.
-        null_label: The label that stands for "no label".
+        labels: Labels from 0 to `null_label`.
+        null_label: The null class of classifier-free guidance.
     """
 
     labels: Int[Tensor, " images"]
@@ -107,17 +107,17 @@ class ClassLabels(Condition):
         return ClassLabels(self.labels[chosen], self.null_label)
 
     def repeat(self, n_times: int) -> "ClassLabels":
-        """Every label so often in a row."""
+        """Each label repeated `n_times` in a row."""
         return ClassLabels(self.labels.repeat_interleave(n_times), self.null_label)
 
     def null(self) -> "ClassLabels":
-        """No label, for as many images."""
+        """The null class for as many images."""
         return ClassLabels(
             torch.full_like(self.labels, self.null_label), self.null_label
         )
 
     def hidden(self, images: Tensor) -> "ClassLabels":
-        """The same without the labels of some images.
+        """The condition with the labels of some images replaced by the null class.
 
         Args:
             images: True where the label is hidden.
@@ -131,7 +131,7 @@ class ClassLabels(Condition):
         return ClassLabels(self.labels.to(device), self.null_label)
 
     def arguments(self) -> dict[str, Tensor]:
-        """As `UNet2DModel` takes them."""
+        """The arguments of `UNet2DModel`."""
         return {"class_labels": self.labels}
 
     def digest(self) -> str | None:
@@ -141,11 +141,11 @@ class ClassLabels(Condition):
 
 @dataclass(frozen=True, eq=False)
 class TextEmbeddings(Condition):
-    """What a frozen text encoder made of each image's text.
+    """The embeddings of each image's text by a frozen text encoder.
 
     Attributes:
         states: One row for each token of each text.
-        null_states: The same of the empty text.
+        null_states: The embeddings of the empty text.
     """
 
     states: Float[Tensor, "images tokens width"]
@@ -159,7 +159,7 @@ class TextEmbeddings(Condition):
         return TextEmbeddings(self.states[chosen], self.null_states)
 
     def repeat(self, n_times: int) -> "TextEmbeddings":
-        """Every embedding so often in a row."""
+        """Each embedding repeated `n_times` in a row."""
         return TextEmbeddings(
             self.states.repeat_interleave(n_times, dim=0), self.null_states
         )
@@ -173,7 +173,7 @@ class TextEmbeddings(Condition):
         return TextEmbeddings(self.states.to(device), self.null_states.to(device))
 
     def arguments(self) -> dict[str, Tensor]:
-        """As `UNet2DConditionModel` takes them."""
+        """The arguments of `UNet2DConditionModel`."""
         return {"encoder_hidden_states": self.states}
 
     def digest(self) -> str | None:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensemble.models import safe_loading
-from ensemble.models.conditioning import NOTHING, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, Condition
 from ensemble.run import lineage, records
 from ensemble.run.config import (
     ModelConfig,
@@ -87,7 +87,7 @@ def predict(
     member: nn.Module,
     noisy: Float[Tensor, "states channels height width"],
     timestep: Timestep,
-    condition: Condition = NOTHING,
+    condition: Condition = UNCONDITIONAL,
 ) -> Float[Tensor, "states channels height width"]:
     """What one member predicts."""
     return member(noisy, timestep, **condition.arguments()).sample

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensemble.models import denoisers
-from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
 from ensemble.models.denoisers import Timestep
 from ensemble.run import (
     voters,
@@ -77,7 +77,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
             labels: Of each image; None for unconditional members.
         """
         if labels is None or self.no_label is None:
-            return NOTHING
+            return UNCONDITIONAL
         told = torch.tensor(np.asarray(labels), dtype=torch.int64)
         return ClassLabels(told.to(self.device), self.no_label)
 
@@ -86,7 +86,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         member: int,
         noisy: Float[Tensor, "states channels height width"],
         timestep: Timestep,
-        condition: Condition = NOTHING,
+        condition: Condition = UNCONDITIONAL,
     ) -> Float[Tensor, "states channels height width"]:
         """What the member at this position predicts; the work is counted."""
         with self._counting:
@@ -112,7 +112,7 @@ class EnsembleModel(ModelMixin, ConfigMixin):
         noisy: Float[Tensor, "states channels height width"],
         timestep: Timestep,
         votes: Float[Tensor, "images members"],
-        condition: Condition = NOTHING,
+        condition: Condition = UNCONDITIONAL,
         state_of: Int[Tensor, " images"] | None = None,
     ) -> Float[Tensor, "images channels height width"]:
         """The members' predictions, averaged by votes.

@@ -1,4 +1,4 @@
-"""How much memory a network takes when it is run."""
+"""The memory that a network's activations take."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,19 @@ from torch import nn
 
 @torch.no_grad()
 def activation_bytes(network: nn.Module, run: Callable[[], object]) -> int:
-    """Bytes of all that a network's innermost modules give out while it is run.
+    """The bytes of the outputs of all of a network's innermost modules.
 
-    A backward pass needs nearly all of that at once; without one it is a bound.
+    A backward pass needs nearly all of them at once; for a forward pass alone they are
+    an upper bound.
 
     Args:
-        network: Whose modules are watched.
-        run: Runs it, on a single image, so that the answer is that of one image.
+        network: The network.
+        run: Runs the network on a single image; the result is for one image.
+
+    Examples:
+        >>> network = nn.Linear(2, 3)
+        >>> activation_bytes(network, lambda: network(torch.zeros(1, 2)))
+        12
     """
     total = 0
 

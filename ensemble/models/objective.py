@@ -1,9 +1,8 @@
-"""Objectives: what a denoiser learns to predict, and from which noisy state.
+"""Training objectives: the noisy state and the target of a denoiser.
 
-An objective says how a clean image becomes a noisy one, what the denoiser should make
-of it, and what clean image a prediction speaks of. Training, measurements and scorers
-ask it and nobody else, so that a new objective is one class here and one line of
-`OBJECTIVES`.
+An objective defines how a clean image becomes a noisy one, what the denoiser should
+predict, and which clean image a prediction implies. Training, measurements and scorers
+all use it, so a new objective is one class here and one line of `OBJECTIVES`.
 """
 
 import abc

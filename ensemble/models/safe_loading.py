@@ -1,9 +1,9 @@
-"""Foreign folders: what a pipeline folder may ask for, whoever wrote it.
+"""Safe loading of pipeline folders that anybody may have written.
 
-A folder's JSON files name classes. Nothing here imports what they name, nor any file of
-the folder: the pipeline and its members are this project's own classes, and a scheduler
-is one of those that diffusers exports. This is decided here, and not left to the version
-of diffusers that happens to be installed.
+A folder's JSON files name classes. This module never imports a class by such a name, nor
+any code of the folder: the pipeline and its members are this project's own classes, and
+a scheduler must be one that diffusers exports. This does not depend on the installed
+version of diffusers.
 """
 
 import difflib

@@ -57,7 +57,7 @@ class CodedShards:
 
     def reading(self, sizes: Int64[np.ndarray, " images"], read_bytes: int) -> Reading:
         """What members read of images of these sizes, in blocks of `read_bytes`."""
-        return shard_order.reading(
+        return shard_order.measure_reading(
             self.bits[self.order], sizes, self.per_shard, read_bytes
         )
 
@@ -97,7 +97,9 @@ def laid_out(
     ready: Plan = drawing.drawn_for(config, replace(data, names=_keys(len(data.names))))
     bits = ready.codes.bits[ready.source_of]
     # The first image speaks for the others: their sizes only decide between orders.
-    order = shard_order.by_code(bits, shards.footprint(_sample(data, 0)), read_bytes)
+    order = shard_order.order_by_code(
+        bits, shards.footprint(_sample(data, 0)), read_bytes
+    )
     sizes = shard_order.shard_sizes(bits[order], per_shard)
     return CodedShards(ready.data, bits, order, sizes)
 

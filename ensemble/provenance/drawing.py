@@ -54,7 +54,7 @@ def _drawn(config: Config, data: TrainingImages, grouping: Grouping) -> Plan:
     )
     if sets is None:
         return Plan(data, grouping.source_of, grouping.names, codes)
-    codes = owners.intersected(codes, sets.owned)
+    codes = owners.intersect(codes, sets.owned)
     return Plan(data, grouping.source_of, grouping.names, codes, sets.sources_of())
 
 
@@ -86,7 +86,7 @@ def codes_again(config: Config, plan: Plan) -> CodeBook | None:
     owned = np.zeros((len(plan.source_names), len(names)), dtype=bool)
     for owner, theirs in enumerate(plan.owners.values()):
         owned[theirs, owner] = True
-    return owners.intersected(codes, owned)
+    return owners.intersect(codes, owned)
 
 
 def _codes(
@@ -124,7 +124,7 @@ def _extended(config: Config, run: Run) -> Plan:
     source_of, names = extension.numbered(old, grouping.names, grouping.source_of)
     if config.splits.n_members > before.codes.n_members:
         extension.require_new(source_of[stays.sum() :], names, len(old))
-    codes = growth.extended(
+    codes = growth.extend(
         before.codes.bits[kept],
         names[: len(old)],
         names[len(old) :],
@@ -186,7 +186,7 @@ def _written(run: Run) -> Plan:
         {
             **plans.facts(plan),
             **reading(plan.data),
-            "promises": guarantees.promises(plan.codes),
+            "promises": guarantees.count_guarantees(plan.codes),
         },
     )
     return plan

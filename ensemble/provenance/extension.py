@@ -193,7 +193,7 @@ def described(before: Run, codes: CodeBook) -> str:
         if n_joined
         else f"{everyone} go on training"
     )
-    promised = guarantees.compared(old["promises"], guarantees.promises(codes))
+    promised = guarantees.compare(old["promises"], guarantees.count_guarantees(codes))
     return f"\n{what}. Its promises before, and now:\n{promised}"
 
 

@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensemble.models.conditioning import NOTHING, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling import arguments, schedulers
 from ensemble.sampling.arguments import Generators
@@ -78,7 +78,7 @@ def guided(
         guidance_scale: Strength; 1 is none.
     """
     told = predicted(condition)
-    if condition.says_nothing or guidance_scale == 1.0:
+    if condition.is_unconditional or guidance_scale == 1.0:
         return told
     untold = predicted(condition.null())
     return untold + guidance_scale * (told - untold)
@@ -176,7 +176,7 @@ def denoise(
     sampling: Sampling,
     noise: Float[Tensor, "states channels height width"],
     votes: Float[Tensor, "images members"],
-    condition: Condition = NOTHING,
+    condition: Condition = UNCONDITIONAL,
     generator: Generators = None,
     state_of: Int[Tensor, " images"] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:

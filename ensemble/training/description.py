@@ -37,7 +37,7 @@ def describe(config: Config, plan: Plan) -> str:
     n_teams = max(1, (settings.processes or 1) // settings.processes_per_member)
     return "\n".join(
         [
-            guarantees.describe(guarantees.promises(plan.codes)),
+            guarantees.describe(guarantees.count_guarantees(plan.codes)),
             "",
             *placebos.describe(plan.codes.bits),
             f"work          {n_trained} members x {settings.steps} steps x "

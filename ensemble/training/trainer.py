@@ -27,7 +27,7 @@ from ensemble.data.loader import (
     key_of,
     make_loader,
 )
-from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
 from ensemble.models.denoisers import (
     build_member,
 )
@@ -140,7 +140,7 @@ class MemberTrainer:
             lambda step: team.part(self.split.batch(step, self.settings.batch_size)),
             self.settings.steps,
         )
-        self.condition: Condition = NOTHING
+        self.condition: Condition = UNCONDITIONAL
         n_classes = None
         if run.config.model.class_conditional:
             n_classes = require_classes(data)

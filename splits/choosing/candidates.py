@@ -1,4 +1,4 @@
-"""Candidates: what each design promises for given numbers, known without drawing it."""
+"""Candidate designs: which guarantees each design gives, known without drawing it."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,13 @@ class Candidate:
     """A design that can be compared.
 
     Attributes:
-        asked: (n_members, remove, keep) -> the options that ask for this.
+        asked: (n_members, remove, keep) -> the design's options for this requirement.
         fits: (n_sources, n_members, **options) -> whether a book can be drawn.
-        left: (n_members, removed, **options) -> members left at least; below 0 is 0.
-        weight: (n_members, **options) -> weight of its codes, if they are uniformly
-            random; None: they are not.
-        distinct: Whether codes are distinct for certain.
+        left: (n_members, removed, **options) -> guaranteed number of survivors; a
+            negative number means 0.
+        weight: (n_members, **options) -> weight of the codes, if they are uniformly
+            random; else None.
+        distinct: Whether all codes are certainly distinct.
     """
 
     asked: Callable[[int, int, int], Options]
@@ -30,17 +31,17 @@ class Candidate:
 
 
 def left_at_least(design: str, n_members: int, removed: int, options: Options) -> int:
-    """Members that are left whichever sources are removed: proven, not counted."""
+    """The guaranteed number of members that remain, whichever sources are removed."""
     return max(0, CANDIDATES[design].left(n_members, removed, **options))
 
 
 def fits(design: str, n_sources: int, n_members: int, options: Options) -> bool:
-    """Whether the design has codes for so many sources and members."""
+    """Whether the design has codes for these numbers of sources and members."""
     return CANDIDATES[design].fits(n_sources, n_members, **options)
 
 
 def _half_codes(n_members: int) -> int:
-    """How many codes of half weight there are; 0 for an odd number of members."""
+    """The number of codes of half weight; 0 for an odd number of members."""
     return 0 if n_members % 2 else math.comb(n_members, n_members // 2)
 
 
@@ -52,7 +53,7 @@ def _fits_weight(n_sources: int, n_members: int, weight: int) -> bool:
 
 
 def _fits_stream(n_sources: int, n_members: int, weight: int) -> bool:
-    """Whether a split stays empty with a chance of less than one in a billion."""
+    """Whether the probability of an empty split is below one in a billion."""
     return (
         _fits_weight(n_sources, n_members, weight)
         and n_members * (1 - weight / n_members) ** n_sources < 1e-9
@@ -60,7 +61,7 @@ def _fits_stream(n_sources: int, n_members: int, weight: int) -> bool:
 
 
 def _fits_pairs_safe(n_sources: int, n_members: int) -> bool:
-    """Whether a split that is empty at first can be filled, or hardly ever is."""
+    """Whether empty splits can be filled, or are improbable in the first place."""
     n_pairs = _half_codes(n_members) // 2
     room = 2 * n_sources <= n_pairs or n_members * 0.5**n_sources < 1e-9
     return 3 <= n_sources <= n_pairs and room
@@ -105,15 +106,15 @@ def _fits_hadamard(n_sources: int, n_members: int) -> bool:
     )
 
 
-def _nothing(_n_members: int, _remove: int, _keep: int) -> Options:
+def _no_options(_n_members: int, _remove: int, _keep: int) -> Options:
     return {}
 
 
-def _promise(_n_members: int, remove: int, keep: int) -> Options:
+def _removable_and_survivors(_n_members: int, remove: int, keep: int) -> Options:
     return {"removable": remove, "survivors": keep}
 
 
-def _light(n_members: int, remove: int, keep: int) -> Options:
+def _greatest_weight(n_members: int, remove: int, keep: int) -> Options:
     return {"weight": min(n_members // 2, max(0, n_members - keep) // remove)}
 
 
@@ -123,7 +124,7 @@ def _sparse_weight(n_members: int, removable: int, survivors: int) -> int:
 
 # Codes that follow from numbers or names: alike but for how they come about.
 _STREAM = Candidate(
-    asked=_light,
+    asked=_greatest_weight,
     fits=_fits_stream,
     left=lambda n_members, removed, weight: n_members - removed * weight,
     weight=lambda _, weight: weight,
@@ -132,44 +133,50 @@ _STREAM = Candidate(
 
 CANDIDATES = {
     "balanced": Candidate(
-        asked=_nothing,
+        asked=_no_options,
         fits=lambda n, m: m % 2 == 0 and _fits_weight(n, m, m // 2),
         left=lambda m, removed: m - removed * (m // 2),
         weight=lambda m: m // 2,
     ),
     "sparse": Candidate(
-        asked=_promise,
-        fits=lambda n, m, **wish: _fits_weight(n, m, _sparse_weight(m, **wish)),
-        left=lambda m, removed, **wish: m - removed * _sparse_weight(m, **wish),
+        asked=_removable_and_survivors,
+        fits=lambda n, m, **requirements: _fits_weight(
+            n, m, _sparse_weight(m, **requirements)
+        ),
+        left=lambda m, removed, **requirements: (
+            m - removed * _sparse_weight(m, **requirements)
+        ),
         weight=_sparse_weight,
     ),
     "pairs_safe": Candidate(
-        asked=_nothing,
+        asked=_no_options,
         fits=_fits_pairs_safe,
         left=lambda m, removed: {1: m // 2, 2: 1}.get(removed, 0),
     ),
     "leave_one_out": Candidate(
-        asked=_nothing,
+        asked=_no_options,
         fits=lambda n, m: n == m >= 2,
         left=lambda m, removed: m - removed * (m - 1),
     ),
     "partition": Candidate(
-        asked=_nothing,
+        asked=_no_options,
         fits=lambda n, m: n >= m,
         left=lambda m, removed: m - removed,
         distinct=False,
     ),
-    "hybrid": Candidate(asked=_promise, fits=_fits_hybrid, left=_left_hybrid),
+    "hybrid": Candidate(
+        asked=_removable_and_survivors, fits=_fits_hybrid, left=_left_hybrid
+    ),
     "reed_solomon": Candidate(
-        asked=_nothing, fits=_fits_reed_solomon, left=_left_reed_solomon
+        asked=_no_options, fits=_fits_reed_solomon, left=_left_reed_solomon
     ),
     "hadamard": Candidate(
-        asked=_nothing,
+        asked=_no_options,
         fits=_fits_hadamard,
         left=lambda m, removed: {1: m // 2, 2: m // 4}.get(removed, 0),
     ),
     "random_subsets": Candidate(
-        asked=_nothing,
+        asked=_no_options,
         fits=lambda n, m: n >= 2,
         left=lambda m, removed: 0,
         distinct=False,

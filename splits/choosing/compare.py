@@ -1,9 +1,9 @@
-"""Comparison: what every design would give for the same wish, before one is chosen.
+"""Comparison of all designs under the same requirements.
 
-A wish is how many sources there are, how many of them may be removed at once whichever
-they are, how many members must be left then, and how many members there may be. For
-each design this finds the members that the wish takes, draws a book and counts what it
-does. Every number says how it was found:
+The requirements are the number of sources, how many of them must be removable at once
+(whichever they are), how many members must remain then, and the greatest number of
+members. For each design this module finds the number of members that it takes, draws a
+code book and counts its properties. Every number says how it was found:
 
     bound    proven for every choice of sources
     all      counted over every choice of sources in the book
@@ -32,9 +32,10 @@ from splits.codes import CodeBook
 from splits.designs.registry import draw
 from splits.errors import BadInput
 
-# A book is drawn for at most so many sources, and so many choices are looked at.
-MOST_DRAWN = 2048
-MOST_CHOICES = 20_000
+# A code book is drawn for at most this many sources, and at most this many choices of
+# removed sources are examined.
+MAX_SOURCES_DRAWN = 2048
+MAX_CHOICES = 20_000
 # Choices for which all other sources are looked at.
 _CHOICES_OF_LOSS = 200
 _LARGEST_ENSEMBLE = 512
@@ -42,17 +43,17 @@ _SAMPLE_SEED = 0
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a design is wanted for.
+class Requirements:
+    """What a design must provide.
 
     Attributes:
-        n_sources: How many sources there are, at least 2.
-        remove: Sources that may be removed at once, whichever they are.
-        keep: Members that must be left then.
-        budget: Members that there may be.
+        n_sources: Number of sources, at least 2.
+        remove: Number of sources that may be removed at once, whichever they are.
+        keep: Number of members that must remain then.
+        budget: Greatest number of members.
 
     Raises:
-        BadInput: If it cannot be had by any design.
+        BadInput: If no design can meet the requirements.
     """
 
     n_sources: int
@@ -86,26 +87,26 @@ class Found:
 
 @dataclass(frozen=True)
 class Row:
-    """What one design gives for a wish.
+    """The properties of one design under given requirements.
 
     Attributes:
         design: Its name.
         options: What to write in the config beside the design.
-        needed: The least number of members that keeps the wish for certain; None where
-            no number up to 2,048 does.
-        n_members: The number that all else is about: the greatest that the budget
-            allows, or the needed one where that is beyond it.
+        needed: The least number of members that certainly meets the requirements; None
+            if no number up to 512 does.
+        n_members: Number of members of the other properties: the greatest one in the
+            budget, or `needed` if that is larger.
         share: Mean share of the sources that a member trains on.
         share_min: The least.
         split_min: Sources in the smallest split.
         split_max: Sources in the greatest split.
         worst: Members left in the worst case.
         mean: Members left on average.
-        nobody: Chance that random sources leave no member.
-        also_lost: Other sources that no member is left of, on average.
+        nobody: Probability that the removal of random sources leaves no member.
+        also_lost: Average number of other sources that are erased as well.
         collateral: Mean squared correlation of two sources' codes.
-        welch: The least that it could be.
-        distinct: Whether all sources have codes of their own.
+        welch: The least possible value of `collateral` (Welch bound).
+        distinct: Whether all sources have distinct codes.
     """
 
     design: str
@@ -133,20 +134,20 @@ class Row:
         return self.n_members * self.share * (1 - self.share)
 
 
-def compare(wish: Wish, seed: int = 0) -> list[Row]:
-    """A row for every design that can serve so many sources at all."""
-    found = [_row(design, wish, seed) for design in CANDIDATES]
+def compare(requirements: Requirements, seed: int = 0) -> list[Row]:
+    """A row for every design that has codes for this number of sources."""
+    found = [_row(design, requirements, seed) for design in CANDIDATES]
     return [row for row in found if row is not None]
 
 
-def recommended(rows: list[Row], wish: Wish) -> Row | None:
-    """The design to take; None if none keeps the wish within the budget.
+def recommend(rows: list[Row], requirements: Requirements) -> Row | None:
+    """The recommended design; None if none meets the requirements within the budget.
 
-    Among those that do, one that tells all sources apart; then orthogonal codes, which
-    no other source disturbs; then the greatest share of data for the member that has
-    least, up to a half; then the greatest spread; then the least collateral.
+    Among those that do, the criteria are, in this order: distinct codes; orthogonal
+    codes; the greatest share of data for the smallest split, up to a half; the greatest
+    spread; the least collateral.
     """
-    kept = [row for row in rows if keeps(row, wish)]
+    kept = [row for row in rows if meets(row, requirements)]
     return max(
         kept,
         key=lambda row: (
@@ -160,22 +161,26 @@ def recommended(rows: list[Row], wish: Wish) -> Row | None:
     )
 
 
-def keeps(row: Row, wish: Wish) -> bool:
-    """Whether a row keeps the wish for certain, within the budget."""
+def meets(row: Row, requirements: Requirements) -> bool:
+    """Whether a design certainly meets the requirements within the budget."""
     certain = row.worst.how in ("bound", "all")
-    return certain and row.worst.value >= wish.keep and row.n_members <= wish.budget
+    return (
+        certain
+        and row.worst.value >= requirements.keep
+        and row.n_members <= requirements.budget
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """A book that was drawn for a wish, or for some of its sources, and removals in it.
+    """A code book that was drawn for all or some of the sources, and removals in it.
 
     Attributes:
-        codes: The book.
-        choices: Which sources are removed, choice by choice.
-        seen: Members that saw some of them.
+        codes: The code book.
+        choices: The removed sources of each choice.
+        seen: seen[c, m] is True if member m saw a removed source of choice c.
         whole: Whether the book holds all sources.
-        complete: Whether these are all choices of all sources.
+        complete: Whether `choices` are all choices of all sources.
     """
 
     codes: CodeBook
@@ -185,19 +190,19 @@ class _Trial:
     complete: bool
 
 
-def _row(design: str, wish: Wish, seed: int) -> Row | None:
-    needed = _needed(design, wish)
-    n_members = _affordable(design, wish, wish.keep) or needed
-    n_members = n_members or _affordable(design, wish, 0)
+def _row(design: str, requirements: Requirements, seed: int) -> Row | None:
+    needed = _needed(design, requirements)
+    n_members = _affordable(design, requirements, requirements.keep) or needed
+    n_members = n_members or _affordable(design, requirements, 0)
     if n_members is None:
         return None
     candidate = CANDIDATES[design]
-    options = candidate.asked(n_members, wish.remove, wish.keep)
-    trial = _trial(design, wish, n_members, options, seed)
+    options = candidate.asked(n_members, requirements.remove, requirements.keep)
+    trial = _trial(design, requirements, n_members, options, seed)
     codes, how = trial.codes, "all" if trial.whole else "sample"
-    least = left_at_least(design, n_members, wish.remove, options)
+    least = left_at_least(design, n_members, requirements.remove, options)
     loads = codes.bits.sum(axis=0)
-    split_min, split_max = _split_sizes(trial, wish, candidate)
+    split_min, split_max = _split_sizes(trial, requirements, candidate)
     return Row(
         design=design,
         options=options,
@@ -208,39 +213,43 @@ def _row(design: str, wish: Wish, seed: int) -> Row | None:
         split_min=split_min,
         split_max=split_max,
         worst=_worst(trial, least),
-        mean=Found(_mean_left(codes, wish.remove), how),
+        mean=Found(_mean_left(codes, requirements.remove), how),
         nobody=_nobody(trial, least, candidate, options),
-        also_lost=_also_lost(trial, wish, candidate, options),
+        also_lost=_also_lost(trial, requirements, candidate, options),
         collateral=Found(expectations.mean_squared_correlation(codes), how),
-        welch=expectations.welch(wish.n_sources, n_members),
+        welch=expectations.welch(requirements.n_sources, n_members),
         distinct=candidate.distinct,
     )
 
 
-def _needed(design: str, wish: Wish) -> int | None:
-    """The least number of members that keeps the wish for certain."""
+def _needed(design: str, requirements: Requirements) -> int | None:
+    """The least number of members that certainly meets the requirements."""
     sizes = range(1, _LARGEST_ENSEMBLE + 1)
-    return next((n for n in sizes if _serves(design, wish, n, wish.keep)), None)
+    return next(
+        (n for n in sizes if _serves(design, requirements, n, requirements.keep)), None
+    )
 
 
-def _affordable(design: str, wish: Wish, keep: int) -> int | None:
-    """The greatest number of members in the budget that leaves `keep` for certain."""
-    sizes = range(wish.budget, 0, -1)
-    return next((n for n in sizes if _serves(design, wish, n, keep)), None)
+def _affordable(design: str, requirements: Requirements, keep: int) -> int | None:
+    """The greatest number of members in the budget that certainly leaves `keep`."""
+    sizes = range(requirements.budget, 0, -1)
+    return next((n for n in sizes if _serves(design, requirements, n, keep)), None)
 
 
-def _serves(design: str, wish: Wish, n_members: int, keep: int) -> bool:
-    options = CANDIDATES[design].asked(n_members, wish.remove, wish.keep)
+def _serves(design: str, requirements: Requirements, n_members: int, keep: int) -> bool:
+    options = CANDIDATES[design].asked(
+        n_members, requirements.remove, requirements.keep
+    )
     return (
-        fits(design, wish.n_sources, n_members, options)
-        and left_at_least(design, n_members, wish.remove, options) >= keep
+        fits(design, requirements.n_sources, n_members, options)
+        and left_at_least(design, n_members, requirements.remove, options) >= keep
     )
 
 
 def _trial(
-    design: str, wish: Wish, n_members: int, options: Options, seed: int
+    design: str, requirements: Requirements, n_members: int, options: Options, seed: int
 ) -> _Trial:
-    n_drawn = min(wish.n_sources, MOST_DRAWN)
+    n_drawn = min(requirements.n_sources, MAX_SOURCES_DRAWN)
     codes = draw(
         design,
         n_drawn,
@@ -250,32 +259,34 @@ def _trial(
         options.get("removable"),
         options.get("survivors"),
     )
-    choices = _choices(n_drawn, wish.remove)
+    choices = _choices(n_drawn, requirements.remove)
     seen = np.zeros((len(choices), n_members), dtype=bool)
     for removed in choices.T:
         seen |= codes.bits[removed]
-    complete = len(choices) == math.comb(wish.n_sources, wish.remove)
-    return _Trial(codes, choices, seen, n_drawn == wish.n_sources, complete)
+    complete = len(choices) == math.comb(requirements.n_sources, requirements.remove)
+    return _Trial(codes, choices, seen, n_drawn == requirements.n_sources, complete)
 
 
 @functools.lru_cache(maxsize=4)
 def _choices(n_sources: int, removed: int) -> Int64[np.ndarray, "choices removed"]:
     """Every choice of sources, or many random ones where there are more."""
-    if math.comb(n_sources, removed) <= MOST_CHOICES:
+    if math.comb(n_sources, removed) <= MAX_CHOICES:
         return np.array(list(combinations(range(n_sources), removed)))
     rng = np.random.default_rng(_SAMPLE_SEED)
     drawn = [
         rng.choice(n_sources, removed, replace=False, shuffle=False)
-        for _ in range(MOST_CHOICES)
+        for _ in range(MAX_CHOICES)
     ]
     return np.stack(drawn)
 
 
 def _split_sizes(
-    trial: _Trial, wish: Wish, candidate: Candidate
+    trial: _Trial, requirements: Requirements, candidate: Candidate
 ) -> tuple[Found, Found]:
     """The smallest and the greatest split; what is expected, if codes are random."""
-    loads = trial.codes.bits.sum(axis=0) * (wish.n_sources / trial.codes.n_sources)
+    loads = trial.codes.bits.sum(axis=0) * (
+        requirements.n_sources / trial.codes.n_sources
+    )
     if trial.whole or candidate.weight is None:
         how = "all" if trial.whole else "sample"
         return Found(float(loads.min()), how), Found(float(loads.max()), how)
@@ -310,22 +321,22 @@ def _nobody(trial: _Trial, least: int, candidate: Candidate, options: Options) -
 
 
 def _also_lost(
-    trial: _Trial, wish: Wish, candidate: Candidate, options: Options
+    trial: _Trial, requirements: Requirements, candidate: Candidate, options: Options
 ) -> Found:
     n_members = trial.codes.n_members
-    if wish.remove == 1 and candidate.distinct:
+    if requirements.remove == 1 and candidate.distinct:
         # All weights are equal, so no code contains another.
         return Found(0.0, "bound")
     if candidate.weight is not None and not trial.whole:
         weight = candidate.weight(n_members, **options)
         law = expectations.expected_erased(
-            wish.n_sources, n_members, weight, wish.remove
+            requirements.n_sources, n_members, weight, requirements.remove
         )
         return Found(law, "law")
     step = -(-len(trial.choices) // _CHOICES_OF_LOSS)
     unseen = (~trial.seen[::step]).astype(np.float32)
     n_left = unseen @ trial.codes.bits.T.astype(np.float32)
-    lost = float((n_left == 0).sum(axis=1).mean()) - wish.remove
-    others = trial.codes.n_sources - wish.remove
+    lost = float((n_left == 0).sum(axis=1).mean()) - requirements.remove
+    others = trial.codes.n_sources - requirements.remove
     how = "all" if trial.complete and step == 1 else "sample"
-    return Found(lost * (wish.n_sources - wish.remove) / others, how)
+    return Found(lost * (requirements.n_sources - requirements.remove) / others, how)

@@ -1,15 +1,17 @@
-"""The comparison of designs as a table, with the design to take below it."""
+"""The comparison of designs as a table of text, with a recommendation below it."""
 
 from splits.choosing import compare
-from splits.choosing.compare import Found, Row, Wish
+from splits.choosing.compare import Found, Requirements, Row
 
 
-def table(rows: list[Row], wish: Wish, images: int, weights_bytes: int) -> str:
+def table(
+    rows: list[Row], requirements: Requirements, images: int, weights_bytes: int
+) -> str:
     """The rows as text, what the letters mean, and which design to take.
 
     Args:
         rows: What `compare` found.
-        wish: What it was asked.
+        requirements: What it was asked.
         images: Images that training shows to one member.
         weights_bytes: Size of one member on disk.
     """
@@ -22,7 +24,9 @@ def table(rows: list[Row], wish: Wish, images: int, weights_bytes: int) -> str:
         )
         for line in lines
     ]
-    return "\n".join([_title(wish), "", *text, "", _LEGEND, "", _advice(rows, wish)])
+    return "\n".join(
+        [_title(requirements), "", *text, "", _LEGEND, "", _advice(rows, requirements)]
+    )
 
 
 _HEAD = (
@@ -40,7 +44,7 @@ _HEAD = (
     "images",
     "disk",
 )
-_LEGEND = """needs       members that keep the wish for certain, at least; - if no number does
+_LEGEND = """needs       members that certainly meet the requirements, at least; - if no number does
 share       of the sources that a member trains on
 worst, mean members that are left; nobody: the chance that none is
 also lost   other sources that nobody is left of, on average
@@ -49,10 +53,10 @@ collateral  mean squared correlation of two codes; Welch: the least possible
 b bound, proven   a counted, all choices   s counted, sample   l law of random codes"""
 
 
-def _title(wish: Wish) -> str:
+def _title(requirements: Requirements) -> str:
     return (
-        f"{wish.n_sources:,} sources, any {wish.remove} removed together, {wish.keep} "
-        f"members left, {wish.budget} members at most"
+        f"{requirements.n_sources:,} sources, any {requirements.remove} removed together, {requirements.keep} "
+        f"members left, {requirements.budget} members at most"
     )
 
 
@@ -62,12 +66,12 @@ def _line(row: Row, images: int, weights_bytes: int) -> tuple[str, ...]:
         "-" if row.needed is None else f"{row.needed:,}",
         f"{row.n_members:,}",
         f"{100 * row.share:.3g} %",
-        _told(row.worst),
-        _told(row.mean),
-        _told(row.nobody),
-        _told(row.also_lost),
+        _format(row.worst),
+        _format(row.mean),
+        _format(row.nobody),
+        _format(row.also_lost),
         _span(row.split_min, row.split_max),
-        _told(row.collateral),
+        _format(row.collateral),
         f"{row.welch:.3g}",
         f"{row.n_members * images:.3g}",
         f"{row.n_members * weights_bytes / 2**20:,.0f} MB",
@@ -79,12 +83,12 @@ def _span(least: Found, most: Found) -> str:
     return f"{low if low == high else f'{low}-{high}'} {least.how[0]}"
 
 
-def _told(found: Found) -> str:
+def _format(found: Found) -> str:
     return f"{found.value:.3g} {found.how[0]}"
 
 
-def _advice(rows: list[Row], wish: Wish) -> str:
-    best = compare.recommended(rows, wish)
+def _advice(rows: list[Row], requirements: Requirements) -> str:
+    best = compare.recommend(rows, requirements)
     if best is not None:
         options = {"design": best.design, "n_members": best.n_members, **best.options}
         section = ", ".join(f"{key}: {value}" for key, value in options.items())
@@ -92,6 +96,6 @@ def _advice(rows: list[Row], wish: Wish) -> str:
     needed = [(row.needed, row.design) for row in rows if row.needed is not None]
     least, design = min(needed)
     return (
-        f"No design keeps this wish with {wish.budget} members. The fewest that do are "
+        f"No design meets these requirements with {requirements.budget} members. The fewest that do are "
         f"{least}, with {design!r}."
     )

@@ -1,6 +1,6 @@
-"""Chances: what random codes of one weight do when several sources are removed.
+"""Expected values under random codes of one weight, when several sources are removed.
 
-The codes here are independent and uniform among all codes of their weight. Chances are
+The codes are independent and uniform among all codes of their weight. Probabilities are
 sums of whole numbers, exact until the last division.
 """
 
@@ -13,9 +13,9 @@ from splits.codes import CodeBook
 
 
 def mean_left(n_members: int, weight: int, removed: int) -> float:
-    """Members that are left on average when `removed` sources are.
+    """The expected number of members that remain when `removed` sources are removed.
 
-    Each is left by each source with chance 1 - weight / n_members:
+    A member has not seen a given source with probability 1 - weight / n_members:
 
         n_members (1 - weight / n_members)^removed
 
@@ -27,9 +27,9 @@ def mean_left(n_members: int, weight: int, removed: int) -> float:
 
 
 def nobody_left(n_members: int, weight: int, removed: int) -> float:
-    """The chance that no member is left when `removed` sources are.
+    """The probability that no member remains when `removed` sources are removed.
 
-    By inclusion and exclusion over the members that are left, with r = removed,
+    By inclusion and exclusion over the members that remain, with r = removed,
 
         sum over j of (-1)^j C(M, j) (C(M - j, w) / C(M, w))^r
 
@@ -37,38 +37,39 @@ def nobody_left(n_members: int, weight: int, removed: int) -> float:
         >>> nobody_left(n_members=4, weight=2, removed=2)
         0.16666666666666666
     """
-    return _covered(n_members, n_members, weight, removed)
+    return _chance_all_covered(n_members, n_members, weight, removed)
 
 
 def erased(n_members: int, weight: int, removed: int) -> float:
-    """The chance that another source is removed with `removed` ones.
+    """The probability that removing `removed` sources erases another source as well.
 
-    That is: each of the `weight` members that saw it saw one of those too,
+    Another source is erased if each of the `weight` members that saw it saw one of the
+    removed ones too:
 
         sum over j of (-1)^j C(w, j) (C(M - j, w) / C(M, w))^r
     """
-    return _covered(weight, n_members, weight, removed)
+    return _chance_all_covered(weight, n_members, weight, removed)
 
 
 def expected_erased(n_sources: int, n_members: int, weight: int, removed: int) -> float:
-    """How many other sources go with `removed` random ones, on average."""
+    """The expected number of other sources that `removed` random ones erase."""
     return (n_sources - removed) * erased(n_members, weight, removed)
 
 
 def expected_failures(
     n_sources: int, n_members: int, weight: int, removed: int
 ) -> float:
-    """Choices of `removed` sources and another that goes with them, on average.
+    """The expected number of choices of `removed` sources and another that they erase.
 
-    Below one, some book of random codes has none of them: no source goes with any
-    `removed` others (it is cover-free; Kautz & Singleton 1964).
+    If it is below one, some book of random codes has no such choice: it is cover-free
+    (Kautz & Singleton 1964).
     """
     n_choices = math.comb(n_sources, removed) * (n_sources - removed)
     return n_choices * erased(n_members, weight, removed)
 
 
 def welch(n_sources: int, n_members: int) -> float:
-    """The least mean squared correlation that so many centred codes can have.
+    """The Welch bound on the mean squared correlation of centred codes.
 
     Zero up to n_members - 1 sources, and beyond, with K sources and M members,
     (K - M + 1) / ((M - 1) (K - 1)). (Welch 1974, https://doi.org/10.1109/TIT.1974.1055219)
@@ -82,11 +83,12 @@ def welch(n_sources: int, n_members: int) -> float:
 
 
 def mean_squared_correlation(codes: CodeBook) -> float:
-    """Over all pairs of sources, how much one's contrast carries of another's effect.
+    """The mean squared correlation of the codes of two sources, over all pairs.
 
-    With centred codes x of length one, in the rows of X, the sum over all i and k of
-    (x_i x_k)^2 is the squared norm of X^T X. Codes that every member has, or none, have
-    no direction, and disturb nobody.
+    It says how much the contrast of one source carries of another source's effect. With
+    centred codes x of length one, in the rows of X, the sum over all i and k of
+    (x_i x_k)^2 is the squared norm of X^T X. Codes with all bits equal have no
+    direction, and count as uncorrelated.
     """
     centred = codes.bits - codes.bits.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -98,8 +100,10 @@ def mean_squared_correlation(codes: CodeBook) -> float:
     return max(0.0, pairs / (n * (n - 1)))
 
 
-def _covered(n_wanted: int, n_members: int, weight: int, removed: int) -> float:
-    """The chance that certain members are all seen to by `removed` random codes."""
+def _chance_all_covered(
+    n_wanted: int, n_members: int, weight: int, removed: int
+) -> float:
+    """The probability that `removed` random codes cover all of `n_wanted` members."""
     missed = [
         (-1) ** n_missed
         * math.comb(n_wanted, n_missed)

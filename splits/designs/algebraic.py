@@ -1,6 +1,6 @@
-"""Algebraic designs: codes that no other code disturbs more than it must.
+"""Algebraic designs, whose codes interfere little with each other.
 
-Reed-Solomon codes are many partitions at once; Hadamard codes are orthogonal.
+Reed-Solomon codes are several partitions at once; Hadamard codes are orthogonal.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def reed_solomon(n_sources: int, n_members: int, rng: np.random.Generator) -> Co
     Args:
         n_sources: q to q^n_blocks.
         n_members: A product of a prime and a number that is not greater.
-        rng: Deals out polynomials, draws the blocks' points.
+        rng: Assigns polynomials to sources and draws the blocks' points.
 
     Raises:
         BadInput: If the numbers of sources or members do not fit.

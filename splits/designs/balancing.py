@@ -1,8 +1,8 @@
-"""Level splits: random codes, changed a little so that all members see as much.
+"""Load balancing of codes: small changes that give all members equally many sources.
 
-Codes drawn at random fill the splits unevenly; with few sources some stay empty. Here
-single bits move from full splits to empty ones. Every code keeps its weight, and no
-two become the same.
+Random codes fill the splits unevenly; with few sources some stay empty. Here single bits
+move from full splits to empty ones. Every code keeps its weight, and all codes stay
+distinct.
 """
 
 from collections.abc import Callable
@@ -13,21 +13,23 @@ from jaxtyping import Bool
 Bits = Bool[np.ndarray, "codes members"]
 
 
-def levelled(bits: Bits, rng: np.random.Generator, twin: Callable[[int], int]) -> Bits:
+def balance_loads(
+    bits: Bits, rng: np.random.Generator, twin: Callable[[int], int]
+) -> Bits:
     """Move single bits between members until splits differ by at most one source.
 
     If member a has at least two sources more than member b, then among the codes with
     bit a and without bit b at least two stay distinct from all others when that bit
     moves from a to b: only codes with b and without a can be in the way, and there are
-    two fewer of those. So this always succeeds where a code is its own twin. With
-    other twins it may end earlier, when no bit of the fullest member can move to the
-    emptiest.
+    two fewer of those. So this always succeeds if each code is its own twin. With other
+    twins it may end earlier, when no bit of the fullest member can move to the
+    emptiest one.
 
     Args:
         bits: Distinct codes of one weight, none of which is another's twin.
         rng: Chooses the codes that change.
-        twin: The code that must not occur beside a given one. Codes are integers here,
-            in which member m's bit is worth 2^m.
+        twin: A function from a code to the code that must not occur beside it. Codes
+            are integers here; member m's bit is worth 2^m.
     """
     bits = np.array(bits, order="F")
     codes = _integers(bits)

@@ -1,4 +1,4 @@
-"""Capacity: whether a design has codes for so many sources, and sources for its codes."""
+"""Capacity checks: enough codes for all sources, and enough sources for all members."""
 
 from splits.errors import BadInput
 

@@ -1,8 +1,8 @@
-"""Ranks: the codes of one weight, numbered without gaps.
+"""Combinadics: a numbering without gaps of all codes of one weight.
 
-A code's rank is its place among all codes of its weight in colexicographic order: as
-if member m's bit were worth 2^m. Different ranks are different codes, so codes that
-must not repeat are drawn by drawing numbers that do not repeat.
+A code's rank is its place among all codes of its weight in colexicographic order, which
+is the order of integers in which member m's bit is worth 2^m. Different ranks are
+different codes, so distinct codes are drawn by drawing distinct ranks.
 (The combinatorial number system; Knuth, The Art of Computer Programming 4A, 7.2.1.3)
 """
 

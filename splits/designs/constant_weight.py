@@ -7,7 +7,7 @@ from jaxtyping import Bool
 
 from splits.codes import CodeBook
 from splits.designs import placebos
-from splits.designs.balancing import levelled
+from splits.designs.balancing import balance_loads
 from splits.designs.capacity import (
     chosen_weight,
     half,
@@ -51,9 +51,9 @@ def balanced(
 
     def drawn() -> Bool[np.ndarray, "sources members"]:
         bits = unrank(distinct_ranks(capacity, n_sources, rng), n_members, weight)
-        return levelled(bits, rng, lambda code: code)
+        return balance_loads(bits, rng, lambda code: code)
 
-    return CodeBook(placebos.best_apart(drawn))
+    return CodeBook(placebos.draw_separable(drawn))
 
 
 def sparse(
@@ -116,6 +116,6 @@ def pairs_safe(n_sources: int, n_members: int, rng: np.random.Generator) -> Code
     def drawn() -> Bool[np.ndarray, "sources members"]:
         bits = unrank(distinct_ranks(n_pairs, n_sources, rng), n_members, weight)
         bits = bits ^ rng.integers(2, size=(n_sources, 1), dtype=bool)
-        return levelled(bits, rng, lambda code: everyone ^ code)
+        return balance_loads(bits, rng, lambda code: everyone ^ code)
 
-    return CodeBook(placebos.best_apart(drawn))
+    return CodeBook(placebos.draw_separable(drawn))

@@ -1,4 +1,4 @@
-"""Designs that deal sources out to members: to one, to all but one, or by halves."""
+"""Designs that assign a source to one member, to all but one, or to random halves."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Placebos: codes that belong to no source."""
+"""Placebos: random codes that belong to no source."""
 
 import math
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ def placebos(
     fewer codes of a weight are free than its share, all of those are returned.
 
     Args:
-        codes: The book whose codes are not placebos.
-        n: How many are wanted, 0 or more.
-        seed: Names the draw, 0 or more.
+        codes: The code book; its own codes are no placebos.
+        n: Number of placebos, 0 or more.
+        seed: Seed of the draw, 0 or more.
         weights: The weights to imitate, such as those of unions of codes; None is the
             weights of the book's own codes.
 

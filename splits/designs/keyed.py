@@ -1,12 +1,12 @@
-"""Codes without a table: each follows from its source alone, in O(members) time.
+"""Keyed codes: each is computed from its source alone, in O(members) time.
 
-For data that grow, or that no table can hold. A code is computed when it is wanted,
-from a source's number or name and a secret, the salt, and never changes when other
-sources come or go. Nothing but the salt has to be kept.
+They are for data that grow, or that are too many for a table. A code is computed from a
+source's number or name and a secret, the salt, and never changes when other sources come
+or go. Only the salt must be stored.
 
-The salt keeps owners from choosing names whose codes they like. Publish its digest
-before data come in, and the salt itself afterwards: everybody can then see that no
-code was chosen by hand.
+The salt keeps owners from choosing names whose codes they like. If its digest is
+published before the data arrive, and the salt itself afterwards, everybody can verify
+that no code was chosen by hand.
 """
 
 import hashlib
@@ -36,7 +36,12 @@ Words = UInt64[np.ndarray, "..."]
 
 
 def salt_digest(salt: str) -> str:
-    """The sha256 of a salt, which commits to it without telling it."""
+    """The sha256 of a salt: a commitment that does not reveal it.
+
+    Examples:
+        >>> salt_digest("secret")[:8]
+        '2bb80d53'
+    """
     return hashlib.sha256(_bytes(salt)).hexdigest()
 
 
@@ -78,9 +83,9 @@ def named(
 ) -> CodeBook:
     """A code of one weight for each source name, by a keyed hash, without a table.
 
-    No code depends on any other source, not even on how many there are. Few sources in
-    many codes are distinct by luck, others may share a code. The salt takes the place
-    of the seed.
+    No code depends on any other source, not even on their number. Codes are probably
+    distinct if there are many more codes than sources; otherwise sources may share a
+    code. The salt takes the place of the seed.
 
     Args:
         n_sources: How many names there are.
@@ -147,7 +152,7 @@ def numbered_codes(
     """
     capacity = math.comb(n_members, weight)
     n_slots = min(capacity, _MOST_SLOTS)
-    slots = permuted(numbers, n_slots, salt)
+    slots = permute(numbers, n_slots, salt)
     if n_slots < capacity:
         spread = slots.astype(object) * capacity // n_slots
         return unrank(spread, n_members, weight)
@@ -167,7 +172,7 @@ def numbers_of(
         BadInput: If the weights differ, or there are too many codes of this weight.
     """
     capacity = math.comb(bits.shape[1], int(bits[0].sum()))
-    return restored(rank(bits), capacity, salt)
+    return invert_permutation(rank(bits), capacity, salt)
 
 
 def named_codes(
@@ -193,11 +198,11 @@ def named_codes(
 def rendezvous_codes(
     names: Sequence[str], n_members: int, weight: int, salt: str
 ) -> Bool[np.ndarray, "codes members"]:
-    """Codes of sources in an ensemble that grows: a source meets its favourite members.
+    """Codes by rendezvous hashing, for an ensemble that gets new members.
 
-    Each source ranks all members, by a keyed hash of both, and trains its `weight`
-    favourites. A new member is among them for weight / n_members of the sources; those
-    change one bit for it and lose one, all others keep their codes.
+    Each source ranks all members by a keyed hash of both, and is assigned to the first
+    `weight` members. A new member is among these for weight / n_members of the sources;
+    their codes move one bit to the new member, all other codes stay.
     (Thaler and Ravishankar 1998, https://doi.org/10.1109/90.663936)
 
     Args:
@@ -209,22 +214,22 @@ def rendezvous_codes(
     low = [hashed % 2**64 for hashed in _hashes(names, salt)]
     sources = np.array(low, dtype=np.uint64)[:, None]
     members = _keys(salt, "member", n_members)
-    liking = _mixed(sources ^ members)
+    liking = _mix(sources ^ members)
     favourites = liking.argsort(axis=1, kind="stable")[:, n_members - weight :]
     bits = np.zeros((len(names), n_members), dtype=bool)
     np.put_along_axis(bits, favourites, True, axis=1)
     return bits
 
 
-def permuted(
+def permute(
     numbers: Int64[np.ndarray, " numbers"], n: int, salt: str
 ) -> Int64[np.ndarray, " numbers"]:
-    """A permutation of 0 to n - 1 that nobody foresees without the salt.
+    """A pseudo-random permutation of 0 to n - 1 that is keyed by the salt.
 
     Numbers are written with two digits, left and right, in base ceil(sqrt(n)). Each
     round of a Feistel network adds a keyed function of the right digit to the left one
-    and swaps them, which can be undone whatever the function is. What leaves the range
-    goes through again until it is back (Black and Rogaway 2002,
+    and swaps them, which can be inverted for any function. A number that leaves the
+    range is permuted again until it is back (cycle walking, Black and Rogaway 2002,
     https://doi.org/10.1007/3-540-45760-7_9).
 
     Args:
@@ -236,19 +241,19 @@ def permuted(
         BadInput: If a number lies outside.
     """
     _require_inside(numbers, n)
-    return _walked(numbers, n, _scrambled, _keys(salt, "round", _ROUNDS))
+    return _cycle_walk(numbers, n, _feistel, _keys(salt, "round", _ROUNDS))
 
 
-def restored(
+def invert_permutation(
     numbers: Int64[np.ndarray, " numbers"], n: int, salt: str
 ) -> Int64[np.ndarray, " numbers"]:
-    """The inverse of `permuted`.
+    """The inverse of `permute`.
 
     Raises:
         BadInput: If a number lies outside of 0 to n - 1.
     """
     _require_inside(numbers, n)
-    return _walked(numbers, n, _unscrambled, _keys(salt, "round", _ROUNDS))
+    return _cycle_walk(numbers, n, _inverse_feistel, _keys(salt, "round", _ROUNDS))
 
 
 def _require_inside(numbers: Int64[np.ndarray, " numbers"], n: int) -> None:
@@ -262,13 +267,13 @@ def _require_inside(numbers: Int64[np.ndarray, " numbers"], n: int) -> None:
         )
 
 
-def _walked(
+def _cycle_walk(
     numbers: Int64[np.ndarray, " numbers"],
     n: int,
     through: Callable[[Words, Word, Words], Words],
     keys: Words,
 ) -> Int64[np.ndarray, " numbers"]:
-    """Go through a permutation of 0 to side^2 - 1 until back in 0 to n - 1."""
+    """Apply a permutation of 0 to side^2 - 1 until each number is in 0 to n - 1."""
     side = np.uint64(math.isqrt(n - 1) + 1)
     inside = np.uint64(n)
     found = through(numbers.astype(np.uint64), side, keys)
@@ -279,7 +284,7 @@ def _walked(
     return found.astype(np.int64)
 
 
-def _scrambled(numbers: Words, side: Word, keys: Words) -> Words:
+def _feistel(numbers: Words, side: Word, keys: Words) -> Words:
     left = numbers // side
     right = numbers - left * side
     for key in keys:
@@ -290,7 +295,7 @@ def _scrambled(numbers: Words, side: Word, keys: Words) -> Words:
     return left * side + right
 
 
-def _unscrambled(numbers: Words, side: Word, keys: Words) -> Words:
+def _inverse_feistel(numbers: Words, side: Word, keys: Words) -> Words:
     left = numbers // side
     right = numbers - left * side
     for key in keys[::-1]:
@@ -310,7 +315,7 @@ def _digit(words: Words, side: Word) -> Words:
     return words
 
 
-def _mixed(words: Words) -> Words:
+def _mix(words: Words) -> Words:
     """Mix the bits of each word (the finaliser of SplitMix64, Steele et al. 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -329,7 +334,7 @@ def _keys(salt: str, use: str, n: int) -> Words:
 
 
 def _hashes(names: Sequence[str], salt: str) -> Iterator[int]:
-    """A number below 2^128 for each name, which nobody foresees without the salt."""
+    """A number below 2^128 for each name, by a hash that is keyed by the salt."""
     key = _key(salt)
     for name in names:
         digest = hashlib.blake2b(

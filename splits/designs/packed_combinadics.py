@@ -1,8 +1,8 @@
-"""Words: codes of up to 64 members as integers, made from their ranks at high speed.
+"""Packed codes of up to 64 members: one uint64 each, computed fast from their ranks.
 
-A word holds a code's bits; member m's is worth 2^m. Where codes follow from numbers
-(keyed.py), those of a billion sources need not be stored: any part of them is made
-again when it is looked at.
+A word (uint64) holds a code's bits; member m's bit is worth 2^m. If codes are computed
+from numbers (keyed.py), those of a billion sources need not be stored: any part of them
+is computed again when it is needed.
 """
 
 import functools
@@ -43,16 +43,16 @@ def unrank(
             "for more."
         )
     require_ranks(ranks, n_members, weight)
-    return _unranked(ranks, n_members, weight)
+    return _unrank_words(ranks, n_members, weight)
 
 
-def packed(
+def pack_words(
     words: UInt64[np.ndarray, " codes"], n_members: int
 ) -> UInt8[np.ndarray, "codes bytes"]:
     """The bits of words, eight members to a byte, the first in the lowest bit.
 
     Examples:
-        >>> packed(np.array([3, 12], dtype=np.uint64), n_members=4).tolist()
+        >>> pack_words(np.array([3, 12], dtype=np.uint64), n_members=4).tolist()
         [[3], [12]]
     """
     content = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
@@ -84,10 +84,10 @@ class _Digit:
     left_after: Int64[np.ndarray, " entries"]
 
 
-def _unranked(
+def _unrank_words(
     ranks: Int64[np.ndarray, " codes"], n_members: int, weight: int
 ) -> UInt64[np.ndarray, " codes"]:
-    """Digit by digit: for 64 members 6 look-ups and the last, in place of 64 steps."""
+    """Unrank with table look-ups: 7 for 64 members, instead of 64 steps."""
     digits, last, first_of = _tables(n_members, weight)
     rest, left = ranks.copy(), np.full(len(ranks), weight)
     word = np.zeros(len(ranks), dtype=np.int64)

@@ -1,11 +1,11 @@
-"""Matched codes: those that overlap with another source's code as a given code does.
+"""Matched codes: they overlap with another source's code as much as a given code does.
 
-If one source moves a picture, then whoever shares many of its members, or few of them,
-is moved along. A source is therefore compared with codes that have its weight and share
-as many members with the other source as it does. Where no other source matters, members
-that the other source's code does not tell apart are exchangeable, and then the
-displacement of the source is a random one among those of its matched codes. If there
-are too few matched codes, nothing can tell which of the two sources matters.
+If one source changes a picture, sources that share many or few of its members seem to
+change it too. A source is therefore compared with codes of its weight that share as many
+members with the other source as it does. If only the other source matters, members with
+equal bits in its code are exchangeable, so the displacement of the source is a random
+one among those of its matched codes. With too few matched codes, nothing can tell which
+of the two sources matters.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _REDRAWS = 64
 
 
 def n_matched(code: Bool[np.ndarray, " members"], other: np.ndarray) -> int:
-    """Codes of the code's weight that overlap with the other one as the code does.
+    """The number of codes with a code's weight and its overlap with another code.
 
     With w set bits, o of them shared with the other code, whose weight is v,
 
@@ -45,13 +45,13 @@ def _count(n_members: int, weight: int, other: int, shared: int) -> int:
     return math.comb(other, shared) * math.comb(n_members - other, weight - shared)
 
 
-def draw(
+def draw_matched(
     code: Bool[np.ndarray, " members"],
     other: Bool[np.ndarray, " members"],
     n: int,
     rng: np.random.Generator,
 ) -> tuple[Bool[np.ndarray, "codes members"], bool]:
-    """Matched codes, the code itself among them.
+    """Draw matched codes; the code itself is one of them.
 
     Returns:
         All of them, and True, if there are at most n; else n - 1 independent random ones
@@ -83,10 +83,10 @@ def draw(
 
 
 def smallest_p(bits: Bits) -> Float64[np.ndarray, "sources sources"]:
-    """The smallest p-value of each source (row) beside each other one (column).
+    """The smallest p-value that each source (row) can reach beside another (column).
 
-    It is corrected for the number of sources: how many there are, over how many codes
-    match; at most one. On the diagonal it is zero.
+    It is corrected for the number of sources: the number of sources divided by the
+    number of matched codes, at most one. The diagonal is zero.
     """
     n_sources, n_members = bits.shape
     counts = bits.astype(np.float64)
@@ -107,9 +107,9 @@ def smallest_p(bits: Bits) -> Float64[np.ndarray, "sources sources"]:
 
 
 def inseparable(bits: Bits) -> list[tuple[int, int]]:
-    """Pairs of sources whose codes do not tell which one of the two matters.
+    """Pairs of sources whose codes cannot show which one of the two matters.
 
-    At least one of the two cannot reach the threshold beside the other.
+    At least one of the two cannot reach the p-value `THRESHOLD` beside the other.
 
     Examples:
         >>> inseparable(np.array([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=bool))
@@ -121,9 +121,14 @@ def inseparable(bits: Bits) -> list[tuple[int, int]]:
 
 
 def dependent(bits: Bits) -> bool:
-    """Whether some code follows from the others by adding and subtracting.
+    """Whether some code is a linear combination of the others and a constant.
 
-    So do codes of even splits: they add up to the same number in every member.
+    This is true of all codes of even splits: they add up to the same number in every
+    member.
+
+    Examples:
+        >>> dependent(np.array([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=bool))
+        True
     """
     constant = np.ones((1, bits.shape[1]))
     both = np.concatenate([constant, bits.astype(np.float64)])
@@ -131,12 +136,12 @@ def dependent(bits: Bits) -> bool:
 
 
 def n_separable(bits: Bits) -> int:
-    """Sources that can be named, whichever other source might matter instead."""
+    """The number of sources that can reach `THRESHOLD` beside every other source."""
     return int((smallest_p(bits) <= THRESHOLD).all(axis=1).sum())
 
 
-def best_apart(draw_book: Callable[[], Bits]) -> Bits:
-    """Draw a book; if it is of few sources and some pair is inseparable, draw again.
+def draw_separable(draw_book: Callable[[], Bits]) -> Bits:
+    """Draw a code book; if it has few sources and an inseparable pair, draw it again.
 
     The first book stands if it separates all pairs, if it has more sources than
     members, or if no book of these numbers could separate them. Else the best of
@@ -144,7 +149,7 @@ def best_apart(draw_book: Callable[[], Bits]) -> Bits:
     """
     best = draw_book()
     n_sources, n_members = best.shape
-    if not 2 <= n_sources <= n_members or not _possible(best):
+    if not 2 <= n_sources <= n_members or not _can_separate(best):
         return best
     fewest = smallest_p(best).max()
     for _ in range(_REDRAWS):
@@ -156,7 +161,7 @@ def best_apart(draw_book: Callable[[], Bits]) -> Bits:
     return best
 
 
-def _possible(bits: Bits) -> bool:
+def _can_separate(bits: Bits) -> bool:
     """Whether two codes of this weight can be told apart at all."""
     n_sources, n_members = bits.shape
     weight = int(bits[0].sum())
@@ -169,7 +174,7 @@ def _possible(bits: Bits) -> bool:
 
 
 def describe(bits: Bits, n_shown: int = 5) -> list[str]:
-    """How well sources can be told apart, line by line; nothing for large books."""
+    """Lines of text on how well sources can be separated; no line for large books."""
     n_sources, n_members = bits.shape
     if not 2 <= n_sources <= MOST_COMPARED:
         return []

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from splits.codes import CodeBook
-from splits.designs.balancing import levelled
+from splits.designs.balancing import balance_loads
 from splits.designs.capacity import (
     require_capacity,
 )
@@ -69,6 +69,6 @@ def product(
         formula = f"each owner has C({n_owned}, {weight}) = {capacity}"
         require_capacity(len(sources), capacity, formula)
         chosen = unrank(distinct_ranks(capacity, len(sources), rng), n_owned, weight)
-        level = levelled(chosen, rng, lambda code: code)
+        level = balance_loads(chosen, rng, lambda code: code)
         bits[np.ix_(sources, np.flatnonzero(owned))] = level
     return CodeBook(bits)

@@ -9,7 +9,7 @@ PLACEBOS = 1
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """What draws this stream of a seed.
+    """The random generator of a stream of a seed.
 
     Raises:
         BadInput: If the seed is negative.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from splits.designs import registry
 from splits.errors import BadInput
-from splits.growth import extended
+from splits.growth import extend
 
 NAMES = [f"source {number}" for number in range(70)]
 
@@ -22,7 +22,7 @@ def grown(design, n_old, n_new, n_members=8, joining=0, **options):
     draw = draw_by(design, **options)
     old, new = NAMES[:n_old], NAMES[n_old : n_old + n_new]
     before = draw(old, n_members).bits
-    return before, extended(before, old, new, n_members + joining, draw).bits
+    return before, extend(before, old, new, n_members + joining, draw).bits
 
 
 @given(
@@ -74,4 +74,4 @@ def test_members_cannot_become_fewer():
     draw = draw_by("balanced")
     before = draw(NAMES[:12], 8).bits
     with pytest.raises(BadInput, match="is 6, but the run that is extended has 8 mem"):
-        extended(before, NAMES[:12], NAMES[12:14], 6, draw)
+        extend(before, NAMES[:12], NAMES[12:14], 6, draw)

@@ -10,7 +10,7 @@ from splits import guarantees
 from splits.codes import CodeBook
 from splits.designs.registry import draw
 from splits.errors import BadInput
-from splits.guarantees import describe, promises
+from splits.guarantees import count_guarantees, describe
 
 BOOKS = [
     draw("balanced", 30, 8),
@@ -25,7 +25,7 @@ EVERY_BOOK = pytest.mark.parametrize("codes", BOOKS)
 
 @EVERY_BOOK
 def test_promises_about_single_sources_are_those_of_a_naive_count(codes: CodeBook):
-    found = promises(codes)
+    found = count_guarantees(codes)
     weights = [int(code.sum()) for code in codes.bits]
     splits = [len(codes.split(member)) for member in range(codes.n_members)]
     survivors = [codes.n_members - weight for weight in weights]
@@ -43,7 +43,7 @@ def test_promises_about_single_sources_are_those_of_a_naive_count(codes: CodeBoo
 
 @EVERY_BOOK
 def test_promises_about_pairs_are_those_of_a_naive_count(codes: CodeBook):
-    found = promises(codes)
+    found = count_guarantees(codes)
     pairs = list(combinations(codes.bits, 2))
     survivors = [int((~(first | second)).sum()) for first, second in pairs]
     distances = [int((first ^ second).sum()) for first, second in pairs]
@@ -59,23 +59,23 @@ def test_promises_about_pairs_are_those_of_a_naive_count(codes: CodeBook):
 def test_sources_that_share_a_code_are_those_of_a_naive_count(codes: CodeBook):
     listed = [tuple(code) for code in codes.bits.tolist()]
     shared = [code for code in listed if listed.count(code) > 1]
-    assert promises(codes)["sources_sharing_a_code"] == len(shared)
+    assert count_guarantees(codes)["sources_sharing_a_code"] == len(shared)
 
 
 @EVERY_BOOK
 def test_promises_survive_json(codes: CodeBook):
-    found = promises(codes)
+    found = count_guarantees(codes)
     assert json.loads(json.dumps(found)) == found
 
 
 def test_capacity_counts_the_codes_of_the_one_weight():
-    assert promises(draw("balanced", 30, 8))["capacity"] == 70
-    assert promises(BOOKS[-1])["capacity"] is None
+    assert count_guarantees(draw("balanced", 30, 8))["capacity"] == 70
+    assert count_guarantees(BOOKS[-1])["capacity"] is None
 
 
 def test_a_source_that_all_members_see_is_never_ablated():
     codes = CodeBook(np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool))
-    found = promises(codes)
+    found = count_guarantees(codes)
     assert found["never_ablated"] == 1
     assert found["survivors_of_one_min"] == 0
     assert found["no_survivor_of_two"] == 2 / 3
@@ -83,11 +83,11 @@ def test_a_source_that_all_members_see_is_never_ablated():
 
 def test_pairs_of_many_sources_are_sampled_and_say_so(monkeypatch: pytest.MonkeyPatch):
     codes = draw("balanced", 600, 16)
-    exact = promises(codes)
+    exact = count_guarantees(codes)
     monkeypatch.setattr(guarantees, "MOST_COMPARED", 300)
-    sampled = promises(codes)
+    sampled = count_guarantees(codes)
     assert (sampled["pairs"], sampled["n_pairs"]) == ("sampled", 300 * 299 // 2)
-    assert sampled == promises(codes)
+    assert sampled == count_guarantees(codes)
     # The band is five standard errors of a mean over 300 independent sources, each
     # pair's distance having the standard deviation of a hypergeometric variable.
     assert sampled["distance_mean"] == pytest.approx(
@@ -98,18 +98,18 @@ def test_pairs_of_many_sources_are_sampled_and_say_so(monkeypatch: pytest.Monkey
 
 
 def test_blocks_do_not_change_a_count(monkeypatch: pytest.MonkeyPatch):
-    whole = promises(BOOKS[0])
+    whole = count_guarantees(BOOKS[0])
     monkeypatch.setattr(guarantees, "_BLOCK", 7)
-    assert promises(BOOKS[0]) == whole
+    assert count_guarantees(BOOKS[0]) == whole
 
 
 def test_one_source_has_no_pairs_to_promise_about():
     with pytest.raises(BadInput, match="1 source promises nothing"):
-        promises(CodeBook(np.ones((1, 3), dtype=bool)))
+        count_guarantees(CodeBook(np.ones((1, 3), dtype=bool)))
 
 
 def test_the_description_names_every_number_once_and_says_how_it_was_found():
-    lines = describe(promises(draw("balanced", 30, 8))).splitlines()
+    lines = describe(count_guarantees(draw("balanced", 30, 8))).splitlines()
     assert lines[0].split() == ["sources", "30", "exact"]
     assert lines[3].split() == ["codes", "of", "that", "weight", "70", "exact"]
     assert len({line.split("  ")[0] for line in lines}) == len(lines)
@@ -117,13 +117,13 @@ def test_the_description_names_every_number_once_and_says_how_it_was_found():
 
 
 def test_the_columns_of_a_description_are_aligned():
-    lines = describe(promises(BOOKS[-1])).splitlines()
+    lines = describe(count_guarantees(BOOKS[-1])).splitlines()
     starts = {line.index(line.split("  ")[-1].strip(), 40) for line in lines}
     assert len(starts) == 1
 
 
 def test_a_range_of_weights_is_described_as_a_range():
-    text = describe(promises(BOOKS[-1]))
+    text = describe(count_guarantees(BOOKS[-1]))
     weights = BOOKS[-1].bits.sum(axis=1)
     assert f"{weights.min()} to {weights.max()}" in text
     assert "several weights" in text
@@ -131,4 +131,4 @@ def test_a_range_of_weights_is_described_as_a_range():
 
 def test_a_sampled_number_is_described_as_sampled(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(guarantees, "MOST_COMPARED", 10)
-    assert describe(promises(BOOKS[0])).count("sampled, 45 pairs") == 3
+    assert describe(count_guarantees(BOOKS[0])).count("sampled, 45 pairs") == 3

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from splits.codes import CodeBook
 from splits.designs.registry import draw
 from splits.errors import BadInput
-from splits.owners import intersected, owner_sets
+from splits.owners import intersect, owner_sets
 
 VALUES = ["Eve; Adam", "Eve", "Adam;Eve", "Cain", "Adam ; Cain", "Eve;Eve"]
 
@@ -48,7 +48,7 @@ def test_removing_an_owner_is_exact_and_within_his_own_code(
         every = CodeBook(np.concatenate([bits, np.ones((1, 12), dtype=bool)]))
         member_of = np.pad(sets.owned, ((0, 1), (0, 1)))
         member_of[-1, -1] = True
-        codes = intersected(every, member_of).bits[:-1]
+        codes = intersect(every, member_of).bits[:-1]
         for owner, name in enumerate(sets.owner_names):
             silenced = codes[sets.owned[:, owner]].any(axis=0)
             assert not (silenced & ~bits[owner]).any()
@@ -63,7 +63,7 @@ def test_removing_an_owner_is_exact_and_within_his_own_code(
 def test_a_member_trains_on_an_image_only_if_all_owners_bits_are_set():
     owners = CodeBook(np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]], dtype=bool))
     owned = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1]], dtype=bool)
-    found = intersected(owners, owned).bits
+    found = intersect(owners, owned).bits
     assert found.tolist() == [
         [True, False, False, False],
         [True, True, False, False],
@@ -74,7 +74,7 @@ def test_a_member_trains_on_an_image_only_if_all_owners_bits_are_set():
 def test_owners_that_leave_a_member_nothing_are_refused():
     owners = CodeBook(np.array([[1, 0], [0, 1]], dtype=bool))
     with pytest.raises(BadInput, match="members \\[1\\] are empty"):
-        intersected(owners, np.array([[1, 0], [1, 1]], dtype=bool))
+        intersect(owners, np.array([[1, 0], [1, 1]], dtype=bool))
 
 
 @pytest.mark.parametrize("gap", ["Eve;", "", ";"])

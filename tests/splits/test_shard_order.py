@@ -36,7 +36,7 @@ def few_codes(n_samples=4000, n_codes=20):
 
 def test_the_order_holds_every_sample_once_and_codes_side_by_side():
     bits, _ = few_codes()
-    order = shard_order.by_code(bits, 1024)
+    order = shard_order.order_by_code(bits, 1024)
     assert np.array_equal(np.sort(order), np.arange(len(bits)))
     changes = (bits[order][1:] != bits[order][:-1]).any(axis=1)
     assert changes.sum() == 19
@@ -47,14 +47,14 @@ def test_the_order_does_not_depend_on_the_order_of_the_members_samples():
     bits, _ = few_codes()
     shuffled = np.random.default_rng(2).permutation(len(bits))
     assert np.array_equal(
-        bits[shard_order.by_code(bits, 1024)],
-        bits[shuffled][shard_order.by_code(bits[shuffled], 1024)],
+        bits[shard_order.order_by_code(bits, 1024)],
+        bits[shuffled][shard_order.order_by_code(bits[shuffled], 1024)],
     )
 
 
 def test_neighbours_of_all_codes_of_one_weight_differ_in_two_bits_mostly():
     bits = codes_of("balanced", 70, 8)
-    ordered = bits[shard_order.by_code(bits, 1024)]
+    ordered = bits[shard_order.order_by_code(bits, 1024)]
     differing = (ordered[1:] != ordered[:-1]).sum(axis=1)
     assert np.median(differing) == 2
     assert differing.sum() < (bits[1:] != bits[:-1]).sum()
@@ -63,19 +63,19 @@ def test_neighbours_of_all_codes_of_one_weight_differ_in_two_bits_mostly():
 def test_more_codes_than_a_stretch_are_ordered_too(monkeypatch):
     monkeypatch.setattr(shard_order, "_STRETCH", 16)
     bits = codes_of("balanced", 70, 8)
-    order = shard_order.by_code(bits, 1024)
+    order = shard_order.order_by_code(bits, 1024)
     assert np.array_equal(np.sort(order), np.arange(70))
     assert (np.diff(bits[order], axis=0) != 0).sum() < (np.diff(bits, axis=0)).sum()
 
 
 def test_the_size_of_the_blocks_decides_which_codes_are_neighbours():
     bits, sizes = codes_of("balanced", 2000), np.full(2000, 1024)
-    orders = {n: shard_order.by_code(bits, 1024, 1024 * n) for n in (4, 64)}
+    orders = {n: shard_order.order_by_code(bits, 1024, 1024 * n) for n in (4, 64)}
     for n, other in ((4, 64), (64, 4)):
         means = {}
         for wanted in (n, other):
             ordered = bits[orders[wanted]]
-            found = shard_order.reading(ordered, sizes, [2000], 1024 * n)
+            found = shard_order.measure_reading(ordered, sizes, [2000], 1024 * n)
             means[wanted] = found.mean(found.once)
         assert found.least < means[n] < means[other]
 
@@ -83,14 +83,14 @@ def test_the_size_of_the_blocks_decides_which_codes_are_neighbours():
 @pytest.mark.parametrize("read_bytes", [512, 4096, 5000])
 def test_a_block_is_read_by_whoever_needs_something_of_it(read_bytes):
     bits, sizes = few_codes(60)
-    found = shard_order.reading(bits, sizes, [60], read_bytes)
+    found = shard_order.measure_reading(bits, sizes, [60], read_bytes)
     assert np.array_equal(found.used, (bits * sizes[:, None]).sum(axis=0))
     assert np.array_equal(found.once, naive(bits, sizes, read_bytes) / found.used)
 
 
 def test_whole_shards_are_read_by_whoever_needs_a_sample_of_them():
     bits = np.array([[1, 0], [1, 0], [1, 1], [0, 1]], dtype=bool)
-    found = shard_order.reading(bits, np.array([512, 1024, 512, 2048]), [2, 2])
+    found = shard_order.measure_reading(bits, np.array([512, 1024, 512, 2048]), [2, 2])
     assert found.used.tolist() == [2048, 2560]
     assert np.array_equal(found.shards * found.used, [4096, 2560])
     assert found.mean(found.shards) == (4096 + 2560) / (2048 + 2560)
@@ -98,7 +98,9 @@ def test_whole_shards_are_read_by_whoever_needs_a_sample_of_them():
 
 def test_samples_read_one_by_one_are_read_with_their_blocks():
     bits = np.array([[1, 0], [1, 1]], dtype=bool)
-    found = shard_order.reading(bits, np.array([1024, 1024]), [2], read_bytes=1536)
+    found = shard_order.measure_reading(
+        bits, np.array([1024, 1024]), [2], read_bytes=1536
+    )
     # The second sample lies across two blocks.
     assert np.array_equal(found.singly * found.used, [3 * 1536, 2 * 1536])
 
@@ -108,11 +110,13 @@ def test_enough_images_of_each_code_cost_no_more_than_one_in_twenty(design):
     bits = np.repeat(codes_of(design, 32), 100, axis=0)
     shuffled = bits[np.random.default_rng(3).permutation(len(bits))]
     sizes = np.full(len(bits), 3072)
-    ordered = shuffled[shard_order.by_code(shuffled, 3072)]
-    found = shard_order.reading(ordered, sizes, shard_order.shard_sizes(ordered, 1000))
+    ordered = shuffled[shard_order.order_by_code(shuffled, 3072)]
+    found = shard_order.measure_reading(
+        ordered, sizes, shard_order.shard_sizes(ordered, 1000)
+    )
     assert found.once.max() <= 1.05
     assert found.shards.max() == 1
-    scattered = shard_order.reading(shuffled, sizes, [len(bits)])
+    scattered = shard_order.measure_reading(shuffled, sizes, [len(bits)])
     assert scattered.mean(scattered.once) > 1.3
 
 
@@ -129,15 +133,15 @@ def test_no_order_at_all_beats_the_bound(seed):
         naive(bits[order], sizes[order], read_bytes).sum() / (bits.sum(1) @ sizes)
         for order in orders
     ]
-    assert shard_order.least(bits, sizes, read_bytes) <= min(means) + 1e-12
+    assert shard_order.mean_lower_bound(bits, sizes, read_bytes) <= min(means) + 1e-12
 
 
 def test_the_bound_is_met_by_codes_that_fill_their_blocks_best():
     # Three codes of weight two fit into three members: no block needs more.
     bits = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=bool)
     sizes = np.full(3, 1024)
-    assert shard_order.least(bits, sizes, 3072) == 1.5
-    found = shard_order.reading(bits, sizes, [3], 3072)
+    assert shard_order.mean_lower_bound(bits, sizes, 3072) == 1.5
+    found = shard_order.measure_reading(bits, sizes, [3], 3072)
     assert found.mean(found.once) == 1.5
 
 
@@ -151,7 +155,9 @@ def test_codes_with_enough_samples_have_shards_of_their_own():
 @pytest.mark.parametrize("per_shard", [1, 7, 64, 5000])
 def test_shards_hold_all_samples_and_none_too_many(per_shard):
     bits, _ = few_codes(500)
-    sizes = shard_order.shard_sizes(bits[shard_order.by_code(bits, 1024)], per_shard)
+    sizes = shard_order.shard_sizes(
+        bits[shard_order.order_by_code(bits, 1024)], per_shard
+    )
     assert sum(sizes) == 500
     assert 1 <= min(sizes) <= max(sizes) <= per_shard
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ensemble.models.conditioning import NOTHING, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, Condition
 from ensemble.models.denoisers import (
     Timestep,
     predict,
@@ -152,7 +152,7 @@ def forward(
     layers: Layers,
     noisy: Float[Tensor, "draws channels height width"],
     timestep: Timestep,
-    condition: Condition = NOTHING,
+    condition: Condition = UNCONDITIONAL,
 ) -> RecordedForward:
     """Run the network and keep what its layers were given."""
     calls: list[LayerCall] = []

@@ -28,7 +28,7 @@ from ensemble.ablation.removal_sets import (
     votes_without,
 )
 from ensemble.data.datasets import TrainingImages
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.objective import objective_of
 from ensemble.provenance import drawing
 from ensemble.run import records
@@ -94,7 +94,7 @@ def values_of(measurement, images, full=None):
         return measurement.reading(mild(len(images)) if full is None else full, images)
     pipe = tiny.ensemble(3)
     objective = objective_of(tiny.config("none").model)
-    return measurement.of_denoiser(pipe.members, objective, images, NOTHING)
+    return measurement.of_denoiser(pipe.members, objective, images, UNCONDITIONAL)
 
 
 def test_a_measurement_does_not_depend_on_the_batch(digits):
@@ -149,7 +149,9 @@ def test_the_quadratic_form_is_the_loss_of_the_averaged_prediction(prediction_ty
     pipe = tiny.ensemble(3, prediction_type=prediction_type)
     settings = tiny.config("none", model={"prediction_type": prediction_type}).model
     objective, images = objective_of(settings), pictures(2)
-    form = denoising_loss_form(pipe.members, objective, images, NOTHING, n_draws=5)
+    form = denoising_loss_form(
+        pipe.members, objective, images, UNCONDITIONAL, n_draws=5
+    )
     votes = torch.tensor([[0.2, 0.8, 0.0]], dtype=torch.float64)
     loss = torch.zeros(2)
     for draw, level in enumerate([100, 300, 500, 700, 900]):
@@ -174,7 +176,9 @@ def test_draws_side_by_side_make_the_same_bits():
     found = []
     for side_by_side in (1, 3):
         pipe.members.side_by_side = side_by_side
-        found.append(denoising_loss_form(pipe.members, objective, images, NOTHING, 7))
+        found.append(
+            denoising_loss_form(pipe.members, objective, images, UNCONDITIONAL, 7)
+        )
     assert torch.equal(*found)
 
 

@@ -9,7 +9,7 @@ from ensemble.ablation.measurements import (
     denoising_loss_form,
 )
 from ensemble.evaluation import held_out, predictors
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.objective import objective_of
 from ensemble.run import files
 from ensemble.sampling import queries
@@ -92,7 +92,7 @@ def test_ablating_a_source_changes_their_loss_exactly(trained):
         pipe.members,
         objective_of(run.config.model),
         queries.on_device(pipe, asked.images),
-        NOTHING,
+        UNCONDITIONAL,
         4,
     ).numpy()
     silent = plan.codes.bits[2]
@@ -118,7 +118,7 @@ def test_a_smaller_ensemble_is_the_first_members_alone(trained):
         pipe.members,
         objective_of(run.config.model),
         queries.on_device(pipe, queries.load(run, "fewer").images),
-        NOTHING,
+        UNCONDITIONAL,
         4,
     ).numpy()[:, :3, :3]
     silent = plan.codes.bits[2, :3]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ensemble.evaluation import losses
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.denoisers import (
     load_member,
     predict,
@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
 
 def pictures(n):
     images = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return Examples(images, NOTHING, torch.arange(n) + 5)
+    return Examples(images, UNCONDITIONAL, torch.arange(n) + 5)
 
 
 def test_the_loss_is_the_mean_squared_error_over_draws(trained):

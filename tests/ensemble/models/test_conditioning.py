@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ensemble.models.conditioning import NOTHING, ClassLabels, TextEmbeddings
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, TextEmbeddings
 
 
 def labels():
@@ -16,7 +16,7 @@ def texts():
     return TextEmbeddings(states, torch.zeros(5, 6))
 
 
-KINDS = {"nothing": lambda: NOTHING, "labels": labels, "texts": texts}
+KINDS = {"nothing": lambda: UNCONDITIONAL, "labels": labels, "texts": texts}
 
 
 @pytest.fixture(params=KINDS)
@@ -33,7 +33,7 @@ def told(condition):
 def test_entries_are_chosen_as_images_are(condition, chosen):
     for name, value in condition.arguments().items():
         assert told(condition[chosen])[name] == value[chosen].tolist()
-    assert condition[chosen].says_nothing == condition.says_nothing
+    assert condition[chosen].is_unconditional == condition.is_unconditional
 
 
 def test_entries_are_repeated_side_by_side(condition):
@@ -49,11 +49,11 @@ def test_a_null_condition_says_the_same_of_all_images(condition):
         assert value.shape == condition.arguments()[name].shape
         assert (value == value[:1]).all()
         assert told(null.null()) == told(null)
-    assert (told(null) == told(condition)) == condition.says_nothing
+    assert (told(null) == told(condition)) == condition.is_unconditional
 
 
 def test_a_digest_tells_conditions_apart(condition):
-    if condition.says_nothing:
+    if condition.is_unconditional:
         assert condition.digest() is None
         return
     assert condition.digest() == condition[:].digest()

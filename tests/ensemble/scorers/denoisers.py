@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.scorers.curvature.kfac import (
     DampedCurvature,
     Sample,
@@ -61,7 +61,7 @@ def sample(n_draws: int, *shape: int, seed: int = 0) -> Sample:
         3, n_draws, *shape, generator=generator, dtype=torch.float64
     )
     timestep = torch.zeros(n_draws, dtype=torch.int64)
-    return Sample(noisy, timestep, NOTHING, target, pseudo_target_noise)
+    return Sample(noisy, timestep, UNCONDITIONAL, target, pseudo_target_noise)
 
 
 def as_matrix(fitted: DampedCurvature, layers: Layers) -> Tensor:

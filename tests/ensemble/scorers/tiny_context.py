@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ensemble.models.conditioning import NOTHING, ClassLabels, Condition
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
 from ensemble.models.objective import objective_of
 from ensemble.run import config_file
 from ensemble.scorers.gradients.features import Feature
@@ -38,7 +38,7 @@ def examples(n_images: int, seed: int, n_classes: int | None = None) -> Examples
     """Random pictures; their keys start at the seed."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(n_images, 1, 8, 8, generator=generator, dtype=torch.float64)
-    condition: Condition = NOTHING
+    condition: Condition = UNCONDITIONAL
     if n_classes is not None:
         condition = ClassLabels(torch.arange(n_images) % n_classes, n_classes)
     return Examples(images, condition, seed + torch.arange(n_images))

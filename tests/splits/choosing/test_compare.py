@@ -13,19 +13,19 @@ from splits.choosing import (
 from splits.choosing.candidates import CANDIDATES
 from splits.choosing.compare import (
     Found,
+    Requirements,
     Row,
-    Wish,
     _choices,
     compare,
-    keeps,
-    recommended,
+    meets,
+    recommend,
 )
 from splits.choosing.comparison_table import table
 from splits.designs.registry import draw
 from splits.errors import BadInput
 
-FEW = Wish(n_sources=14, remove=3, keep=2, budget=16)
-MANY = Wish(n_sources=10**9, remove=4, keep=4, budget=64)
+FEW = Requirements(n_sources=14, remove=3, keep=2, budget=16)
+MANY = Requirements(n_sources=10**9, remove=4, keep=4, budget=64)
 OF_FEW = {row.design: row for row in compare(FEW, seed=3)}
 
 
@@ -52,8 +52,8 @@ def test_a_small_book_is_counted_over_every_choice(row: Row):
 
 
 def test_other_sources_that_go_with_the_removed_are_those_of_a_naive_count():
-    wish = Wish(n_sources=12, remove=2, keep=1, budget=6)
-    for row in compare(wish):
+    requirements = Requirements(n_sources=12, remove=2, keep=1, budget=6)
+    for row in compare(requirements):
         bits = draw(row.design, 12, row.n_members, **row.options).bits
         lost = []
         for removed in combinations(range(12), 2):
@@ -78,7 +78,7 @@ def test_a_design_is_shown_with_the_most_members_that_the_budget_allows():
     assert OF_FEW["reed_solomon"].n_members == 15
     beyond = {row.design: row for row in compare(replace(FEW, budget=7))}
     assert beyond["sparse"].n_members == beyond["sparse"].needed == 8
-    assert not keeps(beyond["sparse"], replace(FEW, budget=7))
+    assert not meets(beyond["sparse"], replace(FEW, budget=7))
 
 
 def test_a_billion_sources_are_judged_by_bounds_laws_and_samples(of_many):
@@ -100,14 +100,18 @@ def test_a_billion_sources_are_judged_by_bounds_laws_and_samples(of_many):
 def test_sampled_choices_are_distinct_sources_and_give_nearly_what_all_choices_do(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    wish = Wish(n_sources=30, remove=3, keep=1, budget=10)
-    (counted,) = (row for row in compare(wish) if row.design == "random_subsets")
-    monkeypatch.setattr("splits.choosing.compare.MOST_CHOICES", 2000)
+    requirements = Requirements(n_sources=30, remove=3, keep=1, budget=10)
+    (counted,) = (
+        row for row in compare(requirements) if row.design == "random_subsets"
+    )
+    monkeypatch.setattr("splits.choosing.compare.MAX_CHOICES", 2000)
     _choices.cache_clear()
     choices = _choices(30, 3)
     assert choices.shape == (2000, 3)
     assert all(len(set(choice)) == 3 for choice in choices.tolist())
-    (sampled,) = (row for row in compare(wish) if row.design == "random_subsets")
+    (sampled,) = (
+        row for row in compare(requirements) if row.design == "random_subsets"
+    )
     _choices.cache_clear()
     chance = counted.nobody.value
     assert (counted.nobody.how, sampled.nobody.how) == ("all", "sample")
@@ -116,35 +120,37 @@ def test_sampled_choices_are_distinct_sources_and_give_nearly_what_all_choices_d
 
 
 def test_what_is_recommended_keeps_the_wish_and_tells_all_sources_apart():
-    best = recommended([*OF_FEW.values()], FEW)
+    best = recommend([*OF_FEW.values()], FEW)
     assert best is not None
-    assert keeps(best, FEW)
+    assert meets(best, FEW)
     assert best.distinct
 
 
 @pytest.mark.parametrize(
-    ("wish", "design"),
+    ("requirements", "design"),
     [
-        (Wish(10, 2, 2, 16), "hadamard"),
-        (Wish(16, 1, 1, 32), "hadamard"),
-        (Wish(500, 1, 4, 16), "balanced"),
-        (Wish(500, 2, 1, 16), "pairs_safe"),
-        (Wish(500, 3, 2, 32), "sparse"),
-        (Wish(500, 3, 2, 5), "partition"),
+        (Requirements(10, 2, 2, 16), "hadamard"),
+        (Requirements(16, 1, 1, 32), "hadamard"),
+        (Requirements(500, 1, 4, 16), "balanced"),
+        (Requirements(500, 2, 1, 16), "pairs_safe"),
+        (Requirements(500, 3, 2, 32), "sparse"),
+        (Requirements(500, 3, 2, 5), "partition"),
     ],
 )
-def test_these_wishes_are_answered_by_these_designs(wish: Wish, design: str):
-    best = recommended(compare(wish), wish)
+def test_these_wishes_are_answered_by_these_designs(
+    requirements: Requirements, design: str
+):
+    best = recommend(compare(requirements), requirements)
     assert best is not None
     assert best.design == design
 
 
 def test_a_promise_that_was_only_sampled_is_not_kept_for_certain():
     row = OF_FEW["sparse"]
-    assert keeps(row, FEW)
-    assert not keeps(replace(row, worst=Found(9.0, "sample")), FEW)
-    assert not keeps(replace(row, worst=Found(1.0, "bound")), FEW)
-    assert not keeps(replace(row, n_members=17), FEW)
+    assert meets(row, FEW)
+    assert not meets(replace(row, worst=Found(9.0, "sample")), FEW)
+    assert not meets(replace(row, worst=Found(1.0, "bound")), FEW)
+    assert not meets(replace(row, n_members=17), FEW)
 
 
 def test_the_table_has_a_line_for_every_design_and_marks_how_numbers_were_found():
@@ -161,13 +167,15 @@ def test_the_table_has_a_line_for_every_design_and_marks_how_numbers_were_found(
 
 
 def test_a_wish_beyond_the_budget_is_answered_with_the_fewest_members():
-    wish = Wish(40, 6, 4, 8)
-    text = table(compare(wish), wish, images=1, weights_bytes=1)
+    requirements = Requirements(40, 6, 4, 8)
+    text = table(compare(requirements), requirements, images=1, weights_bytes=1)
     assert "The fewest that do are 10, with 'partition'." in text
 
 
 def test_candidates_without_a_book_for_these_numbers_are_left_out():
-    assert "hadamard" not in {row.design for row in compare(Wish(10**5, 2, 1, 8))}
+    assert "hadamard" not in {
+        row.design for row in compare(Requirements(10**5, 2, 1, 8))
+    }
     assert "hadamard" in CANDIDATES
 
 
@@ -185,4 +193,4 @@ def test_a_wish_that_makes_no_sense_is_refused(
     numbers: tuple[int, int, int, int], message: str
 ):
     with pytest.raises(BadInput, match=message):
-        Wish(*numbers)
+        Requirements(*numbers)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splits.designs.keyed import (
+    invert_permutation,
     named_codes,
     numbered_codes,
     numbers_of,
-    permuted,
+    permute,
     rendezvous_codes,
-    restored,
     salt_digest,
 )
 from splits.errors import BadInput
@@ -25,21 +25,21 @@ BY_NAME = pytest.mark.parametrize("codes", [named_codes, rendezvous_codes])
 
 @given(n=st.integers(1, 500), salt=st.text(max_size=5))
 def test_a_permutation_holds_every_number_once(n: int, salt: str):
-    assert np.array_equal(np.sort(permuted(np.arange(n), n, salt)), np.arange(n))
+    assert np.array_equal(np.sort(permute(np.arange(n), n, salt)), np.arange(n))
 
 
 @given(n=st.integers(1, 2**62), salt=st.text(max_size=5), data=st.data())
 def test_restored_undoes_permuted(n: int, salt: str, data: st.DataObject):
     numbers = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=9)), np.int64)
-    there = permuted(numbers, n, salt)
+    there = permute(numbers, n, salt)
     assert ((there >= 0) & (there < n)).all()
-    assert np.array_equal(restored(there, n, salt), numbers)
+    assert np.array_equal(invert_permutation(there, n, salt), numbers)
 
 
 def test_permutations_of_few_numbers_are_equally_likely_within_five_sigma():
     counts: dict[tuple[int, ...], int] = {}
     for salt in range(2400):
-        found = tuple(permuted(np.arange(4), 4, str(salt)).tolist())
+        found = tuple(permute(np.arange(4), 4, str(salt)).tolist())
         counts[found] = counts.get(found, 0) + 1
     assert len(counts) == 24
     band = 5 * math.sqrt(2400 / 24)
@@ -48,7 +48,7 @@ def test_permutations_of_few_numbers_are_equally_likely_within_five_sigma():
 
 def test_more_numbers_than_two_to_the_62_are_refused():
     with pytest.raises(BadInput, match="at most 2\\^62"):
-        permuted(np.arange(3), 2**62 + 1, "sea")
+        permute(np.arange(3), 2**62 + 1, "sea")
 
 
 @pytest.mark.parametrize("outside", [-1, 70])

@@ -15,7 +15,7 @@ from splits.errors import BadInput
 
 
 def bits_of(some_words, n_members):
-    packed = packed_combinadics.packed(some_words, n_members)
+    packed = packed_combinadics.pack_words(some_words, n_members)
     unpacked = np.unpackbits(packed, axis=1, count=n_members, bitorder="little")
     return unpacked.astype(bool)
 

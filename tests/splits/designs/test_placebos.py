@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from splits.designs import placebos
-from splits.designs.balancing import levelled
+from splits.designs.balancing import balance_loads
 from splits.designs.registry import draw
 
 
@@ -31,7 +31,9 @@ def some_codes(n_members, weights, seed=0):
 def test_matched_codes_are_those_that_a_search_finds(weights):
     for seed in range(5):
         code, other = some_codes(7, weights, seed)
-        found, complete = placebos.draw(code, other, 1000, np.random.default_rng(0))
+        found, complete = placebos.draw_matched(
+            code, other, 1000, np.random.default_rng(0)
+        )
         assert complete
         assert placebos.n_matched(code, other) == len(found)
         by_hand = naive(code, other)
@@ -43,12 +45,12 @@ def test_a_sample_holds_the_code_and_every_matched_code_equally_often():
     n = 20_000
     population = naive(code, other)
     assert len(population) > 10
-    found, complete = placebos.draw(code, other, 10, np.random.default_rng(0))
+    found, complete = placebos.draw_matched(code, other, 10, np.random.default_rng(0))
     assert not complete
     assert np.array_equal(found[0], code)
     rng = np.random.default_rng(1)
     drawn = np.concatenate(
-        [placebos.draw(code, other, 10, rng)[0][1:] for _ in range(n)]
+        [placebos.draw_matched(code, other, 10, rng)[0][1:] for _ in range(n)]
     )
     distinct, counts = np.unique(drawn, axis=0, return_counts=True)
     assert np.array_equal(distinct, np.unique(population, axis=0))
@@ -78,7 +80,7 @@ def balanced_as_drawn_first(n_sources, n_members, seed):
     """What version 0.1 drew: level splits, and nothing else."""
     rng = np.random.default_rng(seed)
     rows = [rng.permutation(n_members) < n_members // 2 for _ in range(n_sources)]
-    return levelled(np.array(rows), rng, lambda code: code)
+    return balance_loads(np.array(rows), rng, lambda code: code)
 
 
 @pytest.mark.parametrize("n_sources", [3, 4, 6, 8, 10, 12, 16])
@@ -104,7 +106,7 @@ def test_a_book_that_separates_its_sources_is_drawn_once():
         calls.append(balanced_as_drawn_first(16, 32, len(calls)))
         return calls[-1]
 
-    assert placebos.best_apart(drawn) is calls[0]
+    assert placebos.draw_separable(drawn) is calls[0]
     assert len(calls) == 1
 
 
@@ -116,7 +118,7 @@ def test_books_that_cannot_be_mended_are_drawn_once(n_sources, n_members):
         calls.append(balanced_as_drawn_first(n_sources, n_members, len(calls)))
         return calls[-1]
 
-    assert placebos.best_apart(drawn) is calls[0]
+    assert placebos.draw_separable(drawn) is calls[0]
     assert len(calls) == 1
 
 
@@ -126,7 +128,7 @@ def test_of_several_books_the_one_with_the_most_matched_codes_stands():
     apart = np.array([half, np.arange(12) % 2 == 0])
     assert [len(placebos.inseparable(book)) for book in (near, apart)] == [1, 0]
     books = iter([np.array([half, ~half]), near, apart])
-    assert placebos.best_apart(lambda: next(books)) is apart
+    assert placebos.draw_separable(lambda: next(books)) is apart
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ensemble.models.conditioning import NOTHING, ClassLabels
+from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels
 from ensemble.models.denoisers import predict
 from ensemble.scorers.curvature import layers
 from splits.errors import BadInput
@@ -31,7 +31,7 @@ def inputs(n_draws):
     return noisy, torch.arange(n_draws) * 100, cotangent
 
 
-def naive(network, found, noisy, timestep, cotangent, condition=NOTHING):
+def naive(network, found, noisy, timestep, cotangent, condition=UNCONDITIONAL):
     """Torch's gradient of <pull, prediction>, as matrices with the bias beside."""
     prediction = predict(network, noisy, timestep, condition)
     expected = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.scorers.curvature.kfac import Curvature
 from ensemble.scorers.gradients import batch_size
 from ensemble.scorers.gradients.batch_size import Batch
@@ -64,7 +64,7 @@ def test_parts_cover_everything_once():
 
 def test_one_image_beyond_memory_is_refused(context):
     huge = torch.zeros(1, 1, 512, 512, dtype=torch.float64)
-    train = Examples(huge, NOTHING, torch.zeros(1, dtype=torch.int64))
+    train = Examples(huge, UNCONDITIONAL, torch.zeros(1, dtype=torch.int64))
     small = dataclasses.replace(context, max_memory_mb=1)
     with pytest.raises(BadInput, match=r"One image takes \d+ MB; allowed: 1"):
         batch_size.batch(small, context.networks[0], train, 1, width=1)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.per_example import (
     LAYERS,
@@ -51,7 +51,7 @@ def test_states_are_made_where_the_images_are(prediction_type):
     """A device without numbers refuses what is mixed with the processor's, as GPUs do."""
     meta = torch.device("meta")
     images = torch.zeros(3, 1, 8, 8, device=meta)
-    examples = Examples(images, NOTHING, torch.arange(3))
+    examples = Examples(images, UNCONDITIONAL, torch.arange(3))
     states = per_example.draw_states(
         tiny_context.objective(prediction_type), examples, Draws(2)
     )
@@ -167,7 +167,7 @@ def test_float32_is_close_to_float64():
         states.target.float(),
         states.timesteps,
         states.weights.float(),
-        NOTHING,
+        UNCONDITIONAL,
     )
     found = sums(network.float(), single)
     assert found.dtype == torch.float32
@@ -264,10 +264,10 @@ def test_the_loss_is_the_one_that_members_are_trained_on():
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([300])
     states = per_example.add_noise(
-        objective, clean[:, None], noise[:, None], level, NOTHING
+        objective, clean[:, None], noise[:, None], level, UNCONDITIONAL
     )
     expected = denoising_loss(
-        network, objective, clean, level, noise, NOTHING, Accelerator()
+        network, objective, clean, level, noise, UNCONDITIONAL, Accelerator()
     )
     assert per_example.values(network, states, "loss").item() == expected.item()
 

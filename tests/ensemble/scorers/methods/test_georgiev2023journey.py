@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
@@ -31,7 +31,7 @@ def test_journey_trak_asks_for_the_loss_at_what_the_sampler_saw(tmp_path):
                 clean,
                 noise[query, draw][None, None],
                 levels[draw : draw + 1],
-                NOTHING,
+                UNCONDITIONAL,
             )
             drawn.append(references.gradient_of(network, states, 0, 0, "loss"))
         rows.append(torch.stack(drawn).mean(dim=0).numpy())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.models.conditioning import NOTHING
+from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.scorers.curvature import (
     fitting,
     layers,
@@ -64,7 +64,7 @@ def by_brute_force(context):
         context.objective, context.queries, QUICK.query_draws
     )
     flat = states.noisy.flatten(0, 1)
-    sample = Sample(flat, states.timesteps.repeat(3), NOTHING, flat, flat)
+    sample = Sample(flat, states.timesteps.repeat(3), UNCONDITIONAL, flat, flat)
     derivative = denoisers.jacobian(one.network, sample)
     return torch.einsum("sdw,iw->sdi", derivative, steps).reshape(3, 2, 4, -1)
 
