@@ -20,6 +20,7 @@ from ensemble.data import (
     metadata,
 )
 from ensemble.data.inventory import RULES
+from ensemble.models.objective import OBJECTIVES
 from ensemble.run import config_file
 from ensemble.run.config import Config, TrainingConfig
 from ensemble.scorers import SCORERS
@@ -74,7 +75,8 @@ def place_of_a_run(tmp_path, monkeypatch):
     splits = {"design": "balanced", "n_members": 4, "weight": 2}
     tiny.trained(Path("runs/mine"), data={"n_images": 6}, splits=splits)
     with contextlib.ExitStack() as kept:
-        for table in (DESIGNS, SCORERS, MEASUREMENTS, datasets.DATA_SETS):
+        tables = DESIGNS, SCORERS, MEASUREMENTS, datasets.DATA_SETS, OBJECTIVES
+        for table in tables:
             kept.enter_context(mock.patch.dict(table))
         yield
 

@@ -39,7 +39,7 @@ PATIENCE_SECONDS = 10
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster to be used, and how much of it.
+    """A cluster, and the GPUs of each task.
 
     Attributes:
         address: `auto`, `local` or HOST:PORT; None: the one that is running here, else
@@ -71,7 +71,7 @@ class Cluster:
         Raises:
             BadInput: If there is none at the address.
         """
-        # Nobody outside is told that somebody trains.
+        # Ray sends no usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = _connect(self.address or os.environ.get("RAY_ADDRESS"))
         # Ray would end this process at once; so tasks can write their checkpoints.
@@ -229,7 +229,7 @@ class Tasks:
         return done
 
     def _tell_if_stuck(self, references: list[Any]) -> None:
-        """Say once, after some seconds, that no node can take the tasks."""
+        """Tell the user once, after some seconds, that no node can take the tasks."""
         if self.told:
             return
         done, _ = ray.wait(references, timeout=PATIENCE_SECONDS)

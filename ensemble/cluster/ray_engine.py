@@ -101,7 +101,7 @@ def score(
         name: The queries.
         methods: Their names.
         cluster: Where.
-        options: Further ones of `scoring.score`.
+        options: Further options of `runner.score`.
 
     Raises:
         BadInput: If a method is unknown, or refuses.

@@ -18,13 +18,13 @@ from ensemble.sampling.pipeline import EnsemblePipeline
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One thing that can be asked of a run.
+    """An evaluation of a run.
 
     Attributes:
-        work: What is still to be trained, in a line; empty if nothing is.
-        evaluate: Does it, and returns the table's file.
-        on_record: The same where the run's records suffice and its members need not be
-            there; else None.
+        work: Describes in one line what has to be trained; empty if nothing has.
+        evaluate: Runs the evaluation and returns the table's file.
+        on_record: Does the same without members if the run's records suffice; returns
+            None if they do not.
     """
 
     work: Callable[[Run, Plan, Options], str]

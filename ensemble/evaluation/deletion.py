@@ -1,13 +1,13 @@
-"""Deletion: train again without the sources that a method names, and look.
+"""The deletion evaluation: models are trained without the sources that a method names.
 
-For some queries, every method's top sources are taken out of the training images
-together, and a model is trained on the rest; so it is with as many random sources, and
-with none. With the same training seed and the same noise, the model without is compared
-with the model of everything: how much the query's loss rose, and how far its picture
-moved, in pixels and in features. What random sources do as well is no merit.
+For some queries, each method's top sources are removed from the training images
+together, and a model is trained on the rest. The same is done with as many random
+sources, and with none. Both models have the same training seed and sample from the same
+noise, so the comparison shows how much the query's loss rises and how far its picture
+moves, in pixels and in features. Only what exceeds random sources speaks for a method.
 
-Where members are left, the ensemble says the same by votes, without training; how well
-it foretells retraining is reported as a rank correlation.
+Where some members never saw the removed sources, the ensemble gives the same numbers by
+votes, without training. A rank correlation says how well they predict retraining.
 """
 
 from collections.abc import Sequence
@@ -50,16 +50,16 @@ from splits.errors import BadInput
 
 SEED = 0
 RANDOM, NOTHING = "control_random", "nothing"
-# What is measured of a model without some sources, beside the model of everything.
+# Effects of a removal: a model without some sources, minus the model of everything.
 EFFECTS = ("loss_rise", "pixel_distance", "feature_distance")
 
 
 @dataclass(frozen=True, eq=False)
 class Removals:
-    """Sets of sources that one method takes away.
+    """Sets of sources that one method removes.
 
     Attributes:
-        method: Whose they are.
+        method: The method that chose them.
         removed: removed[k, s] is True if set k holds source s.
         query: The query that each set is meant for; -1: all of them.
         top: How many sources each set holds.
@@ -76,7 +76,7 @@ class Removals:
         return np.flatnonzero(meant & (self.top == top))
 
 
-def named(method: Predictor, top: Sequence[int], n_queries: int) -> Removals:
+def top_sources(method: Predictor, top: Sequence[int], n_queries: int) -> Removals:
     """The sources with a method's highest scores, for each query."""
     order = np.argsort(-method.score[:n_queries], axis=1, kind="stable")
     sets = [(query, k) for query in range(n_queries) for k in top]
@@ -87,7 +87,7 @@ def named(method: Predictor, top: Sequence[int], n_queries: int) -> Removals:
     return Removals(method.method, removed, query, size)
 
 
-def at_random(n_sources: int, top: Sequence[int], n_random: int) -> Removals:
+def random_sources(n_sources: int, top: Sequence[int], n_random: int) -> Removals:
     """Random sources: the same sets for all queries."""
     sizes = np.repeat(np.array(top, dtype=np.int64), n_random)
     removed = np.zeros((len(sizes), n_sources), dtype=bool)
@@ -97,14 +97,14 @@ def at_random(n_sources: int, top: Sequence[int], n_random: int) -> Removals:
     return Removals(RANDOM, removed, np.full(len(sizes), -1, dtype=np.int64), sizes)
 
 
-def nothing(n_sources: int) -> Removals:
-    """The model of everything."""
+def no_sources(n_sources: int) -> Removals:
+    """The removal of nothing, which gives the model of everything."""
     none = np.zeros(1, dtype=np.int64)
     return Removals(NOTHING, np.zeros((1, n_sources), dtype=bool), none - 1, none)
 
 
 def work(run: Run, plan: Plan, options: Options) -> str:
-    """What is to be trained, in a line."""
+    """Describe in one line what has to be trained."""
     removals, _ = _all_removals(run, plan, options)
     n_sets = 1 + sum(len(one.removed) for one in removals)
     steps = options.steps or run.config.training.steps
@@ -116,7 +116,7 @@ def work(run: Run, plan: Plan, options: Options) -> str:
 
 
 def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> Path:
-    """Remove what every method names; returns the table's file.
+    """Remove the sources that every method names; returns the table's file.
 
     Raises:
         BadInput: If more sources are to be removed than leave one.
@@ -138,12 +138,16 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     }
     if tables.is_current(path, identity):
         return path
-    lab = Lab(run, pipe, plan, options, asked)
+    experiment = DeletionExperiment(run, pipe, plan, options, asked)
     found = {
-        one.method: np.stack([lab.retrained(one, seed) for seed in seeds])
+        one.method: np.stack(
+            [experiment.effects_of_retraining(one, seed) for seed in seeds]
+        )
         for one in removals
     }
-    voted = {one.method: lab.voted(one) for one in removals}
+    effects_by_votes = {
+        one.method: experiment.effects_by_votes(one) for one in removals
+    }
     rows = [
         row
         for one in removals
@@ -152,21 +156,21 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     facts = {
         "n_queries": len(asked.seeds),
         "n_seeds": len(seeds),
-        "encoder": f"hidden layer of a small network, taught {lab.encoder.taught}",
-        "votes": agreement(removals, found, voted),
+        "encoder": f"hidden layer of a small network, taught {experiment.encoder.taught}",
+        "votes": agreement(removals, found, effects_by_votes),
     }
     tables.write(path, identity, rows, facts)
     return path
 
 
-class Lab:
+class DeletionExperiment:
     """Trains models without sources, and compares them with the model of everything.
 
     Args:
         run: The run folder.
         pipe: The ensemble.
         plan: Sources and codes.
-        options: What may be spent.
+        options: How much to train and to measure.
         asked: The queries.
     """
 
@@ -182,25 +186,27 @@ class Lab:
         self.options, self.asked = options, asked
         self.encoder = encoders.train(np.asarray(plan.data.images), plan.data.labels)
         self.objective = objective_of(run.config.model)
-        self.nothing = nothing(plan.codes.n_sources)
+        self.no_sources = no_sources(plan.codes.n_sources)
         self.full: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def retrained(
+    def effects_of_retraining(
         self, removals: Removals, seed: int
     ) -> Float64[np.ndarray, "effects sets queries"]:
         """Effects of training without each set, on every query."""
         if seed not in self.full:
-            self.full[seed] = self._measured(self.nothing, seed)
+            self.full[seed] = self._measured(self.no_sources, seed)
         full_loss, full_pictures = self.full[seed]
         loss, pictures = self._measured(removals, seed)
         return self._effects(loss - full_loss, pictures, full_pictures[0])
 
-    def voted(self, removals: Removals) -> Float64[np.ndarray, "effects sets queries"]:
-        """Effects of silencing each set's members; not a number where none is left."""
+    def effects_by_votes(
+        self, removals: Removals
+    ) -> Float64[np.ndarray, "effects sets queries"]:
+        """Effects of ablating each set by votes; NaN where no member is left."""
         members = self.pipe.members
         codes = self.plan.seen_by(members.member_ids)
-        silenced = np.stack([codes[row].any(axis=0) for row in removals.removed])
-        left = ~np.all(silenced, axis=1, keepdims=True)[:, 0]
+        deactivated = np.stack([codes[row].any(axis=0) for row in removals.removed])
+        left = ~np.all(deactivated, axis=1, keepdims=True)[:, 0]
         form = denoising_loss_form(
             members,
             self.objective,
@@ -211,7 +217,7 @@ class Lab:
         found = np.full((len(EFFECTS), len(left), len(form)), np.nan)
         if not left.any():
             return found
-        votes = votes_without(silenced[left])
+        votes = votes_without(deactivated[left])
         loss = np.einsum("vm,qmn,vn->vq", votes, form, votes, dtype=np.float64)
         rise = loss - form.mean(axis=(1, 2), dtype=np.float64)
         pictures = np.stack([self._pictures(self.pipe, row) for row in votes])
@@ -249,9 +255,9 @@ class Lab:
     def _pictures(
         self, pipe: EnsemblePipeline, votes: Float[np.ndarray, " members"]
     ) -> Float32[np.ndarray, "queries channels height width"]:
-        """All queries from their own noise, by these votes.
+        """The pictures that these votes sample from the queries' own noise.
 
-        No noise leads to held-out queries: there is no picture to compare, no number.
+        Held-out queries have no noise, so their pictures are NaN.
         """
         if self.asked.held_out:
             return np.full_like(self.asked.images, np.nan)
@@ -276,7 +282,7 @@ def rows_of(
     control: Removals,
     of_control: Float64[np.ndarray, "seeds effects controls queries"],
 ) -> list[Row]:
-    """For every number of sources: what a method's removals do, and beyond random."""
+    """The effects of a method's removals of each size, and their excess over random."""
     rows = []
     for top in np.unique(one.top).tolist():
         row: Row = {"method": one.method, "top": top}
@@ -295,7 +301,7 @@ def rows_of(
 def interval(
     values: Float64[np.ndarray, "seeds queries"],
 ) -> dict[str, float | None]:
-    """A mean over seeds and queries, both of which are resampled."""
+    """The mean over seeds and queries, with an interval that resamples both."""
     rng = seeding.rng(SEED, "resamples of seeds and queries")
     n_seeds, n_queries = values.shape
     seeds = rng.integers(n_seeds, size=(intervals.N_RESAMPLES, n_seeds))
@@ -307,7 +313,7 @@ def interval(
 def agreement(
     removals: Sequence[Removals],
     found: dict[str, Float64[np.ndarray, "seeds effects sets queries"]],
-    voted: dict[str, Float64[np.ndarray, "effects sets queries"]],
+    effects_by_votes: dict[str, Float64[np.ndarray, "effects sets queries"]],
 ) -> dict[str, Any]:
     """Rank correlation of effects by votes with effects of training again.
 
@@ -317,11 +323,14 @@ def agreement(
     facts: dict[str, Any] = {
         "n_sets": sum(len(one.removed) for one in removals),
         "sets_that_leave_no_member": sum(
-            int(np.isnan(table[0, :, 0]).sum()) for table in voted.values()
+            int(np.isnan(table[0, :, 0]).sum()) for table in effects_by_votes.values()
         ),
     }
     for number, effect in enumerate(EFFECTS):
-        pairs = [_pairs(removals, found, voted, number, q) for q in range(n_queries)]
+        pairs = [
+            _pairs(removals, found, effects_by_votes, number, q)
+            for q in range(n_queries)
+        ]
         # Held-out queries have a loss only.
         facts.setdefault("n_pairs", sum(pair.shape[1] for pair in pairs))
         rng = seeding.rng(SEED, "resamples of queries")
@@ -339,7 +348,7 @@ def agreement(
 def _pairs(
     removals: Sequence[Removals],
     found: dict[str, np.ndarray],
-    voted: dict[str, np.ndarray],
+    effects_by_votes: dict[str, np.ndarray],
     effect: int,
     query: int,
 ) -> Float64[np.ndarray, "2 pairs"]:
@@ -347,7 +356,7 @@ def _pairs(
     both = []
     for one in removals:
         meant = (one.query == query) | (one.query == -1)
-        guess = voted[one.method][effect, meant, query]
+        guess = effects_by_votes[one.method][effect, meant, query]
         truth = found[one.method].mean(axis=0)[effect, meant, query]
         both.append(np.stack([guess, truth]))
     pairs = np.concatenate(both, axis=1)
@@ -380,8 +389,8 @@ def _all_removals(
     asked = queries.load(run, options.name)
     n_queries = min(options.n_queries, len(asked.seeds))
     methods = predictors.find(run, options.name, options.methods)
-    removals = [at_random(n_sources, options.top, options.n_random)]
-    removals += [named(method, options.top, n_queries) for method in methods]
+    removals = [random_sources(n_sources, options.top, options.n_random)]
+    removals += [top_sources(method, options.top, n_queries) for method in methods]
     return removals, {method.method: method.digest for method in methods}
 
 

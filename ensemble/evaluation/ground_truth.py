@@ -1,12 +1,12 @@
-"""The truth of the linear datamodeling score: what models of half of the sources do.
+"""The ground truth of the linear datamodeling score: models of half of the sources.
 
 Subsets are of one size and drawn at random, the code book's design `random_subsets`.
 On each of them a model is trained with each of several seeds, and it is measured at
 every query: its loss, or how far from the query the picture lies that it samples from
 the same noise. These are small arrays, `evaluation/truth/NAME/seed-S.npy` of losses,
 `evaluation/truth_displacement/NAME/seed-S.npy`; where they are, nothing is trained.
-Who asks for more subsets later keeps them, and `seed-S-from-N.npy` holds what those from
-the N-th on say; who asks for fewer reads the first ones.
+If more subsets are asked for later, the first ones are kept, and `seed-S-from-N.npy`
+holds those from the N-th on; if fewer are asked for, the first ones are read.
 (Park et al. 2023, https://arxiv.org/abs/2303.14186)
 """
 
@@ -39,12 +39,12 @@ from splits.errors import BadInput
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What models of subsets make of the queries.
+    """What is measured at the queries of models that were trained on subsets.
 
     Attributes:
         subsets: subsets[s, k] is True if subset k holds source s.
-        losses: Mean loss at each query of the model that each seed makes of each
-            subset, or what else was measured there.
+        losses: Mean loss at each query of the model of each subset and seed, or
+            another measure.
         identity: What was measured, and how.
     """
 
@@ -108,7 +108,7 @@ def _joined(
 
 
 def work(run: Run, options: Options) -> str:
-    """What is still to be trained, in a line; empty if nothing is."""
+    """Describe in one line what has to be trained; empty if nothing has."""
     seeds = retraining.seeds(run, options.n_seeds)
     missing = sum(
         max(0, options.n_subsets - _n_measured(run, options, seed)) for seed in seeds

@@ -134,7 +134,7 @@ def rows_of(
 
 
 def controls(found: Truth, strapped: Bootstrap) -> list[Row]:
-    """Predictors that know nothing, and one that is as good as training again."""
+    """Control rows: two predictors without information, and one exact retraining."""
     n_sources, n_queries = len(found.subsets), len(strapped.losses)
     rng = seeding.rng(SEED, "random scores")
     blind = {
@@ -206,10 +206,10 @@ def chosen_dampings(
 def against_best(
     found: Truth, strapped: Bootstrap, methods: Sequence[Predictor]
 ) -> list[Row]:
-    """What combines scores with measurements, as it is, against the best single scorer.
+    """Methods that combine scores with measurements, minus the best single scorer.
 
-    That one is chosen, with read-out and damping, on the subsets that report: nobody
-    could choose better. It looks at no more networks than the combination does. Both
+    The best single scorer is chosen, with read-out and damping, on the subsets that are
+    reported, which favours it. It uses no more networks than the combination does. Both
     are resampled together, so the interval is that of their difference.
     """
     singles = [
@@ -252,13 +252,13 @@ def against_best(
 
 
 def _no_dearer(one: Predictor, other: Predictor) -> bool:
-    """Whether it looks at no more networks; what is unknown is no bound."""
+    """Whether it uses no more networks; an unknown number counts as no more."""
     mine, theirs = one.n_networks, other.n_networks
     return mine is None or theirs is None or mine <= theirs
 
 
 def work(run: Run, plan: Plan, options: Options) -> str:
-    """What is still to be trained, in a line; empty if nothing is."""
+    """Describe in one line what has to be trained; empty if nothing has."""
     del plan
     return ground_truth.work(run, options)
 
@@ -309,7 +309,7 @@ def _tabled(
 
 
 def reliability_facts(found: Truth, strapped: Bootstrap) -> dict[str, Any]:
-    """How much of the truth is luck: reliability of one seed, and the ceiling."""
+    """How much of the truth is noise of seeds: reliability of one seed, and ceiling."""
     n_seeds, n_queries, n_subsets = found.losses.shape
     facts: dict[str, Any] = {
         "n_subsets": n_subsets,

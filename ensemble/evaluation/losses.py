@@ -1,8 +1,8 @@
 """Losses of many models at the same pictures, with the same noise for all of them.
 
 Noise is keyed by picture and draw, never by model, so that differences between models
-are differences of their weights alone. Its seed is not the scorers': nobody is asked
-to predict the noise that it has looked at.
+are differences of their weights alone. Its seed is not the scorers' seed, so no scorer
+predicts losses at noise that it has used.
 """
 
 from collections.abc import Sequence

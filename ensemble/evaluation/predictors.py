@@ -1,8 +1,8 @@
-"""Predictors: every table of a run that says which sources matter to a query.
+"""Predictors: all tables of a run that say which sources matter to a query.
 
 Scores are read from `scores/NAME`, ablation's tables from `influence/NAME`. All are
-brought to one sign: higher means that training on the source lowered the query's loss
-more, so that its removal raises it. Displacement knows no sign.
+given one sign: higher means that training on the source lowered the query's loss more,
+so that its removal raises it. Displacement has no sign.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ TABLES = {"displacement": 1, "influence_denoising_loss": -1}
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Somebody's word on which sources matter.
+    """A method's scores of sources for the queries.
 
     Attributes:
         method: What it is called.

@@ -38,17 +38,17 @@ from ensemble.scorers.interface import Examples
 from ensemble.system import seeding
 
 SEED = 0
-# Noise seeds of the pictures: no query's.
+# The pictures' noise seeds begin here, so that no query has one of them.
 FIRST_PICTURE = 1_000_000
 N_BATCHES = 4
 MOST_AUDITED = 1024
 
-# However many: sets of pictures are compared with sets of another size.
+# The first axis has no name, because sets of different sizes are compared.
 Pictures = Float32[np.ndarray, "_ channels height width"]
 
 
 def measures(pictures: Pictures, real: Pictures, encoder: Encoder) -> dict[str, float]:
-    """Everything that is said about a set of pictures beside real images."""
+    """All measures that compare a set of pictures with real images."""
     found, wanted = encoder(pictures), encoder(real)
     precision, recall = distribution.precision_and_recall(found, wanted)
     copies = distribution.memorised(_flat(pictures), _flat(real))
@@ -61,13 +61,13 @@ def measures(pictures: Pictures, real: Pictures, encoder: Encoder) -> dict[str, 
     }
 
 
-def row(model: str, batches: Sequence[Sequence[Pictures]], of: "Judge") -> Row:
+def row(model: str, batches: Sequence[Sequence[Pictures]], of: "Evaluator") -> Row:
     """One line: means, with intervals over training seeds, or over batches of one.
 
     Args:
         model: What it is called.
         batches: For each training seed, batches of pictures.
-        of: What judges them.
+        of: The evaluator.
     """
     found = [
         [measures(batch, of.real, of.encoder) for batch in seed] for seed in batches
@@ -87,12 +87,14 @@ def row(model: str, batches: Sequence[Sequence[Pictures]], of: "Judge") -> Row:
     return line
 
 
-class Judge:
-    """Real images, an encoder taught by them, and the noise that all models get.
+class Evaluator:
+    """Compares sets of pictures with real images in the features of an encoder.
+
+    All models get the same noise; the encoder is trained on the real images.
 
     Args:
         plan: The training images.
-        n_images: Pictures of each model.
+        n_images: Number of pictures of each model.
     """
 
     def __init__(self, plan: Plan, n_images: int) -> None:
@@ -120,7 +122,7 @@ class Judge:
         return images.clamp(-1, 1).cpu().float().numpy()
 
     def real_batches(self) -> list[Row]:
-        """Real images as if they were generated, beside those that are left."""
+        """Compare some real images with the others, as if they were generated."""
         n_real, found = len(self.real), []
         for number, seeds in enumerate(self.batches):
             order = seeding.rng(SEED, "real images", number).permutation(n_real)
@@ -149,26 +151,26 @@ def evaluate(run: Run, pipe: EnsemblePipeline, plan: Plan, options: Options) -> 
     }
     if tables.is_current(path, identity):
         return path
-    judge = Judge(plan, options.n_images)
+    evaluator = Evaluator(plan, options.n_images)
     alone = np.eye(pipe.members.n_members)[0]
     rows = [
-        row("ensemble", [judge.pictures(pipe)], judge),
-        row("member", [judge.pictures(pipe, alone)], judge),
+        row("ensemble", [evaluator.pictures(pipe)], evaluator),
+        row("member", [evaluator.pictures(pipe, alone)], evaluator),
     ]
     for model, n_steps in steps.items():
         singles = [_single(run, pipe, plan, seed, n_steps) for seed in seeds]
-        batches = [judge.pictures(single) for single in singles]
-        rows.append({**row(model, batches, judge), "steps": n_steps})
+        batches = [evaluator.pictures(single) for single in singles]
+        rows.append({**row(model, batches, evaluator), "steps": n_steps})
     facts = {
-        "encoder": f"hidden layer of a small network, taught {judge.encoder.taught}",
+        "encoder": f"hidden layer of a small network, taught {evaluator.encoder.taught}",
         "audit": audit(run, pipe, plan, options.n_draws),
     }
-    tables.write(path, identity, [*rows, *judge.real_batches()], facts)
+    tables.write(path, identity, [*rows, *evaluator.real_batches()], facts)
     return path
 
 
 def work(run: Run, plan: Plan, options: Options) -> str:
-    """What is still to be trained, in a line; empty if nothing is."""
+    """Describe in one line what has to be trained; empty if nothing has."""
     wanted = [
         (steps, _folder(run, seed, steps))
         for steps in _steps(run, plan, options).values()
@@ -181,7 +183,7 @@ def work(run: Run, plan: Plan, options: Options) -> str:
 
 
 def audit(run: Run, pipe: EnsemblePipeline, plan: Plan, n_draws: int) -> dict[str, Any]:
-    """What members remember of training images, and whether it gives them away."""
+    """How much members memorise of training images, and whether an attack finds it."""
     n_images = len(plan.data.images)
     rng = seeding.rng(SEED, "audited images")
     chosen = np.sort(rng.permutation(n_images)[:MOST_AUDITED])

@@ -1,9 +1,9 @@
 """Retraining: models of other sets of sources, by the trainer that made the members.
 
-What is retrained is a run folder of its own below `RUN/evaluation`: a code book whose
+The retrained models are a run of their own below `RUN/evaluation`: a code book whose
 columns are the sets, and a member for each. Its options are those of the run; only the
 sets, the training seed and, on request, the number of steps differ. Training seeds
-begin above the run's own, so that no retrained model shares a member's luck.
+begin above the run's own, so that no retrained model shares a member's seed.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from splits import guarantees
 from splits.codes import CodeBook
 from splits.errors import BadInput
 
-# Names no design: the sets are given, and kept in the folder.
+# This is no design: the sets are given by the caller and stored in the folder.
 GIVEN = "given"
 
 
@@ -67,7 +67,7 @@ def config(
     settings = run.config.training
     steps = steps or settings.steps
     if settings.slices and settings.slices > steps:
-        # So short a training has no room for them.
+        # A training this short cannot be cut into so many slices.
         settings = dataclasses.replace(settings, slices=None)
     settings = dataclasses.replace(settings, seed=seed, steps=steps)
     return dataclasses.replace(

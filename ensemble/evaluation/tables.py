@@ -1,7 +1,7 @@
 """Tables: what an evaluation found, as JSON and as CSV.
 
-An evaluation is known by its identity: options, and digests of everything that it
-looked at. One that is there with the same identity is left alone.
+The identity of an evaluation is its options and the digests of everything that it read.
+A table with the same identity is not made again.
 """
 
 import csv

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ensemble.evaluation import EVALUATIONS, deletion, held_out
-from ensemble.evaluation.deletion import Removals, agreement, at_random, named, rows_of
+from ensemble.evaluation.deletion import (
+    Removals,
+    agreement,
+    random_sources,
+    rows_of,
+    top_sources,
+)
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.provenance import plans
@@ -28,7 +34,9 @@ def predictor(score):
 
 
 def test_the_highest_scores_of_each_query_are_removed():
-    found = named(predictor([[0.1, 3, 2], [9, 1, 5], [1, 2, 3]]), [1, 2], n_queries=2)
+    found = top_sources(
+        predictor([[0.1, 3, 2], [9, 1, 5], [1, 2, 3]]), [1, 2], n_queries=2
+    )
     assert found.removed.astype(int).tolist() == [
         [0, 1, 0],
         [0, 1, 1],
@@ -40,10 +48,10 @@ def test_the_highest_scores_of_each_query_are_removed():
 
 
 def test_random_sets_are_of_the_sizes_asked_for_and_meant_for_everyone():
-    found = at_random(10, [1, 4], 3)
+    found = random_sources(10, [1, 4], 3)
     assert found.removed.sum(axis=1).tolist() == [1, 1, 1, 4, 4, 4]
     assert found.about(7, 4).tolist() == [3, 4, 5]
-    more = at_random(10, [4], 5)
+    more = random_sources(10, [4], 5)
     # More of them are the same ones and others.
     assert np.array_equal(more.removed[:3], found.removed[3:])
     assert len(np.unique(more.removed, axis=0)) > 1
@@ -52,8 +60,8 @@ def test_random_sets_are_of_the_sizes_asked_for_and_meant_for_everyone():
 def simulated(n_queries=12):
     """One method whose removals raise every effect by 2, random ones by 1 on average."""
     rng = np.random.default_rng(0)
-    one = named(predictor(rng.random((n_queries, 8))), [1], n_queries)
-    control = at_random(8, [1], 4)
+    one = top_sources(predictor(rng.random((n_queries, 8))), [1], n_queries)
+    control = random_sources(8, [1], 4)
     noise = 0.1 * rng.standard_normal((2, 3, n_queries, n_queries))
     of_control = 1 + 0.1 * rng.standard_normal((2, 3, 4, n_queries))
     return one, 2 + noise, control, of_control
@@ -74,12 +82,14 @@ def test_effects_are_told_beyond_those_of_random_removals():
 def test_votes_that_tell_the_order_agree_perfectly():
     one, found, control, of_control = simulated()
     tables = {"some": found, deletion.RANDOM: of_control}
-    voted = {name: np.exp(table.mean(axis=0)) for name, table in tables.items()}
-    facts = agreement([control, one], tables, voted)
+    effects_by_votes = {
+        name: np.exp(table.mean(axis=0)) for name, table in tables.items()
+    }
+    facts = agreement([control, one], tables, effects_by_votes)
     assert facts["loss_rise"]["value"] == pytest.approx(1)
     assert facts["n_pairs"] == 12 * (4 + 1)
-    voted["some"][:] = np.nan
-    facts = agreement([control, one], tables, voted)
+    effects_by_votes["some"][:] = np.nan
+    facts = agreement([control, one], tables, effects_by_votes)
     assert facts["n_pairs"] == 12 * 4
     assert facts["sets_that_leave_no_member"] == 12
 
@@ -131,8 +141,8 @@ def test_models_are_trained_without_what_is_named_and_again_nothing_is_done(
 def test_the_model_of_everything_is_its_own_measure(run_with_scores):
     run, pipe, plan = run_with_scores
     asked = queries.load(run, "two")
-    lab = deletion.Lab(run, pipe, plan, OPTIONS, asked)
-    effects = lab.retrained(deletion.nothing(6), 1)
+    experiment = deletion.DeletionExperiment(run, pipe, plan, OPTIONS, asked)
+    effects = experiment.effects_of_retraining(deletion.no_sources(6), 1)
     assert np.array_equal(effects, np.zeros((3, 1, 2)))
 
 
@@ -157,11 +167,11 @@ def test_held_out_queries_have_a_loss_and_no_picture(run_with_scores):
 def test_votes_without_a_set_are_the_ensembles_ablation(run_with_scores):
     run, pipe, plan = run_with_scores
     asked = queries.load(run, "two")
-    lab = deletion.Lab(run, pipe, plan, OPTIONS, asked)
+    experiment = deletion.DeletionExperiment(run, pipe, plan, OPTIONS, asked)
     removed = np.zeros((2, 6), dtype=bool)
     removed[0, 3], removed[1] = True, True
     sets = Removals("some", removed, np.array([-1, -1]), np.array([1, 6]))
-    found = lab.voted(sets)
+    found = experiment.effects_by_votes(sets)
     without = pipe(seeds=[0, 1], ablate=[3], output_type="latent").images.numpy()
     moved = np.sqrt(np.square(without - asked.images).mean(axis=(1, 2, 3)))
     np.testing.assert_allclose(found[1, 0], moved, rtol=1e-3)

@@ -85,12 +85,17 @@ def test_the_price_is_told_once(evaluated, tmp_path):
 
 def test_a_planted_copy_of_a_training_image_is_counted(evaluated):
     _, _, plan, _ = evaluated
-    judge = quality.Judge(plan, 16)
+    evaluator = quality.Evaluator(plan, 16)
     rng = np.random.default_rng(0)
     pictures = rng.uniform(-1, 1, (10, 1, 8, 8)).astype(np.float32)
-    assert quality.measures(pictures, judge.real, judge.encoder)["memorised"] == 0
+    assert (
+        quality.measures(pictures, evaluator.real, evaluator.encoder)["memorised"] == 0
+    )
     pictures[3] = plan.data.images[5] + 0.01
-    assert quality.measures(pictures, judge.real, judge.encoder)["memorised"] == 0.1
+    assert (
+        quality.measures(pictures, evaluator.real, evaluator.encoder)["memorised"]
+        == 0.1
+    )
 
 
 def test_conditional_models_are_asked_for_every_label_in_turn(tmp_path):
@@ -98,7 +103,7 @@ def test_conditional_models_are_asked_for_every_label_in_turn(tmp_path):
         tmp_path / "run", model={"class_conditional": True}, splits={"n_members": 2}
     )
     pipe = tiny.pipeline_of(run)
-    batches = quality.Judge(plan, 16).pictures(pipe)
+    batches = quality.Evaluator(plan, 16).pictures(pipe)
     assert [len(batch) for batch in batches] == [4, 4, 4, 4]
     facts = quality.audit(run, pipe, plan, 2)
     assert facts["n_members"] == 2
