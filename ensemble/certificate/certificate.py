@@ -168,7 +168,8 @@ def _check_parts(
     run: Run, plan: Plan, manifest: dict[str, object], sources: list[int]
 ) -> list[Finding]:
     """The findings of every part, of an extended run, and of the ablation itself."""
-    silent = voters.silenced_members(run.path)
+    # By the removals that the plan was read with: one may come at any moment.
+    silent = voters.silenced_by(run.path, plan.removed)
     subject = Subject(
         run=run,
         manifest=manifest,

@@ -19,7 +19,6 @@ from ensemble.run import (
     files,
     folder,
     locations,
-    removal_log,
     voters,
 )
 from ensemble.run.folder import (
@@ -223,7 +222,7 @@ def shared_weights(subject: Subject) -> Iterator[Finding]:
 def removals(subject: Subject) -> Iterator[Finding]:
     """State which sources were removed, and which members still know them."""
     run, wrong = subject.run, bool(subject.unreadable)
-    for request in removal_log.requests(run.path):
+    for request in subject.requests:
         images = np.isin(subject.plan.source_of, request.sources)
         shown = [
             member.number

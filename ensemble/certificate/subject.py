@@ -120,10 +120,16 @@ class Subject:
         return ~np.isin(self.plan.source_of, self.plan.removed)
 
     @functools.cached_property
+    def requests(self) -> list[removal_log.Request]:
+        """The recorded removals, in their order."""
+        return removal_log.requests(self.run.path)
+
+    @functools.cached_property
     def twins(self) -> list[tuple[str, str]]:
         """Removed images with an identical image of another source, pairs of names."""
-        asked = removal_log.requests(self.run.path)
-        return [(name, twin) for request in asked for name, twin in request.twins]
+        return [
+            (name, twin) for request in self.requests for name, twin in request.twins
+        ]
 
     @functools.cached_property
     def _checked_members(self) -> dict[int, Member | str]:

@@ -66,7 +66,7 @@ def announced(run: Run, sources: Sequence[int | str]) -> Iterator[str]:
         yield f"Removed before: {plan.called.these(gone_before)}."
     if not added:
         return
-    silent = voters.silenced_members(run.path)
+    silent = voters.silenced_by(run.path, before)
     after = voters.silenced_by(run.path, sorted({*before, *added}))
     n_members = plan.codes.n_members
     yield (
@@ -81,7 +81,7 @@ def consequences(run: Run) -> Iterator[str]:
     """What the removals mean now, line by line, for people."""
     plan, gone = plans.checked(run), removal_log.removed(run.path)
     n_members = plan.codes.n_members
-    silent = voters.silenced_members(run.path)
+    silent = voters.silenced_by(run.path, gone)
     yield (
         f"{len(gone)} of {plan.codes.n_sources} sources removed; {len(silent)} of "
         f"{n_members} members silenced, {n_members - len(silent)} vote."
