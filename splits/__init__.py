@@ -21,7 +21,7 @@ _HOMES = {
 }
 __all__ = ["BadInput", "CodeBook", "ablated_votes", "full_votes", "surviving_votes"]
 
-renamed.modules(old_names.MODULES)
+renamed.modules(old_names.MODULES, old_names.NAMES)
 
 
 def __getattr__(name: str) -> Any:

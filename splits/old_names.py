@@ -15,3 +15,17 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "splits.streams": "splits.designs.keyed",
     "splits.words": "splits.designs.packed_combinadics",
 }
+
+# What has another name now, by the old one.
+NAMES = {
+    "splits.comparison.Wish": "splits.choosing.compare.Requirements",
+    "splits.comparison.keeps": "splits.choosing.compare.meets",
+    "splits.comparison.recommended": "splits.choosing.compare.recommend",
+    "splits.layout.by_code": "splits.shard_order.order_by_code",
+    "splits.layout.least": "splits.shard_order.mean_lower_bound",
+    "splits.layout.reading": "splits.shard_order.measure_reading",
+    "splits.levels.levelled": "splits.designs.balancing.balance_loads",
+    "splits.streams.permuted": "splits.designs.keyed.permute",
+    "splits.streams.restored": "splits.designs.keyed.invert_permutation",
+    "splits.words.packed": "splits.designs.packed_combinadics.pack_words",
+}

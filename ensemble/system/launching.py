@@ -1,9 +1,9 @@
-"""Several processes, each of which trains a share of the members.
+"""Launching of several processes, each of which trains a share of the members.
 
-They are started with the environment that torchrun would give them, which Accelerate
-reads to give each its place and device (`accelerate launch` itself starts only one
-process where there is no device). So a process that was started here and one that was
-started by `accelerate launch train.py` are alike.
+The processes get the environment that torchrun would set, from which Accelerate derives
+their rank and device. (`accelerate launch` itself starts only one process if there is no
+device.) So processes that are started here behave like those of `accelerate launch
+train.py`.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import Any
 
 from splits.errors import BadInput
 
-# What a launcher may ask for by the environment, which a run decides otherwise or
-# cannot do at all: what it is, and the values that ask for nothing.
-LAUNCHER = {
+# Settings that a launcher can make by environment variables, but a run does not support:
+# for each variable its meaning, and the values that are harmless.
+REFUSED_SETTINGS = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient accumulation", ("1",)),
     "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", ("false", "0")),
     "ACCELERATE_USE_FSDP": ("fully sharded training", ("false", "0")),
@@ -29,14 +29,14 @@ LAUNCHER = {
     "ACCELERATE_DYNAMO_BACKEND": ("a compiler", ("no",)),
 }
 PRECISION = "ACCELERATE_MIXED_PRECISION"
-# Between two looks at whether a process has ended.
-# Where this package lies.
-HOME = str(Path(__file__).parents[2])
+# The folder that contains this package.
+ROOT = str(Path(__file__).parents[2])
+# Interval at which the launcher checks whether a process has ended.
 POLLING_SECONDS = 0.1
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """The options that say which machines do the work."""
+    """Add the command-line options that choose between this machine and a cluster."""
     engine = parser.add_argument_group("many machines")
     engine.add_argument(
         "--engine",
@@ -63,13 +63,13 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def require_agreement(
     mixed_precision: str, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Refuse what a launcher asks for by the environment against the config.
+    """Refuse launcher settings in the environment that contradict the config.
 
-    Of precision, "no" is what launchers say when nobody asked them for any.
+    A launcher sets the precision "no" if the user did not choose any, so it is ignored.
 
     Args:
         mixed_precision: `training.mixed_precision` of the config.
-        environment: What `accelerate launch`, or the user's shell, has set.
+        environment: Variables that `accelerate launch` or the user's shell has set.
 
     Raises:
         BadInput: If the launcher asks for another precision than the config, or for
@@ -82,7 +82,7 @@ def require_agreement(
             f"training.mixed_precision is {mixed_precision}. Set that to "
             f"{precision}, or unset {PRECISION}."
         )
-    for name, (what, nothing) in LAUNCHER.items():
+    for name, (what, nothing) in REFUSED_SETTINGS.items():
         asked = environment.get(name, "")
         if asked and asked.lower() not in nothing:
             raise BadInput(
@@ -98,19 +98,29 @@ def is_worker() -> bool:
 
 
 def is_launched() -> bool:
-    """Whether `launch` started this process, and waits for it."""
+    """Whether `launch` started this process and waits for it."""
     return "ENSEMBLE_PARENT" in os.environ
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all, once all are done."""
+    """Whether this process reports for all processes when they are done."""
     return os.environ.get("RANK", "0") == "0" and not is_launched()
 
 
 def n_processes(asked: int | None, n_members: int, per_member: int = 1) -> int:
-    """Processes to start: as asked; else one per device; else one per core.
+    """The number of processes to start.
 
-    Never more than the members need, always whole teams, and at least one of them.
+    It is the requested number, else one per device, else one per core. It is limited to
+    what the members need, and is a multiple of `per_member`, at least once.
+
+    Args:
+        asked: The requested number; None if there is none.
+        n_members: Number of members to train.
+        per_member: Number of processes that train one member together.
+
+    Examples:
+        >>> n_processes(asked=5, n_members=16, per_member=2)
+        4
     """
     wanted = asked or _n_devices() or os.cpu_count() or 1
     return max(1, min(wanted // per_member, n_members)) * per_member
@@ -119,10 +129,10 @@ def n_processes(asked: int | None, n_members: int, per_member: int = 1) -> int:
 def launch(
     arguments: Sequence[str], processes: int, threads: int, per_member: int = 1
 ) -> int:
-    """Run a command in several processes, to their end.
+    """Run a command in several processes and wait for all of them.
 
-    A request to stop is passed on, so that every process writes its checkpoint. A
-    process that fails stops those that train its member with it, and no others.
+    A signal to stop is passed on, so that every process writes its checkpoint. If a
+    process fails, those that train the same member are stopped, and no others.
 
     Returns:
         The exit code; 75 if the processes were asked to stop.
@@ -136,8 +146,8 @@ def launch(
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": str(threads),
-        # They find this package wherever this process found it.
-        "PYTHONPATH": os.pathsep.join(filter(None, (HOME, os.getenv("PYTHONPATH")))),
+        # The processes import this package from the same place as this process.
+        "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.getenv("PYTHONPATH")))),
     }
     children: list[subprocess.Popen] = []
     asked = False
@@ -162,23 +172,23 @@ def launch(
             )
             children.append(child)
         if asked:
-            # Whoever was being started then has not been told.
+            # A process that was just being started has not received the signal.
             pass_on()
-        codes = _ended(children, per_member)
+        codes = _wait_for_exit(children, per_member)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 75 if asked else _joint(codes)
+    return 75 if asked else _combined_exit_code(codes)
 
 
-def orphaned() -> bool:
+def is_orphaned() -> bool:
     """Whether the process that launched this one is gone."""
     parent = os.environ.get("ENSEMBLE_PARENT")
     return parent is not None and os.getppid() != int(parent)
 
 
-def _ended(children: Sequence[subprocess.Popen], per_member: int) -> list[int]:
-    """The exit codes of processes, once all have ended."""
+def _wait_for_exit(children: Sequence[subprocess.Popen], per_member: int) -> list[int]:
+    """Wait until all processes have ended, and return their exit codes."""
     codes: dict[int, int] = {}
     while len(codes) < len(children):
         time.sleep(POLLING_SECONDS)
@@ -187,15 +197,16 @@ def _ended(children: Sequence[subprocess.Popen], per_member: int) -> list[int]:
                 continue
             codes[rank] = child.returncode
             if child.returncode:
-                # They would wait for it; on a GPU, for as long as half an hour.
+                # The other processes of this member would wait for the failed one; on a
+                # GPU, for up to half an hour.
                 first = rank - rank % per_member
                 for mate in children[first : first + per_member]:
                     mate.send_signal(signal.SIGTERM)
     return [codes[rank] for rank in range(len(children))]
 
 
-def _joint(codes: Sequence[int]) -> int:
-    """One exit code for several processes: the worst of them."""
+def _combined_exit_code(codes: Sequence[int]) -> int:
+    """The worst of several exit codes."""
     for rank, code in enumerate(codes):
         if code < 0:
             print(
@@ -203,7 +214,7 @@ def _joint(codes: Sequence[int]) -> int:
                 "is kept. The same command goes on from there.",
                 file=sys.stderr,
             )
-    # Whoever was asked to stop because another failed is not the reason.
+    # A process that was stopped because another one failed is not the cause.
     failed = [code for code in codes if code not in (0, 75)] or list(codes)
     return next((code if code > 0 else 1 for code in failed if code), 0)
 

@@ -254,7 +254,7 @@ def _train(trainer: MemberTrainer, stopping: Stopping, writer: Any) -> None:
                 loss_log.report(state, settings, bar, log, writer)
             if state.step in trainer.split.ends:
                 trainer.save_checkpoint(trainer.split.ends[state.step])
-            if team.any(stopping.asked or launching.orphaned()):
+            if team.any(stopping.asked or launching.is_orphaned()):
                 trainer.save_checkpoint()
                 raise Interrupted
             unfinished = state.step < settings.steps

@@ -14,7 +14,8 @@ from tests import tiny
 
 MODULES = {**old_names.MODULES, **old_names_of_splits.MODULES}
 SEVERAL = [old for old, new in MODULES.items() if not isinstance(new, str)]
-CHANGED = {old.rpartition(".")[0] for old in old_names.NAMES}
+NAMES = {**old_names.NAMES, **old_names_of_splits.NAMES}
+CHANGED = {old.rpartition(".")[0] for old in NAMES}
 # One name of each module whose parts are in several now, and of former modules.
 MOVED = {
     "ensemble.ablation.block_size": "ensemble.ablation.exact",
@@ -102,13 +103,13 @@ def test_no_module_whose_parts_are_in_several_is_left_out():
     assert set(SEVERAL) - needless <= tried
 
 
-@pytest.mark.parametrize("old", old_names.NAMES)
+@pytest.mark.parametrize("old", NAMES)
 def test_what_has_another_name_now_is_found_by_the_old_one(old):
     old_module, _, name = old.rpartition(".")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = imported(old_module)
-    new = old_names.NAMES[old]
+    new = NAMES[old]
     home, _, new_name = new.rpartition(".")
     with pytest.warns(DeprecationWarning, match=f"{old} is called {new} since"):
         found = getattr(module, name)

@@ -73,11 +73,11 @@ def test_a_process_finds_its_place_in_the_environment(
 
 
 def test_a_process_is_orphaned_once_its_parent_is_another(monkeypatch):
-    assert not launching.orphaned()
+    assert not launching.is_orphaned()
     monkeypatch.setenv("ENSEMBLE_PARENT", str(os.getppid()))
-    assert not launching.orphaned()
+    assert not launching.is_orphaned()
     monkeypatch.setenv("ENSEMBLE_PARENT", str(os.getpid()))
-    assert launching.orphaned()
+    assert launching.is_orphaned()
 
 
 def test_every_process_is_told_its_place_and_threads(tmp_path):
@@ -128,7 +128,7 @@ def test_one_that_was_killed_stops_its_team_and_no_other(tmp_path, capfd):
     [([0, 0], 0), ([75, 2], 2), ([75, -9], 1), ([75, 75], 75), ([0, 75], 75)],
 )
 def test_whoever_failed_decides_the_code_before_those_that_were_stopped(codes, joint):
-    assert launching._joint(codes) == joint
+    assert launching._combined_exit_code(codes) == joint
 
 
 WAITING = """
@@ -201,7 +201,9 @@ def test_what_a_launcher_asks_for_is_never_ignored(name, value):
 
 
 def test_what_accelerate_launch_says_by_default_is_welcome():
-    default = {name: nothing for name, (_, (nothing, *_)) in launching.LAUNCHER.items()}
+    default = {
+        name: nothing for name, (_, (nothing, *_)) in launching.REFUSED_SETTINGS.items()
+    }
     launching.require_agreement("no", default)
 
 
