@@ -32,7 +32,7 @@ MOVED = {
     "ensemble.plan.prepare": "ensemble.provenance.drawing",
     "ensemble.scorers.gaussian.combined": "ensemble.scorers.posterior.combination",
     "ensemble.scorers.memory.activation_bytes": "ensemble.models.memory",
-    "ensemble.scoring.journey_of": "ensemble.scorers.scored_models",
+    "ensemble.scoring.scorer_called": "ensemble.scorers.runner",
     "ensemble.scoring.load_path": "ensemble.scorers.score_files",
     "ensemble.scoring.score": "ensemble.scorers.runner",
     "ensemble.sensitivity.designed": "ensemble.ablation.first_order",
