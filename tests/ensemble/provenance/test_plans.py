@@ -329,7 +329,7 @@ def test_a_code_book_that_would_be_drawn_otherwise_today_stays(tmp_path, monkeyp
     )
     run = create(few)
     with monkeypatch.context() as patch:
-        patch.setattr(placebos, "best_apart", lambda drawn: drawn())
+        patch.setattr(placebos, "draw_separable", lambda drawn: drawn())
         before = drawing.prepare(run)
     assert placebos.inseparable(before.codes.bits)
     assert not placebos.inseparable(drawing.draw(few).codes.bits)
