@@ -154,8 +154,8 @@ def test_types_and_defaults_are_those_of_yaml():
 
 def test_meanings_go_over_several_lines():
     meaning = options["meanings"](TrainingConfig)["slices"]
-    assert meaning.startswith("Let the sources join a member")
-    assert meaning.endswith("a repair starts again.")
+    assert meaning.startswith("Number of slices of the sources (SISA)")
+    assert meaning.endswith("a repair trains from the start.")
 
 
 def test_an_option_that_nobody_explained_is_found():
