@@ -8,12 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.data.datasets import TrainingImages
-from ensemble.run import (
-    config_file,
-    files,
-    manifest,
-    records,
-)
+from ensemble.run import config_file, files, manifest, records
 from ensemble.run.folder import Run, create
 from splits import guarantees
 from splits.codes import CodeBook

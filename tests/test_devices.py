@@ -30,18 +30,12 @@ from ensemble.provenance import drawing
 from ensemble.run import files
 from ensemble.run.folder import create
 from ensemble.sampling import queries
-from ensemble.sampling.trajectory import (
-    initial_noise,
-    query_generators,
-)
+from ensemble.sampling.trajectory import initial_noise, query_generators
 from ensemble.scorers import SCORERS
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.gradients.projection import Projection
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 from ensemble.training.members import train_members
 from ensemble.training.optimization import denoising_loss
 from ensemble.training.process import Interrupted, Stopping

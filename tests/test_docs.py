@@ -14,11 +14,7 @@ from PIL import Image
 
 from benchmarks.codes.designs import picture
 from ensemble.ablation.measurements import MEASUREMENTS
-from ensemble.data import (
-    datasets,
-    decoding,
-    metadata,
-)
+from ensemble.data import datasets, decoding, metadata
 from ensemble.data.inventory import RULES
 from ensemble.models.objective import OBJECTIVES
 from ensemble.run import config_file

@@ -16,10 +16,7 @@ import yaml
 
 from ensemble.cli import train
 from ensemble.provenance import drawing
-from ensemble.run import (
-    files,
-    manifest,
-)
+from ensemble.run import files, manifest
 from ensemble.run.files import check_file
 from ensemble.run.folder import CHECKPOINT, create, open_run
 from ensemble.system import exits

@@ -31,17 +31,11 @@ from torch import nn
 from benchmarks import record
 from ensemble.data import datasets
 from ensemble.models.conditioning import UNCONDITIONAL
-from ensemble.models.denoisers import (
-    build_member,
-    predict,
-)
+from ensemble.models.denoisers import build_member, predict
 from ensemble.models.objective import objective_of
 from ensemble.run import config_file
 from ensemble.scorers.curvature import layers
-from ensemble.scorers.curvature.kfac import (
-    Curvature,
-    Sample,
-)
+from ensemble.scorers.curvature.kfac import Curvature, Sample
 from ensemble.system import environment, seeding
 
 SEED = 0

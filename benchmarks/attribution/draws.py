@@ -27,20 +27,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks import record
-from benchmarks.attribution import (
-    ground_truth,
-    mnist,
-)
-from ensemble.evaluation import (
-    ground_truth as truth,
-)
-from ensemble.evaluation import (
-    lds,
-)
-from ensemble.evaluation.metrics import (
-    intervals,
-    rank_correlation,
-)
+from benchmarks.attribution import ground_truth, mnist
+from ensemble.evaluation import ground_truth as truth
+from ensemble.evaluation import lds
+from ensemble.evaluation.metrics import intervals, rank_correlation
 from ensemble.evaluation.metrics.rank_correlation import Resamples
 from ensemble.provenance import plans
 from ensemble.run import records

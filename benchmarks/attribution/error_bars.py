@@ -20,26 +20,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks import record
-from benchmarks.attribution import (
-    ground_truth,
-    limits,
-    mnist,
-)
-from ensemble.evaluation import (
-    ground_truth as truth,
-)
-from ensemble.evaluation import (
-    lds,
-)
+from benchmarks.attribution import ground_truth, limits, mnist
+from ensemble.evaluation import ground_truth as truth
+from ensemble.evaluation import lds
 from ensemble.evaluation.ground_truth import Truth
 from ensemble.evaluation.metrics import intervals
 from ensemble.provenance import plans
 from ensemble.run.folder import Run
 from ensemble.scorers import score_files
-from ensemble.scorers.interface import (
-    ENSEMBLE,
-    first_members,
-)
+from ensemble.scorers.interface import ENSEMBLE, first_members
 
 METHODS = ("posterior_ensemble", "posterior", "members")
 MODELS = (first_members(16), first_members(32), ENSEMBLE)

@@ -17,17 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from benchmarks.attribution import (
-    ground_truth,
-    mnist,
-)
-from ensemble.evaluation import (
-    ground_truth as truth,
-)
-from ensemble.evaluation import (
-    lds,
-    predictors,
-)
+from benchmarks.attribution import ground_truth, mnist
+from ensemble.evaluation import ground_truth as truth
+from ensemble.evaluation import lds, predictors
 from ensemble.evaluation.options import Options
 from ensemble.provenance import plans
 from ensemble.run.folder import Run

@@ -29,25 +29,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.attribution import (
-    mnist,
-    packing,
-)
-from ensemble.evaluation import (
-    ground_truth,
-    losses,
-    retraining,
-)
+from benchmarks.attribution import mnist, packing
+from ensemble.evaluation import ground_truth, losses, retraining
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import TABLES
 from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.objective import objective_of
 from ensemble.provenance import drawing, plans
-from ensemble.run import (
-    files,
-    manifest,
-    records,
-)
+from ensemble.run import files, manifest, records
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import queries
 from ensemble.scorers.interface import Examples

@@ -33,41 +33,22 @@ import yaml
 
 from benchmarks import record
 from benchmarks.attribution import mnist
-from ensemble.ablation import (
-    influence,
-    removal_sets,
-)
+from ensemble.ablation import influence, removal_sets
 from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.data import datasets
-from ensemble.evaluation import (
-    ground_truth,
-    held_out,
-    lds,
-    plots,
-)
+from ensemble.evaluation import ground_truth, held_out, lds, plots
 from ensemble.evaluation.options import Options
 from ensemble.provenance import plans
 from ensemble.provenance.plans import Plan
 from ensemble.run import files
 from ensemble.run.config import DataConfig
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-    open_run,
-)
+from ensemble.run.folder import REFERENCE, Run, open_run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import (
-    SCORERS,
-    SupportsDampingPath,
-    runner,
-)
+from ensemble.scorers import SCORERS, SupportsDampingPath, runner
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import (
-    ENSEMBLE,
-    first_members,
-)
+from ensemble.scorers.interface import ENSEMBLE, first_members
 from ensemble.scorers.posterior.posterior import (
     PRIORS,
     PRIORS_OF_DISPLACEMENT,

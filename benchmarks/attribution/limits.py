@@ -17,16 +17,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks import record
-from benchmarks.attribution import (
-    ground_truth,
-    mnist,
-)
-from ensemble.evaluation import (
-    ground_truth as truth,
-)
-from ensemble.evaluation import (
-    lds,
-)
+from benchmarks.attribution import ground_truth, mnist
+from ensemble.evaluation import ground_truth as truth
+from ensemble.evaluation import lds
 from ensemble.evaluation.ground_truth import Truth
 from ensemble.provenance import plans
 from ensemble.run.folder import Run

@@ -19,14 +19,8 @@ import torch
 from benchmarks import record
 from benchmarks.attribution.lds import Sizes
 from ensemble.data import datasets
-from ensemble.evaluation import (
-    ground_truth,
-    held_out,
-)
-from ensemble.evaluation.metrics import (
-    intervals,
-    rank_correlation,
-)
+from ensemble.evaluation import ground_truth, held_out
+from ensemble.evaluation.metrics import intervals, rank_correlation
 from ensemble.evaluation.options import Options
 from ensemble.provenance import drawing
 from ensemble.provenance.plans import Plan

@@ -44,20 +44,10 @@ from ensemble.run.folder import open_run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import SCORERS, runner
-from ensemble.scorers.gradients.features import (
-    Feature,
-    load_or_compute,
-)
-from ensemble.scorers.gradients.per_example import (
-    Draws,
-    draw_states,
-)
+from ensemble.scorers.gradients.features import Feature, load_or_compute
+from ensemble.scorers.gradients.per_example import Draws, draw_states
 from ensemble.scorers.gradients.projection import Projection
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-    all_of,
-)
+from ensemble.scorers.interface import Examples, ScoringContext, all_of
 from ensemble.system import environment
 
 SEED = 0

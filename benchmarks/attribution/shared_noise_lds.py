@@ -22,16 +22,9 @@ import torch
 import yaml
 
 from benchmarks import record
-from benchmarks.attribution import (
-    ground_truth,
-    lds,
-)
-from ensemble.evaluation import (
-    ground_truth as truth,
-)
-from ensemble.evaluation import (
-    held_out,
-)
+from benchmarks.attribution import ground_truth, lds
+from ensemble.evaluation import ground_truth as truth
+from ensemble.evaluation import held_out
 from ensemble.evaluation import lds as score_of
 from ensemble.evaluation.metrics import intervals
 from ensemble.provenance import drawing, plans
@@ -40,13 +33,7 @@ from ensemble.run import config_file
 from ensemble.run.folder import Run, create, open_run
 from ensemble.sampling import completion, queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import (
-    SCORERS,
-    Scorer,
-    SupportsDampingPath,
-    runner,
-    score_files,
-)
+from ensemble.scorers import SCORERS, Scorer, SupportsDampingPath, runner, score_files
 from ensemble.scorers.interface import first_members
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping

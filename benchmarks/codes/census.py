@@ -12,10 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from splits.designs import packed_combinadics
-from splits.designs.keyed import (
-    invert_permutation,
-    permute,
-)
+from splits.designs.keyed import invert_permutation, permute
 from splits.errors import BadInput
 
 _BLOCK = 1 << 13

@@ -16,18 +16,9 @@ from PIL import Image
 
 from benchmarks import record
 from splits.choosing import expectations
-from splits.choosing.candidates import (
-    CANDIDATES,
-    fits,
-)
-from splits.choosing.compare import (
-    Requirements,
-    compare,
-)
-from splits.designs.registry import (
-    DESIGNS,
-    draw,
-)
+from splits.choosing.candidates import CANDIDATES, fits
+from splits.choosing.compare import Requirements, compare
+from splits.designs.registry import DESIGNS, draw
 
 PICTURES = Path(__file__).parents[2] / "docs" / "designs"
 CELL = 8

@@ -16,11 +16,7 @@ import numpy as np
 from benchmarks import record
 from benchmarks.codes import census
 from ensemble.system import environment
-from splits.designs.keyed import (
-    named_codes,
-    numbered_codes,
-    rendezvous_codes,
-)
+from splits.designs.keyed import named_codes, numbered_codes, rendezvous_codes
 
 # (members, weight): half weight, and what leaves 4 members after any 4 removals.
 SIZES = [(16, 8), (32, 16), (64, 32), (64, 15)]

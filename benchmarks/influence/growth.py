@@ -20,10 +20,7 @@ from ensemble.ablation.adjoint import adjoint
 from ensemble.ablation.measurements import brightness
 from ensemble.models.denoisers import build_member
 from ensemble.models.ensemble_model import EnsembleModel
-from ensemble.run.config import (
-    ModelConfig,
-    SamplingConfig,
-)
+from ensemble.run.config import ModelConfig, SamplingConfig
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.sampling.schedulers import sampler

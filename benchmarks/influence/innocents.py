@@ -25,10 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from ensemble.ablation import (
-    p_values,
-    placebo,
-)
+from ensemble.ablation import p_values, placebo
 from ensemble.ablation.removal_sets import Units
 from splits.codes import CodeBook
 from splits.designs import free_codes, placebos, registry

@@ -16,15 +16,9 @@ import numpy as np
 import torch
 
 from benchmarks import record
-from benchmarks.influence.ablation import (
-    agreement,
-    opened,
-)
+from benchmarks.influence.ablation import agreement, opened
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.queries import (
-    Queries,
-    distance,
-)
+from ensemble.sampling.queries import Queries, distance
 
 SHARED_STEPS = [1, 2, 3, 5, 10, 20]
 

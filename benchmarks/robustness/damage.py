@@ -35,22 +35,13 @@ from benchmarks import record
 from ensemble.ablation import exact
 from ensemble.cli import attribute, train
 from ensemble.data import datasets
-from ensemble.evaluation import (
-    EVALUATIONS,
-    ground_truth,
-    predictors,
-    tables,
-)
+from ensemble.evaluation import EVALUATIONS, ground_truth, predictors, tables
 from ensemble.evaluation.options import Options
 from ensemble.provenance import plans
 from ensemble.run import records
 from ensemble.run.config import DataConfig
 from ensemble.run.files import read_json, sha256
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-    open_run,
-)
+from ensemble.run.folder import REFERENCE, Run, open_run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import runner, score_files

@@ -30,17 +30,8 @@ from ensemble.data import datasets
 from ensemble.data.datasets import Loaded
 from ensemble.provenance import drawing
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    config_file,
-    files,
-    folder,
-    manifest,
-    records,
-)
-from ensemble.run.config import (
-    Config,
-    DataConfig,
-)
+from ensemble.run import config_file, files, folder, manifest, records
+from ensemble.run.config import Config, DataConfig
 from ensemble.run.folder import Run
 from ensemble.system import environment
 from splits.codes import CodeBook

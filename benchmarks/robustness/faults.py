@@ -43,17 +43,10 @@ from safetensors import safe_open
 
 from benchmarks import record
 from ensemble.cli import attribute, train, write_shards
-from ensemble.run import (
-    files,
-    manifest,
-)
+from ensemble.run import files, manifest
 from ensemble.run.files import check_file
 from ensemble.run.folder import open_run
-from ensemble.system import (
-    exits,
-    launching,
-    text,
-)
+from ensemble.system import exits, launching, text
 from splits import shards
 from splits.errors import BadInput
 

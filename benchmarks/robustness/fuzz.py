@@ -33,11 +33,7 @@ from diffusers.utils import logging
 from PIL import Image
 
 from benchmarks import record
-from ensemble.data import (
-    datasets,
-    decoding,
-    shard_reader,
-)
+from ensemble.data import datasets, decoding, shard_reader
 from ensemble.models import safe_loading
 from ensemble.run import config_file, files, folder, query_names
 from ensemble.run.config import DataConfig

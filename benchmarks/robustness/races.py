@@ -29,13 +29,7 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.robustness import faults
-from benchmarks.robustness.faults import (
-    FEW,
-    KINDS,
-    REMOVE,
-    TRAIN,
-    Kind,
-)
+from benchmarks.robustness.faults import FEW, KINDS, REMOVE, TRAIN, Kind
 from ensemble.run import files
 from ensemble.system import text
 

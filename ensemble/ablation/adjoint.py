@@ -16,11 +16,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ensemble.ablation.coupled import (
-    Pictures,
-    every_member,
-    guided_member,
-)
+from ensemble.ablation.coupled import Pictures, every_member, guided_member
 from ensemble.models.conditioning import Condition
 from ensemble.sampling import schedulers
 from ensemble.sampling.pipeline import EnsemblePipeline

@@ -13,16 +13,9 @@ import torch
 from jaxtyping import Float, Float64
 
 from ensemble.ablation import first_order
-from ensemble.ablation.first_order import (
-    OneByOne,
-    Road,
-)
+from ensemble.ablation.first_order import OneByOne, Road
 from ensemble.ablation.measurements import Measurement
-from ensemble.ablation.removal_sets import (
-    Units,
-    votes_in_blocks,
-    votes_without,
-)
+from ensemble.ablation.removal_sets import Units, votes_in_blocks, votes_without
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 

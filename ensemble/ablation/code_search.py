@@ -16,10 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from splits.designs import (
-    keyed,
-    packed_combinadics,
-)
+from splits.designs import keyed, packed_combinadics
 from splits.errors import BadInput
 
 # So few codes that the numbers made of them on the way fit into a core's cache.

@@ -16,11 +16,7 @@ from ensemble.models.conditioning import Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
-from ensemble.sampling.trajectory import (
-    Sampling,
-    Trajectory,
-    guided,
-)
+from ensemble.sampling.trajectory import Sampling, Trajectory, guided
 from ensemble.system import seeding
 
 Pictures = Float[Tensor, "queries channels height width"]

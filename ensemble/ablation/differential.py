@@ -16,11 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from ensemble.ablation import (
-    approximations,
-    audit,
-    first_order,
-)
+from ensemble.ablation import approximations, audit, first_order
 from ensemble.ablation.approximations import Approximation, ByUnit, Question
 from ensemble.ablation.exact import pictures_without
 from ensemble.sampling import queries

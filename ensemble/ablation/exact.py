@@ -20,22 +20,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ensemble.ablation.measurements import (
-    Images,
-    Measurement,
-    Values,
-    displacement,
-)
+from ensemble.ablation.measurements import Images, Measurement, Values, displacement
 from ensemble.ablation.removal_sets import votes_without
 from ensemble.models.denoisers import predict
 from ensemble.models.memory import activation_bytes
 from ensemble.run import files, table_records
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.queries import (
-    Queries,
-    ablated_pictures,
-    on_device,
-)
+from ensemble.sampling.queries import Queries, ablated_pictures, on_device
 from ensemble.system.progress import Progress
 from splits.errors import BadInput
 

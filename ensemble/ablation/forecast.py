@@ -14,17 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from ensemble.ablation import (
-    placebo,
-    removal_sets,
-)
+from ensemble.ablation import placebo, removal_sets
 from ensemble.ablation.removal_sets import Units
 from ensemble.data.datasets import require_classes
 from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
-from ensemble.models.denoisers import (
-    build_member,
-    predict,
-)
+from ensemble.models.denoisers import build_member, predict
 from ensemble.models.objective import objective_of
 from ensemble.provenance import extension
 from ensemble.provenance.plans import Plan

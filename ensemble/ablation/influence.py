@@ -26,26 +26,12 @@ from ensemble.ablation import (
     influence_tables,
     placebo,
 )
-from ensemble.ablation.exact import (
-    Block,
-    Measured,
-)
+from ensemble.ablation.exact import Block, Measured
 from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.influence_tables import Found
-from ensemble.ablation.measurements import (
-    Images,
-    Values,
-)
-from ensemble.ablation.removal_sets import (
-    votes_in_blocks,
-    votes_without,
-)
-from ensemble.run import (
-    files,
-    manifest,
-    records,
-    table_records,
-)
+from ensemble.ablation.measurements import Images, Values
+from ensemble.ablation.removal_sets import votes_in_blocks, votes_without
+from ensemble.run import files, manifest, records, table_records
 from ensemble.sampling import queries
 from ensemble.sampling.queries import Queries
 from ensemble.system import locks, text

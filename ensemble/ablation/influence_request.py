@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.ablation.measurements import Measurement
-from ensemble.ablation.removal_sets import (
-    Units,
-)
+from ensemble.ablation.removal_sets import Units
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    records,
-    table_records,
-)
+from ensemble.run import files, records, table_records
 from ensemble.run.folder import Run
 from ensemble.run.table_records import Kind
 from ensemble.sampling import queries

@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from ensemble.ablation import (
-    first_order,
-    p_values,
-    placebo,
-)
+from ensemble.ablation import first_order, p_values, placebo
 from ensemble.ablation.influence_request import Asked
-from ensemble.ablation.removal_sets import (
-    Units,
-    votes_in_blocks,
-    votes_without,
-)
+from ensemble.ablation.removal_sets import Units, votes_in_blocks, votes_without
 from ensemble.models.objective import objective_of
 from ensemble.report import audit_verdict
 from ensemble.run import files, records

@@ -21,10 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from ensemble.ablation.placebo import THRESHOLD
-from ensemble.ablation.removal_sets import (
-    Units,
-    votes_in_blocks,
-)
+from ensemble.ablation.removal_sets import Units, votes_in_blocks
 from ensemble.system import seeding
 from splits.codes import CodeBook
 from splits.designs import placebos

@@ -15,9 +15,7 @@ from ensemble.models.conditioning import Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
-from ensemble.sampling.trajectory import (
-    Sampling,
-)
+from ensemble.sampling.trajectory import Sampling
 
 
 def tangents(pipe: EnsemblePipeline, queries: Queries) -> Sensitivity:

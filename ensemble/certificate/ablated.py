@@ -5,13 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ensemble.certificate.subject import (
-    Finding,
-    Subject,
-    first_few,
-    remark,
-    violation,
-)
+from ensemble.certificate.subject import Finding, Subject, first_few, remark, violation
 from ensemble.sampling.pipeline import EnsemblePipeline
 
 

@@ -13,19 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.certificate import parts
-from ensemble.certificate.subject import (
-    Finding,
-    Subject,
-    first_few,
-    violation,
-)
+from ensemble.certificate.subject import Finding, Subject, first_few, violation
 from ensemble.provenance import extension, plans
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    locations,
-    voters,
-)
+from ensemble.run import files, locations, voters
 from ensemble.run.folder import Run
 
 # If the same remark is made about many sources, this many are shown in full; the

@@ -4,12 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ensemble.certificate.subject import (
-    Finding,
-    Subject,
-    remark,
-    violation,
-)
+from ensemble.certificate.subject import Finding, Subject, remark, violation
 from ensemble.provenance import drawing
 from splits.codes import CodeBook
 from splits.designs.registry import DESIGNS

@@ -4,13 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ensemble.certificate.subject import (
-    Finding,
-    Subject,
-    first_few,
-    remark,
-    violation,
-)
+from ensemble.certificate.subject import Finding, Subject, first_few, remark, violation
 from splits import duplicates
 
 # How images of each `data.kind` are mapped to [-1, 1]. Every rule looks at one image

@@ -15,16 +15,8 @@ from ensemble.certificate.subject import (
 )
 from ensemble.provenance import extension
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    folder,
-    locations,
-    voters,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    Trainable,
-)
+from ensemble.run import files, folder, locations, voters
+from ensemble.run.folder import REFERENCE, Trainable
 from ensemble.system import seeding
 from ensemble.training import sisa
 

@@ -9,22 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.certificate.subject import (
-    Finding,
-    Subject,
-    first_few,
-    remark,
-    violation,
-)
-from ensemble.run import (
-    files,
-    lineage,
-    records,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    Trainable,
-)
+from ensemble.certificate.subject import Finding, Subject, first_few, remark, violation
+from ensemble.run import files, lineage, records
+from ensemble.run.folder import REFERENCE, Trainable
 from ensemble.run.lineage import Expected
 from splits.errors import BadInput
 

@@ -6,14 +6,7 @@ not checked. A new part of a model (a base, an autoencoder, a text encoder) is o
 here and one line there.
 """
 
-from ensemble.certificate import (
-    ablated,
-    codes,
-    images,
-    members,
-    model,
-    origin,
-)
+from ensemble.certificate import ablated, codes, images, members, model, origin
 from ensemble.certificate.subject import Part
 
 PARTS: tuple[Part, ...] = (

@@ -12,11 +12,7 @@ from jaxtyping import Bool, UInt32
 from ensemble.provenance import extension
 from ensemble.provenance.extension import Start
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    records,
-    removal_log,
-)
+from ensemble.run import files, records, removal_log
 from ensemble.run.folder import Run
 from splits.errors import BadInput
 

@@ -18,12 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ensemble.cli import attribute_options
 from ensemble.provenance import plans
 from ensemble.report import outdated
-from ensemble.run import (
-    files,
-    query_names,
-    removal_log,
-    voters,
-)
+from ensemble.run import files, query_names, removal_log, voters
 from ensemble.run.folder import Run, open_run
 from ensemble.system.text import visible
 from splits.errors import BadInput
@@ -216,12 +211,7 @@ def score(run: Run, options: argparse.Namespace) -> None:
 
 def evaluate(run: Run, options: argparse.Namespace) -> None:
     """Evaluate scores, ablation or the ensemble, and show the table."""
-    from ensemble.evaluation import (
-        EVALUATIONS,
-        ground_truth,
-        plots,
-        tables,
-    )
+    from ensemble.evaluation import EVALUATIONS, ground_truth, plots, tables
     from ensemble.evaluation.options import from_flags
 
     chosen, ready = from_flags(vars(options)), plans.load(run)

@@ -4,9 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ensemble.system import (
-    launching,
-)
+from ensemble.system import launching
 from splits.errors import BadInput
 
 if TYPE_CHECKING:

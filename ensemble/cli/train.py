@@ -17,13 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble.data import datasets
-from ensemble.provenance import (
-    classes,
-    drawing,
-    extension,
-    repair,
-    source_groups,
-)
+from ensemble.provenance import classes, drawing, extension, repair, source_groups
 from ensemble.provenance.plans import Plan
 from ensemble.run import (
     config_file,
@@ -35,14 +29,8 @@ from ensemble.run import (
     voters,
 )
 from ensemble.run.config import Config
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-    Trainable,
-)
-from ensemble.system import (
-    launching,
-)
+from ensemble.run.folder import REFERENCE, Run, Trainable
+from ensemble.system import launching
 from ensemble.system.text import visible
 from splits.choosing import compare, comparison_table
 from splits.choosing.compare import Requirements

@@ -21,12 +21,8 @@ from pathlib import Path
 from ensemble.data import datasets
 from ensemble.provenance.coded_shards import data_section, laid_out, write
 from ensemble.run import config_file
-from ensemble.system import (
-    text,
-)
-from splits import (
-    shard_order,
-)
+from ensemble.system import text
+from splits import shard_order
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,11 +18,7 @@ from ensemble.ablation.measurement_names import chosen_measurements
 from ensemble.provenance import plans
 from ensemble.provenance.plans import Plan
 from ensemble.run import voters
-from ensemble.run.folder import (
-    Run,
-    Trainable,
-    open_run,
-)
+from ensemble.run.folder import Run, Trainable, open_run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.scorers import runner

@@ -16,11 +16,7 @@ from ensemble.ablation.influence_request import Asked
 from ensemble.cluster import node_tasks, ray_cluster
 from ensemble.cluster.node_tasks import Place
 from ensemble.cluster.ray_cluster import Cluster
-from ensemble.run.folder import (
-    Run,
-    Trainable,
-    called,
-)
+from ensemble.run.folder import Run, Trainable, called
 from ensemble.sampling import queries
 
 

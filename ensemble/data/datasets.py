@@ -15,14 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from ensemble.data import (
-    folder,
-    shard_reader,
-)
-from ensemble.data.inventory import (
-    RULES,
-    Inventory,
-)
+from ensemble.data import folder, shard_reader
+from ensemble.data.inventory import RULES, Inventory
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.run import files
 from ensemble.run.config import DataConfig

@@ -16,10 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ensemble.data import transparency
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    Inventory,
-)
+from ensemble.data.inventory import FIRST_RULES, Inventory
 from ensemble.run import files
 from ensemble.run.config import DataConfig
 from splits.errors import BadInput

@@ -15,10 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from ensemble.data import (
-    decoding,
-    metadata,
-)
+from ensemble.data import decoding, metadata
 from ensemble.data.inventory import Inventory
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.run.config import DataConfig

@@ -17,10 +17,7 @@ from torch import Tensor
 from ensemble.data.datasets import Images
 from ensemble.data.lazy import ImagesOnDisk
 from ensemble.run import files, folder
-from ensemble.run.folder import (
-    REFERENCE,
-    Trainable,
-)
+from ensemble.run.folder import REFERENCE, Trainable
 from ensemble.system import seeding
 
 # Decoding mostly runs outside of the interpreter's lock, and on two cores the second one

@@ -9,10 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from ensemble.data.datasets import (
-    Images,
-    TrainingImages,
-)
+from ensemble.data.datasets import Images, TrainingImages
 from ensemble.data.lazy import ImagesOnDisk
 from splits.errors import BadInput
 

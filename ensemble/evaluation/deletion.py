@@ -21,16 +21,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from ensemble.ablation.measurements import denoising_loss_form
 from ensemble.ablation.removal_sets import votes_without
 from ensemble.data import encoders
-from ensemble.evaluation import (
-    losses,
-    predictors,
-    retraining,
-    tables,
-)
-from ensemble.evaluation.metrics import (
-    intervals,
-    rank_correlation,
-)
+from ensemble.evaluation import losses, predictors, retraining, tables
+from ensemble.evaluation.metrics import intervals, rank_correlation
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
 from ensemble.evaluation.tables import Row
@@ -40,10 +32,7 @@ from ensemble.run.config import SplitsConfig
 from ensemble.run.folder import Run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.queries import (
-    Queries,
-    on_device,
-)
+from ensemble.sampling.queries import Queries, on_device
 from ensemble.system import seeding
 from splits.codes import CodeBook
 from splits.errors import BadInput

@@ -22,10 +22,7 @@ from scipy.spatial.distance import cdist
 
 from ensemble.ablation import removal_sets
 from ensemble.data import encoders
-from ensemble.evaluation import (
-    predictors,
-    tables,
-)
+from ensemble.evaluation import predictors, tables
 from ensemble.evaluation.metrics import intervals
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor
@@ -37,11 +34,7 @@ from ensemble.run.folder import Run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
-from ensemble.scorers import (
-    SCORERS,
-    by_source,
-    runner,
-)
+from ensemble.scorers import SCORERS, by_source, runner
 from ensemble.system import seeding
 
 SEED = 0

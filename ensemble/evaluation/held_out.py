@@ -17,25 +17,15 @@ from jaxtyping import Bool, Float32, Int64
 
 from ensemble.ablation.influence_tables import quadratic_influence
 from ensemble.ablation.measurements import denoising_loss_form
-from ensemble.ablation.removal_sets import (
-    each_source,
-    votes_without,
-)
+from ensemble.ablation.removal_sets import each_source, votes_without
 from ensemble.models.objective import objective_of
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    records,
-    table_records,
-)
+from ensemble.run import files, records, table_records
 from ensemble.run.folder import Run
 from ensemble.run.table_records import Kind
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.queries import (
-    Queries,
-    on_device,
-)
+from ensemble.sampling.queries import Queries, on_device
 from ensemble.system import locks
 from splits.errors import BadInput
 

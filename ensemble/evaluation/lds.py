@@ -20,16 +20,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from ensemble.evaluation import (
-    ground_truth,
-    predictors,
-    tables,
-)
+from ensemble.evaluation import ground_truth, predictors, tables
 from ensemble.evaluation.ground_truth import Truth
-from ensemble.evaluation.metrics import (
-    intervals,
-    rank_correlation,
-)
+from ensemble.evaluation.metrics import intervals, rank_correlation
 from ensemble.evaluation.metrics.rank_correlation import Resamples
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.predictors import Predictor

@@ -18,15 +18,9 @@ from tqdm.auto import tqdm
 from ensemble.models.denoisers import load_member
 from ensemble.models.objective import Objective
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.queries import (
-    Queries,
-    on_device,
-)
+from ensemble.sampling.queries import Queries, on_device
 from ensemble.scorers.gradients import per_example
-from ensemble.scorers.gradients.per_example import (
-    Draws,
-    States,
-)
+from ensemble.scorers.gradients.per_example import Draws, States
 from ensemble.scorers.interface import Examples
 
 SEED = 1_000_000

@@ -21,12 +21,7 @@ from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.scorers import (
-    SCORERS,
-    SupportsDampingPath,
-    runner,
-    score_files,
-)
+from ensemble.scorers import SCORERS, SupportsDampingPath, runner, score_files
 from splits.errors import BadInput
 
 # What ablation's tables of single sources are called as methods.

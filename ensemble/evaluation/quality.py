@@ -16,16 +16,8 @@ from jaxtyping import Float, Float32
 
 from ensemble.data import encoders
 from ensemble.data.encoders import Encoder
-from ensemble.evaluation import (
-    losses,
-    retraining,
-    tables,
-)
-from ensemble.evaluation.metrics import (
-    distribution,
-    intervals,
-    membership,
-)
+from ensemble.evaluation import losses, retraining, tables
+from ensemble.evaluation.metrics import distribution, intervals, membership
 from ensemble.evaluation.options import Options
 from ensemble.evaluation.tables import Row
 from ensemble.models.objective import objective_of

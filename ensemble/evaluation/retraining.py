@@ -16,17 +16,11 @@ from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.provenance import plans
 from ensemble.provenance.plans import Plan
 from ensemble.run import files, lineage, manifest
-from ensemble.run.config import (
-    Config,
-    SplitsConfig,
-)
+from ensemble.run.config import Config, SplitsConfig
 from ensemble.run.folder import Run, create
 from ensemble.sampling import completion
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.system import (
-    launching,
-    locks,
-)
+from ensemble.system import launching, locks
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping
 from splits import guarantees

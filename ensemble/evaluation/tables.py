@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.run import (
-    files,
-    query_names,
-    table_records,
-)
+from ensemble.run import files, query_names, table_records
 from ensemble.run.folder import Run
 from ensemble.system import environment
 

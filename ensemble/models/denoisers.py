@@ -7,18 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import (
-    UNet2DModel,
-)
+from diffusers import UNet2DModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensemble.models import safe_loading
 from ensemble.models.conditioning import UNCONDITIONAL, Condition
 from ensemble.run import lineage, records
-from ensemble.run.config import (
-    ModelConfig,
-)
+from ensemble.run.config import ModelConfig
 from ensemble.run.folder import REFERENCE, WEIGHTS
 from ensemble.run.lineage import Expected
 from splits.errors import BadInput

@@ -8,11 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from diffusers import (
-    ConfigMixin,
-    ModelMixin,
-    UNet2DModel,
-)
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,9 +16,7 @@ from torch import Tensor, nn
 from ensemble.models import denoisers
 from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
 from ensemble.models.denoisers import Timestep
-from ensemble.run import (
-    voters,
-)
+from ensemble.run import voters
 from ensemble.run.voters import Membership
 from splits.errors import BadInput
 

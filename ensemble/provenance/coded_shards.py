@@ -17,13 +17,8 @@ from ensemble.data.datasets import TrainingImages
 from ensemble.provenance import drawing
 from ensemble.provenance.plans import Plan
 from ensemble.run import files
-from ensemble.run.config import (
-    Config,
-    DataConfig,
-)
-from ensemble.system import (
-    locks,
-)
+from ensemble.run.config import Config, DataConfig
+from ensemble.system import locks
 from splits import shard_order, shards
 from splits.errors import BadInput
 from splits.shard_order import Reading

@@ -19,29 +19,10 @@ from jaxtyping import Bool, Int64, UInt32
 
 from ensemble.data import datasets
 from ensemble.data.datasets import TrainingImages
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    RULES,
-)
-from ensemble.run import (
-    files,
-    locations,
-    records,
-    removal_log,
-    voters,
-)
-from ensemble.run.config import (
-    Config,
-    DataConfig,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    WEIGHTS,
-    Run,
-    Trainable,
-    codes_of,
-    open_run,
-)
+from ensemble.data.inventory import FIRST_RULES, RULES
+from ensemble.run import files, locations, records, removal_log, voters
+from ensemble.run.config import Config, DataConfig
+from ensemble.run.folder import REFERENCE, WEIGHTS, Run, Trainable, codes_of, open_run
 from ensemble.run.lineage import Expected
 from splits import guarantees
 from splits.codes import CodeBook

@@ -12,18 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.run import (
-    files,
-    manifest,
-    removal_log,
-    voters,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-    Trainable,
-    codes_of,
-)
+from ensemble.run import files, manifest, removal_log, voters
+from ensemble.run.folder import REFERENCE, Run, Trainable, codes_of
 
 
 def affected(run: Run, gone: Sequence[int] | None = None) -> list[Trainable]:

@@ -14,18 +14,10 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from markupsafe import Markup
 
 from ensemble.data.datasets import TrainingImages
-from ensemble.report import (
-    audit_verdict,
-    figures,
-    verification,
-)
+from ensemble.report import audit_verdict, figures, verification
 from ensemble.report.page import counted
 from ensemble.report.verification import Verification
-from ensemble.run import (
-    files,
-    records,
-    table_records,
-)
+from ensemble.run import files, records, table_records
 from ensemble.run.folder import Run
 from ensemble.run.table_records import Kind
 from ensemble.run.voters import Membership

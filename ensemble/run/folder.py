@@ -4,12 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ensemble.run import (
-    config_file,
-    files,
-    query_names,
-    records,
-)
+from ensemble.run import config_file, files, query_names, records
 from ensemble.run.config import Config
 from ensemble.system import locks
 from splits.codes import CodeBook

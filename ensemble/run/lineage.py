@@ -19,19 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ensemble.run import (
-    config_file,
-    files,
-    removal_log,
-    voters,
-)
+from ensemble.run import config_file, files, removal_log, voters
 from ensemble.run.config import Config
-from ensemble.run.folder import (
-    REFERENCE,
-    Trainable,
-    codes_of,
-    open_run,
-)
+from ensemble.run.folder import REFERENCE, Trainable, codes_of, open_run
 from splits.codes import CodeBook
 from splits.errors import BadInput
 

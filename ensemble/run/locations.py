@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ensemble.run import files
-from ensemble.run.config import (
-    Config,
-    DataConfig,
-)
+from ensemble.run.config import Config, DataConfig
 from ensemble.run.folder import Run
 from ensemble.system import locks
 from splits.errors import BadInput

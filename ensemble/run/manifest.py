@@ -8,11 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ensemble.run import (
-    files,
-    folder,
-    records,
-)
+from ensemble.run import files, folder, records
 from ensemble.run.folder import Run
 from ensemble.system import environment, locks
 

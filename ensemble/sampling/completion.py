@@ -10,16 +10,10 @@ from ensemble.run.files import (
     sha256,
     write_text,
 )
-from ensemble.run.folder import (
-    CARD,
-    PIPELINE,
-    Run,
-)
+from ensemble.run.folder import CARD, PIPELINE, Run
 from ensemble.run.manifest import is_complete, stage
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.schedulers import (
-    sampler,
-)
+from ensemble.sampling.schedulers import sampler
 from ensemble.system import locks
 
 

@@ -6,15 +6,8 @@ from typing import Any
 
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.run import voters
-from ensemble.run.files import (
-    check_file,
-    read_json,
-)
-from ensemble.run.folder import (
-    PIPELINE,
-    codes_of,
-    read_codes,
-)
+from ensemble.run.files import check_file, read_json
+from ensemble.run.folder import PIPELINE, codes_of, read_codes
 from ensemble.run.voters import Membership
 from splits.codes import CodeBook
 from splits.errors import BadInput

@@ -14,21 +14,12 @@ from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from ensemble.models.conditioning import Condition
-from ensemble.run import (
-    files,
-    manifest,
-    records,
-    table_records,
-)
+from ensemble.run import files, manifest, records, table_records
 from ensemble.run.folder import Run
 from ensemble.run.voters import Membership
 from ensemble.sampling.arguments import N_SEEDS
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.trajectory import (
-    denoise,
-    initial_noise,
-    query_generators,
-)
+from ensemble.sampling.trajectory import denoise, initial_noise, query_generators
 from ensemble.system import locks
 from splits.errors import BadInput
 

@@ -14,10 +14,7 @@ from diffusers import (
 from torch import Tensor
 
 from ensemble.models.objective import objective_of
-from ensemble.run.config import (
-    ModelConfig,
-    SamplingConfig,
-)
+from ensemble.run.config import ModelConfig, SamplingConfig
 from ensemble.sampling.arguments import Generators
 from splits.errors import BadInput
 

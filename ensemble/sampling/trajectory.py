@@ -14,10 +14,7 @@ from ensemble.models.conditioning import UNCONDITIONAL, Condition
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.sampling import arguments, schedulers
 from ensemble.sampling.arguments import Generators
-from ensemble.sampling.schedulers import (
-    Scheduler,
-    step_arguments,
-)
+from ensemble.sampling.schedulers import Scheduler, step_arguments
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,7 @@ from ensemble.scorers.interface import (
     Work,
     by_source,
 )
-from ensemble.scorers.methods.controls import (
-    Constant,
-    Random,
-)
+from ensemble.scorers.methods.controls import Constant, Random
 from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
 from ensemble.scorers.methods.ilyas2022datamodels import Datamodel, EmpiricalInfluence
 from ensemble.scorers.methods.lin2025das import Das, VectorDas

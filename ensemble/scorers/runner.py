@@ -19,14 +19,8 @@ from jaxtyping import Float, Float32
 
 from ensemble.models.objective import objective_of
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    manifest,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-)
+from ensemble.run import files, manifest
+from ensemble.run.folder import REFERENCE, Run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
@@ -41,14 +35,8 @@ from ensemble.scorers import (
     score_files,
     scored_models,
 )
-from ensemble.scorers.interface import (
-    ENSEMBLE,
-    over_images,
-)
-from ensemble.system import (
-    environment,
-    locks,
-)
+from ensemble.scorers.interface import ENSEMBLE, over_images
+from ensemble.system import environment, locks
 from splits.errors import BadInput
 
 SIGN = "higher: training on the source lowered the query's loss more"

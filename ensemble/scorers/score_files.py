@@ -16,16 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from ensemble.run import (
-    files,
-    table_records,
-)
-from ensemble.run.folder import (
-    Run,
-)
-from ensemble.scorers.interface import (
-    ENSEMBLE,
-)
+from ensemble.run import files, table_records
+from ensemble.run.folder import Run
+from ensemble.scorers.interface import ENSEMBLE
 from splits.errors import BadInput
 
 

@@ -13,30 +13,15 @@ from torch import nn
 from ensemble.models.denoisers import load_member
 from ensemble.models.objective import Objective
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    voters,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-)
+from ensemble.run import files, voters
+from ensemble.run.folder import REFERENCE, Run
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.sampling.trajectory import Trajectory, guided
-from ensemble.scorers import (
-    Examples,
-    MemberSamples,
-    SamplingTrajectory,
-)
-from ensemble.scorers.interface import (
-    ENSEMBLE,
-    FIRST,
-)
-from ensemble.system import (
-    seeding,
-)
+from ensemble.scorers import Examples, MemberSamples, SamplingTrajectory
+from ensemble.scorers.interface import ENSEMBLE, FIRST
+from ensemble.system import seeding
 from ensemble.training import snapshots
 from splits.codes import full_votes
 from splits.errors import BadInput

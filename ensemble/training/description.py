@@ -1,20 +1,11 @@
 """What a training promises and costs, before it starts."""
 
-from ensemble.data.datasets import (
-    TrainingImages,
-    require_classes,
-)
-from ensemble.models.denoisers import (
-    build_member,
-)
+from ensemble.data.datasets import TrainingImages, require_classes
+from ensemble.models.denoisers import build_member
 from ensemble.provenance import extension
 from ensemble.provenance.plans import Plan
-from ensemble.run.config import (
-    Config,
-)
-from ensemble.training import (
-    sisa,
-)
+from ensemble.run.config import Config
+from ensemble.training import sisa
 from splits import guarantees
 from splits.designs import placebos
 

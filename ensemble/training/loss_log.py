@@ -8,12 +8,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ensemble.run import (
-    files,
-)
-from ensemble.run.config import (
-    TrainingConfig,
-)
+from ensemble.run import files
+from ensemble.run.config import TrainingConfig
 from ensemble.training.optimization import learning_rate
 from ensemble.training.trainer import TrainState
 

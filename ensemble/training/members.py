@@ -23,34 +23,11 @@ from tqdm.auto import tqdm
 
 from ensemble.provenance import extension
 from ensemble.provenance.plans import Plan
-from ensemble.run import (
-    files,
-    lineage,
-    records,
-)
-from ensemble.run.folder import (
-    CHECKPOINT,
-    REFERENCE,
-    WEIGHTS,
-    Run,
-    Trainable,
-    called,
-)
-from ensemble.system import (
-    environment,
-    launching,
-    locks,
-)
-from ensemble.training import (
-    loss_log,
-    sisa,
-)
-from ensemble.training.data_parallel import (
-    ALONE,
-    Deserted,
-    Team,
-    formed,
-)
+from ensemble.run import files, lineage, records
+from ensemble.run.folder import CHECKPOINT, REFERENCE, WEIGHTS, Run, Trainable, called
+from ensemble.system import environment, launching, locks
+from ensemble.training import loss_log, sisa
+from ensemble.training.data_parallel import ALONE, Deserted, Team, formed
 from ensemble.training.process import Interrupted, Stopping, prepared
 from ensemble.training.trainer import Diverged, MemberTrainer
 from splits.codes import CodeBook

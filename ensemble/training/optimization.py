@@ -10,13 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ensemble.models.conditioning import Condition
-from ensemble.models.denoisers import (
-    predict,
-)
+from ensemble.models.denoisers import predict
 from ensemble.models.objective import Objective
-from ensemble.run.config import (
-    TrainingConfig,
-)
+from ensemble.run.config import TrainingConfig
 
 
 def denoising_loss(

@@ -8,12 +8,8 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import GradientAccumulationPlugin
 
-from ensemble.run.config import (
-    TrainingConfig,
-)
-from ensemble.system import (
-    launching,
-)
+from ensemble.run.config import TrainingConfig
+from ensemble.system import launching
 from splits.errors import BadInput
 
 

@@ -25,10 +25,7 @@ from ensemble.data.datasets import TrainingImages
 from ensemble.data.loader import Split
 from ensemble.provenance.plans import Plan
 from ensemble.run import lineage
-from ensemble.run.config import (
-    Config,
-    TrainingConfig,
-)
+from ensemble.run.config import Config, TrainingConfig
 from ensemble.run.files import array_digest, atomic_file, flush, read_json, sha256
 from ensemble.run.folder import CHECKPOINT, SLICE, Trainable
 from ensemble.system import seeding

@@ -19,46 +19,19 @@ from safetensors.torch import load_model
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ensemble.data.datasets import (
-    TrainingImages,
-    require_classes,
-)
-from ensemble.data.loader import (
-    key_of,
-    make_loader,
-)
+from ensemble.data.datasets import TrainingImages, require_classes
+from ensemble.data.loader import key_of, make_loader
 from ensemble.models.conditioning import UNCONDITIONAL, ClassLabels, Condition
-from ensemble.models.denoisers import (
-    build_member,
-)
+from ensemble.models.denoisers import build_member
 from ensemble.models.objective import objective_of
 from ensemble.provenance import extension
 from ensemble.provenance.extension import Start
-from ensemble.run import (
-    locations,
-)
-from ensemble.run.config import (
-    TrainingConfig,
-)
-from ensemble.run.folder import (
-    CHECKPOINT,
-    Run,
-    Trainable,
-    called,
-)
-from ensemble.system import (
-    seeding,
-)
-from ensemble.training import (
-    checkpoint,
-    optimization,
-    sisa,
-    snapshots,
-)
-from ensemble.training.data_parallel import (
-    ALONE,
-    Team,
-)
+from ensemble.run import locations
+from ensemble.run.config import TrainingConfig
+from ensemble.run.folder import CHECKPOINT, Run, Trainable, called
+from ensemble.system import seeding
+from ensemble.training import checkpoint, optimization, sisa, snapshots
+from ensemble.training.data_parallel import ALONE, Team
 from ensemble.training.optimization import denoising_loss, learning_rate
 
 

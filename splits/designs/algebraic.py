@@ -6,10 +6,7 @@ Reed-Solomon codes are several partitions at once; Hadamard codes are orthogonal
 import numpy as np
 
 from splits.codes import CodeBook
-from splits.designs.capacity import (
-    require_capacity,
-    require_filled,
-)
+from splits.designs.capacity import require_capacity, require_filled
 from splits.errors import BadInput
 
 

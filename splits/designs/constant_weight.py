@@ -14,10 +14,7 @@ from splits.designs.capacity import (
     require_capacity,
     require_filled,
 )
-from splits.designs.combinadics import (
-    distinct_ranks,
-    unrank,
-)
+from splits.designs.combinadics import distinct_ranks, unrank
 from splits.errors import BadInput
 
 

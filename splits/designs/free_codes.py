@@ -8,11 +8,7 @@ from jaxtyping import Bool
 
 from splits.codes import CodeBook
 from splits.designs import streams
-from splits.designs.combinadics import (
-    distinct_ranks,
-    rank,
-    unrank,
-)
+from splits.designs.combinadics import distinct_ranks, rank, unrank
 from splits.errors import BadInput
 
 

@@ -18,10 +18,7 @@ from jaxtyping import Bool, Int64, UInt64
 
 from splits.codes import CodeBook
 from splits.designs.capacity import chosen_weight
-from splits.designs.combinadics import (
-    rank,
-    unrank,
-)
+from splits.designs.combinadics import rank, unrank
 from splits.errors import BadInput
 
 _ROUNDS = 6

@@ -7,13 +7,8 @@ from jaxtyping import Int
 
 from splits.codes import CodeBook
 from splits.designs.balancing import balance_loads
-from splits.designs.capacity import (
-    require_capacity,
-)
-from splits.designs.combinadics import (
-    distinct_ranks,
-    unrank,
-)
+from splits.designs.capacity import require_capacity
+from splits.designs.combinadics import distinct_ranks, unrank
 from splits.designs.constant_weight import sparse
 from splits.errors import BadInput
 

@@ -13,17 +13,10 @@ from jaxtyping import Int
 
 from splits.codes import CodeBook
 from splits.designs import streams
-from splits.designs.algebraic import (
-    hadamard,
-    reed_solomon,
-)
+from splits.designs.algebraic import hadamard, reed_solomon
 from splits.designs.constant_weight import balanced, pairs_safe, sparse
 from splits.designs.dealing import hybrid, leave_one_out, partition, random_subsets
-from splits.designs.keyed import (
-    named,
-    numbered,
-    rendezvous,
-)
+from splits.designs.keyed import named, numbered, rendezvous
 from splits.designs.products import product
 from splits.errors import BadInput
 

@@ -21,17 +21,10 @@ from benchmarks.attribution import (
     mnist,
     shared_noise_lds,
 )
-from benchmarks.codes import (
-    designs,
-    scale,
-    shards,
-)
+from benchmarks.codes import designs, scale, shards
 from benchmarks.influence import innocents
 from benchmarks.models import teams
-from benchmarks.robustness import (
-    faults,
-    races,
-)
+from benchmarks.robustness import faults, races
 from ensemble.evaluation import ground_truth as truth
 from ensemble.evaluation.lds import predicted_losses
 from ensemble.evaluation.metrics import rank_correlation

@@ -13,10 +13,7 @@ import torch
 from benchmarks.robustness import damage
 from ensemble.cli import train
 from ensemble.evaluation import predictors
-from ensemble.run.folder import (
-    Run,
-    open_run,
-)
+from ensemble.run.folder import Run, open_run
 from splits.errors import BadInput
 
 N_CASES = 40

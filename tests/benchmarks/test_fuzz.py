@@ -2,10 +2,7 @@
 
 import pytest
 
-from benchmarks.robustness import (
-    fuzz,
-    guided_fuzz,
-)
+from benchmarks.robustness import fuzz, guided_fuzz
 
 # The slower a reader, the fewer inputs.
 N_INPUTS = {"config": 600, "codes": 1000, "array": 1500, "image": 1500, "shard": 300}

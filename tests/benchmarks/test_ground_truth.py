@@ -7,23 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.attribution import (
-    ground_truth,
-    packing,
-)
-from ensemble.ablation import (
-    influence,
-    removal_sets,
-)
+from benchmarks.attribution import ground_truth, packing
+from ensemble.ablation import influence, removal_sets
 from ensemble.ablation.influence_request import Asked
 from ensemble.ablation.measurements import MEASUREMENTS
 from ensemble.cli import attribute
-from ensemble.evaluation import (
-    EVALUATIONS,
-)
-from ensemble.evaluation import (
-    ground_truth as truth,
-)
+from ensemble.evaluation import EVALUATIONS
+from ensemble.evaluation import ground_truth as truth
 from ensemble.evaluation.options import Options
 from ensemble.provenance import drawing, plans
 from ensemble.run import files, folder

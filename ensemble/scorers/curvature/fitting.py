@@ -11,19 +11,11 @@ from tqdm.auto import tqdm
 
 from ensemble.run import files
 from ensemble.run.cache import digest_of
-from ensemble.scorers.curvature.kfac import (
-    Curvature,
-    DampedCurvature,
-    Sample,
-    Spectrum,
-)
+from ensemble.scorers.curvature.kfac import Curvature, DampedCurvature, Sample, Spectrum
 from ensemble.scorers.curvature.layers import Layers
 from ensemble.scorers.gradients import cache
 from ensemble.scorers.gradients.network import ScoredNetwork
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 from ensemble.system import seeding
 
 SPECTRA = "spectra.safetensors"

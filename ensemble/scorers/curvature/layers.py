@@ -24,10 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble.models.conditioning import UNCONDITIONAL, Condition
-from ensemble.models.denoisers import (
-    Timestep,
-    predict,
-)
+from ensemble.models.denoisers import Timestep, predict
 from ensemble.scorers.gradients import trainable
 from splits.errors import BadInput
 

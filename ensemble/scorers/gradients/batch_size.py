@@ -8,10 +8,7 @@ from torch import nn
 
 from ensemble.models.denoisers import predict
 from ensemble.models.memory import activation_bytes
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 from splits.errors import BadInput
 
 # Measured on UNets of 0.2 to 2.6 million weights: a forward and a backward pass hold

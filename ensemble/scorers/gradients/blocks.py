@@ -16,16 +16,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ensemble.run import files
-from ensemble.run.cache import (
-    Kind,
-    Table,
-    digest_of,
-)
+from ensemble.run.cache import Kind, Table, digest_of
 from ensemble.scorers.gradients import cache
-from ensemble.scorers.interface import (
-    ScoringContext,
-    Work,
-)
+from ensemble.scorers.interface import ScoringContext, Work
 
 # A function that scores a block of training images for one block of queries; where a
 # method has several dampings, at each of them.

@@ -5,10 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ensemble.run import files
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 
 
 def of_network(context: ScoringContext, network: nn.Module) -> dict[str, Any]:

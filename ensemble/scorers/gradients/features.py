@@ -18,34 +18,13 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from ensemble.run import files
-from ensemble.run.cache import (
-    Kind,
-    Table,
-    digest_of,
-)
-from ensemble.scorers.gradients import (
-    batch_size,
-    cache,
-    per_example,
-    trainable,
-)
+from ensemble.run.cache import Kind, Table, digest_of
+from ensemble.scorers.gradients import batch_size, cache, per_example, trainable
 from ensemble.scorers.gradients.batch_size import Batch
-from ensemble.scorers.gradients.kernel import (
-    Kernel,
-    decompose,
-)
-from ensemble.scorers.gradients.per_example import (
-    OUTPUTS,
-    Draws,
-    States,
-)
+from ensemble.scorers.gradients.kernel import Kernel, decompose
+from ensemble.scorers.gradients.per_example import OUTPUTS, Draws, States
 from ensemble.scorers.gradients.projection import Projection
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-    Subset,
-    all_of,
-)
+from ensemble.scorers.interface import Examples, ScoringContext, Subset, all_of
 from splits.errors import BadInput
 
 # A row's cost is its share of the seconds of its block.

@@ -11,14 +11,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from ensemble.scorers.gradients import (
-    features,
-    kernel,
-)
-from ensemble.scorers.gradients.features import (
-    Feature,
-    Rows,
-)
+from ensemble.scorers.gradients import features, kernel
+from ensemble.scorers.gradients.features import Feature, Rows
 from ensemble.scorers.gradients.kernel import Kernel
 from ensemble.scorers.interface import ScoringContext
 

@@ -8,16 +8,9 @@ from jaxtyping import Float, Float64
 from torch import nn
 
 from ensemble.run.cache import digest_of
-from ensemble.scorers.gradients import (
-    batch_size,
-    cache,
-    per_example,
-)
+from ensemble.scorers.gradients import batch_size, cache, per_example
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 
 
 @torch.no_grad()

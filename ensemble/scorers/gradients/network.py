@@ -12,31 +12,11 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from ensemble.scorers.curvature import layers
-from ensemble.scorers.curvature.layers import (
-    Gradients,
-    Layers,
-    RecordedForward,
-)
-from ensemble.scorers.gradients import (
-    batch_size,
-    blocks,
-    features,
-    per_example,
-)
-from ensemble.scorers.gradients.blocks import (
-    ScoreBlock,
-    Sizes,
-)
-from ensemble.scorers.gradients.per_example import (
-    Draws,
-    States,
-)
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-    Subset,
-    all_of,
-)
+from ensemble.scorers.curvature.layers import Gradients, Layers, RecordedForward
+from ensemble.scorers.gradients import batch_size, blocks, features, per_example
+from ensemble.scorers.gradients.blocks import ScoreBlock, Sizes
+from ensemble.scorers.gradients.per_example import Draws, States
+from ensemble.scorers.interface import Examples, ScoringContext, Subset, all_of
 
 # Images whose scores are added up at once.
 MOST_IMAGES = 4096

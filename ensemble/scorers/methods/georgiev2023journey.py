@@ -15,16 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from ensemble.scorers.gradients import (
-    features,
-    per_example,
-)
+from ensemble.scorers.gradients import features, per_example
 from ensemble.scorers.gradients.features import Rows
 from ensemble.scorers.gradients.kernel_scorer import KernelScorer
-from ensemble.scorers.interface import (
-    SamplingTrajectory,
-    ScoringContext,
-)
+from ensemble.scorers.interface import SamplingTrajectory, ScoringContext
 from splits.errors import BadInput
 
 

@@ -29,10 +29,7 @@ from sklearn.linear_model import Lasso, RidgeCV
 
 from ensemble.scorers.gradients.losses import query_losses
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import (
-    ScoringContext,
-    over_images,
-)
+from ensemble.scorers.interface import ScoringContext, over_images
 from splits.errors import BadInput
 
 FEWEST_MEMBERS = 4

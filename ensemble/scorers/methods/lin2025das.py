@@ -37,25 +37,13 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import nn
 
-from ensemble.scorers.curvature import (
-    fitting,
-    layers,
-)
-from ensemble.scorers.curvature.kfac import (
-    Curvature,
-    DampedCurvature,
-)
+from ensemble.scorers.curvature import fitting, layers
+from ensemble.scorers.curvature.kfac import Curvature, DampedCurvature
 from ensemble.scorers.curvature.layers import Gradients
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.blocks import ScoreBlock
-from ensemble.scorers.gradients.features import (
-    Feature,
-    Rows,
-)
-from ensemble.scorers.gradients.kernel_scorer import (
-    KernelScorer,
-    SolvedQueries,
-)
+from ensemble.scorers.gradients.features import Feature, Rows
+from ensemble.scorers.gradients.kernel_scorer import KernelScorer, SolvedQueries
 from ensemble.scorers.gradients.losses import losses
 from ensemble.scorers.gradients.network import (
     ScoredNetwork,
@@ -63,10 +51,7 @@ from ensemble.scorers.gradients.network import (
     scored_networks,
 )
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 from ensemble.system import seeding
 from splits.errors import BadInput
 

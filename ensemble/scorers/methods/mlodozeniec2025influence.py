@@ -20,10 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from ensemble.scorers.curvature import (
-    fitting,
-    layers,
-)
+from ensemble.scorers.curvature import fitting, layers
 from ensemble.scorers.curvature.kfac import Curvature
 from ensemble.scorers.gradients.blocks import ScoreBlock
 from ensemble.scorers.gradients.network import (

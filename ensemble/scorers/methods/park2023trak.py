@@ -23,10 +23,7 @@ from jaxtyping import Float, Int64
 
 from ensemble.scorers.gradients import features
 from ensemble.scorers.gradients.features import Feature
-from ensemble.scorers.gradients.kernel_scorer import (
-    KernelScorer,
-    SolvedQueries,
-)
+from ensemble.scorers.gradients.kernel_scorer import KernelScorer, SolvedQueries
 from splits.errors import BadInput
 
 

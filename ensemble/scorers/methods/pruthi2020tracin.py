@@ -26,11 +26,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ensemble.scorers.gradients import features
-from ensemble.scorers.gradients.features import (
-    Block,
-    Feature,
-    Rows,
-)
+from ensemble.scorers.gradients.features import Block, Feature, Rows
 from ensemble.scorers.interface import ScoringContext
 
 

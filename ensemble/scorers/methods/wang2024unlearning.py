@@ -22,18 +22,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from torch import nn
 
-from ensemble.scorers.curvature import (
-    fitting,
-    layers,
-)
-from ensemble.scorers.curvature.kfac import (
-    Curvature,
-    DampedCurvature,
-)
-from ensemble.scorers.gradients.blocks import (
-    ScoreBlock,
-    Sizes,
-)
+from ensemble.scorers.curvature import fitting, layers
+from ensemble.scorers.curvature.kfac import Curvature, DampedCurvature
+from ensemble.scorers.gradients.blocks import ScoreBlock, Sizes
 from ensemble.scorers.gradients.losses import losses
 from ensemble.scorers.gradients.network import (
     ScoredNetwork,
@@ -42,10 +33,7 @@ from ensemble.scorers.gradients.network import (
     scoring_all,
 )
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import Examples, ScoringContext
 from splits.errors import BadInput
 
 # Training images whose losses are taken before they are written down.

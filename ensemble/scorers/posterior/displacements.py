@@ -6,10 +6,7 @@ from jaxtyping import Float64
 from ensemble.run.cache import digest_of
 from ensemble.sampling.queries import distance
 from ensemble.scorers.gradients import cache
-from ensemble.scorers.interface import (
-    MemberSamples,
-    ScoringContext,
-)
+from ensemble.scorers.interface import MemberSamples, ScoringContext
 from splits.errors import BadInput
 
 

@@ -8,10 +8,7 @@ import pytest
 import torch
 
 from ensemble.ablation import tangents
-from ensemble.ablation.adjoint import (
-    adjoint,
-    sketch,
-)
+from ensemble.ablation.adjoint import adjoint, sketch
 from ensemble.system import seeding
 from splits.errors import BadInput
 from tests import tiny

@@ -5,12 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble.ablation import (
-    approximations,
-    audit,
-    differential,
-    removal_sets,
-)
+from ensemble.ablation import approximations, audit, differential, removal_sets
 from ensemble.ablation.approximations import Question
 from ensemble.ablation.exact import pictures_without
 from ensemble.ablation.first_order import (

@@ -6,22 +6,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble.ablation import exact
-from ensemble.ablation.measurements import (
-    MEASUREMENTS,
-    displacement,
-)
+from ensemble.ablation.measurements import MEASUREMENTS, displacement
 from ensemble.models.denoisers import build_member
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.run import config_file, files
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.queries import (
-    Queries,
-    ablated_pictures,
-)
-from ensemble.sampling.schedulers import (
-    SCHEDULERS,
-    sampler,
-)
+from ensemble.sampling.queries import Queries, ablated_pictures
+from ensemble.sampling.schedulers import SCHEDULERS, sampler
 from ensemble.system import seeding
 from splits.codes import ablated_votes
 from splits.designs import registry

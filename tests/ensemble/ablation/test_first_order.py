@@ -12,14 +12,8 @@ import torch
 from torch import nn
 
 from ensemble.ablation import coupled, first_order, tangents
-from ensemble.ablation.first_order import (
-    DESIGNED_ROADS,
-    Road,
-)
-from ensemble.sampling.queries import (
-    Queries,
-    ablated_pictures,
-)
+from ensemble.ablation.first_order import DESIGNED_ROADS, Road
+from ensemble.sampling.queries import Queries, ablated_pictures
 from ensemble.system import seeding
 from tests import tiny
 

@@ -12,10 +12,7 @@ from torch import nn
 
 from ensemble.ablation import influence
 from ensemble.ablation.influence_request import Asked
-from ensemble.ablation.measurement_names import (
-    WITH_ARGUMENT,
-    chosen_measurements,
-)
+from ensemble.ablation.measurement_names import WITH_ARGUMENT, chosen_measurements
 from ensemble.ablation.measurements import (
     MEASUREMENTS,
     denoising_loss_form,
@@ -23,10 +20,7 @@ from ensemble.ablation.measurements import (
     similarity,
     ssim,
 )
-from ensemble.ablation.removal_sets import (
-    each_source,
-    votes_without,
-)
+from ensemble.ablation.removal_sets import each_source, votes_without
 from ensemble.data.datasets import TrainingImages
 from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.objective import objective_of
@@ -35,10 +29,7 @@ from ensemble.run import records
 from ensemble.run.folder import create
 from ensemble.run.voters import Membership
 from ensemble.sampling import queries
-from ensemble.sampling.trajectory import (
-    initial_noise,
-    query_generators,
-)
+from ensemble.sampling.trajectory import initial_noise, query_generators
 from ensemble.system import seeding, text
 from splits.errors import BadInput
 from tests import tiny

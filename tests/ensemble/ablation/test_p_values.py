@@ -5,15 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from ensemble.ablation import (
-    p_values,
-    placebo,
-)
+from ensemble.ablation import p_values, placebo
 from ensemble.ablation.p_values import Others
-from ensemble.ablation.removal_sets import (
-    Units,
-    votes_without,
-)
+from ensemble.ablation.removal_sets import Units, votes_without
 from splits.codes import CodeBook
 from splits.designs import free_codes, registry
 

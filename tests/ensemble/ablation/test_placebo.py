@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.ablation import placebo
-from ensemble.ablation.placebo import (
-    excess,
-    p_values,
-)
+from ensemble.ablation.placebo import excess, p_values
 
 
 def corrected(displacement, placebo, units=None, drawn=None):

@@ -6,12 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.certificate import (
-    ablated,
-    certificate,
-    codes,
-    images,
-)
+from ensemble.certificate import ablated, certificate, codes, images
 from ensemble.certificate.subject import Subject
 from ensemble.data.datasets import TrainingImages
 from ensemble.provenance import plans

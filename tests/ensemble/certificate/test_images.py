@@ -5,11 +5,7 @@ import dataclasses
 import numpy as np
 
 from ensemble.certificate import certificate, images
-from ensemble.provenance import (
-    drawing,
-    removal,
-    repair,
-)
+from ensemble.provenance import drawing, removal, repair
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping
 from splits.codes import CodeBook

@@ -2,10 +2,7 @@
 
 import shutil
 
-from ensemble.certificate import (
-    ablated,
-    members,
-)
+from ensemble.certificate import ablated, members
 from ensemble.certificate.subject import first_few
 
 

@@ -9,16 +9,9 @@ import pytest
 from PIL import Image
 
 from ensemble.data import datasets
-from ensemble.data.datasets import (
-    TrainingImages,
-    load,
-    require_classes,
-)
+from ensemble.data.datasets import TrainingImages, load, require_classes
 from ensemble.provenance import coded_shards
-from ensemble.run.config import (
-    Config,
-    DataConfig,
-)
+from ensemble.run.config import Config, DataConfig
 from splits.errors import BadInput
 
 DIGITS = load(DataConfig(n_images=40))

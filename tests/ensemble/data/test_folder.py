@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ensemble.data import (
-    decoding,
-)
-from ensemble.data import (
-    folder as data_folder,
-)
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    RULES,
-    Inventory,
-)
+from ensemble.data import decoding
+from ensemble.data import folder as data_folder
+from ensemble.data.inventory import FIRST_RULES, RULES, Inventory
 from ensemble.run.config import DataConfig
 from splits.errors import BadInput
 

@@ -1,9 +1,6 @@
 """An inventory counts everything, and shows a few names of each kind."""
 
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    Inventory,
-)
+from ensemble.data.inventory import FIRST_RULES, Inventory
 
 
 def test_the_largest_kind_comes_first_with_its_first_names():

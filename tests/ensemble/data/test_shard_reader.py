@@ -11,11 +11,7 @@ import pytest
 from PIL import Image
 
 from ensemble.data import shard_reader
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    RULES,
-    Inventory,
-)
+from ensemble.data.inventory import FIRST_RULES, RULES, Inventory
 from ensemble.run.config import DataConfig
 from splits import archives, shards
 from splits.errors import BadInput

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 
 from ensemble.data import decoding
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    RULES,
-    Inventory,
-)
+from ensemble.data.inventory import FIRST_RULES, RULES, Inventory
 from ensemble.run.config import DataConfig
 from splits.errors import BadInput
 

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.ablation import influence, influence_request, removal_sets
-from ensemble.ablation.measurements import (
-    MEASUREMENTS,
-    denoising_loss_form,
-)
+from ensemble.ablation.measurements import MEASUREMENTS, denoising_loss_form
 from ensemble.evaluation import held_out, predictors
 from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.models.objective import objective_of

@@ -6,10 +6,7 @@ import torch
 
 from ensemble.evaluation import losses
 from ensemble.models.conditioning import UNCONDITIONAL
-from ensemble.models.denoisers import (
-    load_member,
-    predict,
-)
+from ensemble.models.denoisers import load_member, predict
 from ensemble.models.objective import objective_of
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.interface import Examples

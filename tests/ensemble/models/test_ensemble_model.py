@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from ensemble.models import safe_loading
-from ensemble.models.denoisers import (
-    build_member,
-    load_member,
-)
+from ensemble.models.denoisers import build_member, load_member
 from ensemble.models.ensemble_model import EnsembleModel
 from ensemble.models.objective import objective_of
 from ensemble.report import model_card

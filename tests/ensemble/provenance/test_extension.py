@@ -13,19 +13,8 @@ from sklearn.datasets import load_digits
 from ensemble.certificate import certificate
 from ensemble.cli import train
 from ensemble.evaluation import retraining
-from ensemble.provenance import (
-    drawing,
-    extension,
-    plans,
-    removal,
-    repair,
-)
-from ensemble.run import (
-    config_file,
-    files,
-    lineage,
-    records,
-)
+from ensemble.provenance import drawing, extension, plans, removal, repair
+from ensemble.run import config_file, files, lineage, records
 from ensemble.run.folder import Run, create, open_run
 from ensemble.run.lineage import Expected
 from ensemble.sampling import completion

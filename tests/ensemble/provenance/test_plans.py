@@ -10,10 +10,7 @@ from PIL import Image
 
 from ensemble.ablation import removal_sets
 from ensemble.data import datasets
-from ensemble.data.inventory import (
-    FIRST_RULES,
-    RULES,
-)
+from ensemble.data.inventory import FIRST_RULES, RULES
 from ensemble.provenance import drawing, plans
 from ensemble.run import config_file, files, manifest
 from ensemble.run.folder import Run, create

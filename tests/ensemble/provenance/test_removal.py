@@ -13,24 +13,9 @@ from ensemble.cli import attribute
 from ensemble.evaluation import held_out
 from ensemble.models import denoisers
 from ensemble.models.ensemble_model import EnsembleModel
-from ensemble.provenance import (
-    drawing,
-    plans,
-    removal,
-    repair,
-)
-from ensemble.run import (
-    files,
-    manifest,
-    records,
-    removal_log,
-    voters,
-)
-from ensemble.run.folder import (
-    REFERENCE,
-    Run,
-    create,
-)
+from ensemble.provenance import drawing, plans, removal, repair
+from ensemble.run import files, manifest, records, removal_log, voters
+from ensemble.run.folder import REFERENCE, Run, create
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.training.members import train_members

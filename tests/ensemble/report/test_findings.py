@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.report import findings
-from ensemble.report.findings import (
-    Finding,
-    Units,
-)
+from ensemble.report.findings import Finding, Units
 from ensemble.run import files, records
 from tests import finished
 

@@ -3,10 +3,7 @@
 import pytest
 
 from ensemble.report import verification
-from ensemble.report.verification import (
-    Reason,
-    Verification,
-)
+from ensemble.report.verification import Reason, Verification
 from ensemble.run import manifest
 from splits.errors import BadInput
 from tests import finished

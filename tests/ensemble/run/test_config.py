@@ -19,13 +19,7 @@ from ensemble.run.config import (
     SplitsConfig,
     TrainingConfig,
 )
-from ensemble.run.config_file import (
-    differences,
-    from_dict,
-    load,
-    to_dict,
-    to_yaml,
-)
+from ensemble.run.config_file import differences, from_dict, load, to_dict, to_yaml
 from splits.errors import BadInput
 
 SECTIONS = {

@@ -13,17 +13,8 @@ from ensemble.cli import attribute, train
 from ensemble.data import datasets
 from ensemble.evaluation import retraining
 from ensemble.models.denoisers import load_member
-from ensemble.provenance import (
-    drawing,
-    plans,
-    removal,
-    repair,
-)
-from ensemble.run import (
-    files,
-    lineage,
-    records,
-)
+from ensemble.provenance import drawing, plans, removal, repair
+from ensemble.run import files, lineage, records
 from ensemble.run.folder import (
     CHECKPOINT,
     REFERENCE,

@@ -7,13 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.run import (
-    config_file,
-    files,
-    folder,
-    removal_log,
-    voters,
-)
+from ensemble.run import config_file, files, folder, removal_log, voters
 from ensemble.run.manifest import start_manifest
 from splits.codes import CodeBook
 from splits.errors import BadInput

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.report import findings
-from ensemble.run import (
-    files,
-    records,
-    table_records,
-)
+from ensemble.run import files, records, table_records
 from ensemble.run.table_records import Kind
 from splits.errors import BadInput
 from tests import finished

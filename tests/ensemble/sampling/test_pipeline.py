@@ -17,10 +17,7 @@ from ensemble.run.config import SamplingConfig
 from ensemble.run.folder import PIPELINE
 from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
-from ensemble.sampling.schedulers import (
-    SCHEDULERS,
-    sampler,
-)
+from ensemble.sampling.schedulers import SCHEDULERS, sampler
 from ensemble.sampling.trajectory import query_generators
 from ensemble.sampling.vote_arguments import checked_votes
 from splits.codes import CodeBook, ablated_votes

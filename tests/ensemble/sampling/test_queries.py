@@ -10,10 +10,7 @@ from ensemble.cli import attribute
 from ensemble.evaluation import held_out, tables
 from ensemble.report import report
 from ensemble.sampling import queries
-from ensemble.sampling.queries import (
-    Queries,
-    ablated_pictures,
-)
+from ensemble.sampling.queries import Queries, ablated_pictures
 from ensemble.scorers import runner
 from splits.errors import BadInput
 from tests import tiny

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models.conditioning import UNCONDITIONAL
-from ensemble.scorers.curvature.kfac import (
-    DampedCurvature,
-    Sample,
-)
+from ensemble.scorers.curvature.kfac import DampedCurvature, Sample
 from ensemble.scorers.curvature.layers import Layers
 
 

@@ -7,14 +7,8 @@ import torch
 
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.features import Feature
-from ensemble.scorers.gradients.per_example import (
-    Draws,
-    States,
-)
-from ensemble.scorers.interface import (
-    Examples,
-    ScoringContext,
-)
+from ensemble.scorers.gradients.per_example import Draws, States
+from ensemble.scorers.interface import Examples, ScoringContext
 from tests.ensemble.scorers.tiny_context import DRAWS, WHOLE
 
 DAMPING = 0.3

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.scorers.interface import (
-    by_source,
-    over_images,
-)
+from ensemble.scorers.interface import by_source, over_images
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_context
 

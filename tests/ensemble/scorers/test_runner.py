@@ -13,33 +13,17 @@ from ensemble.sampling import queries
 from ensemble.sampling.pipeline import EnsemblePipeline
 from ensemble.sampling.queries import Queries
 from ensemble.sampling.schedulers import SCHEDULERS
-from ensemble.scorers import (
-    SCORERS,
-    by_source,
-    score_files,
-    scored_models,
-)
+from ensemble.scorers import SCORERS, by_source, score_files, scored_models
 from ensemble.scorers.curvature.kfac import Curvature
-from ensemble.scorers.methods.controls import (
-    Constant,
-    Random,
-)
+from ensemble.scorers.methods.controls import Constant, Random
 from ensemble.scorers.methods.georgiev2023journey import JourneyTrak
 from ensemble.scorers.methods.lin2025das import Das
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.methods.park2023trak import Trak
 from ensemble.scorers.methods.pruthi2020tracin import GradientDot
-from ensemble.scorers.methods.similarity import (
-    FeatureCosine,
-    pixels,
-)
+from ensemble.scorers.methods.similarity import FeatureCosine, pixels
 from ensemble.scorers.posterior.posterior import Posterior
-from ensemble.scorers.runner import (
-    context_of,
-    listing,
-    score,
-    scores_of,
-)
+from ensemble.scorers.runner import context_of, listing, score, scores_of
 from ensemble.scorers.scored_models import trajectory_of
 from ensemble.training.members import train_members
 from ensemble.training.process import Stopping

@@ -12,25 +12,10 @@ from PIL import Image
 
 from ensemble.certificate import certificate
 from ensemble.evaluation import retraining
-from ensemble.provenance import (
-    drawing,
-    plans,
-    removal,
-    repair,
-)
-from ensemble.run import (
-    config,
-    manifest,
-    records,
-)
+from ensemble.provenance import drawing, plans, removal, repair
+from ensemble.run import config, manifest, records
 from ensemble.run.files import read_array, read_json, sha256
-from ensemble.run.folder import (
-    CHECKPOINT,
-    REFERENCE,
-    SLICE,
-    Run,
-    create,
-)
+from ensemble.run.folder import CHECKPOINT, REFERENCE, SLICE, Run, create
 from ensemble.training import checkpoint, sisa
 from ensemble.training.description import describe, weights_of_a_member
 from ensemble.training.members import train_members

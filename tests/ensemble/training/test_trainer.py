@@ -16,11 +16,7 @@ from ensemble.data.lazy import ImagesOnDisk
 from ensemble.data.loader import Split
 from ensemble.provenance import coded_shards, drawing
 from ensemble.provenance.plans import facts, load
-from ensemble.run import (
-    config,
-    files,
-    records,
-)
+from ensemble.run import config, files, records
 from ensemble.run.files import check_file
 from ensemble.run.folder import CHECKPOINT, REFERENCE, create
 from ensemble.system import launching

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from splits.choosing.candidates import (
-    CANDIDATES,
-    fits,
-    left_at_least,
-)
-from splits.designs.registry import (
-    DESIGNS,
-    draw,
-)
+from splits.choosing.candidates import CANDIDATES, fits, left_at_least
+from splits.designs.registry import DESIGNS, draw
 from splits.errors import BadInput
 
 EVERY_DESIGN = pytest.mark.parametrize("design", CANDIDATES)

@@ -7,9 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from splits.choosing import (
-    expectations,
-)
+from splits.choosing import expectations
 from splits.choosing.candidates import CANDIDATES
 from splits.choosing.compare import (
     Found,

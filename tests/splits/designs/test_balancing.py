@@ -7,10 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splits.designs.balancing import balance_loads
-from splits.designs.combinadics import (
-    distinct_ranks,
-    unrank,
-)
+from splits.designs.combinadics import distinct_ranks, unrank
 
 
 @st.composite

@@ -7,11 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splits.designs.combinadics import (
-    distinct_ranks,
-    rank,
-    unrank,
-)
+from splits.designs.combinadics import distinct_ranks, rank, unrank
 from splits.errors import BadInput
 
 

@@ -7,9 +7,7 @@ import pytest
 
 from splits.designs.combinadics import rank
 from splits.designs.free_codes import placebos
-from splits.designs.registry import (
-    draw,
-)
+from splits.designs.registry import draw
 from splits.errors import BadInput
 
 

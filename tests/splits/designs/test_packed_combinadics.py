@@ -7,10 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splits.designs import (
-    combinadics,
-    packed_combinadics,
-)
+from splits.designs import combinadics, packed_combinadics
 from splits.errors import BadInput
 
 

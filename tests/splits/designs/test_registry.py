@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 from splits.codes import CodeBook
 from splits.designs.combinadics import rank
 from splits.designs.free_codes import placebos
-from splits.designs.registry import (
-    DESIGNS,
-    draw,
-)
+from splits.designs.registry import DESIGNS, draw
 from splits.errors import BadInput
 
 

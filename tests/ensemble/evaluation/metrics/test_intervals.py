@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.evaluation.metrics.intervals import (
-    bootstrap,
-    described,
-    over_batches,
-)
+from ensemble.evaluation.metrics.intervals import bootstrap, described, over_batches
 
 
 def test_percentiles_enclose_a_value():

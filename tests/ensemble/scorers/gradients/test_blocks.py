@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.run import cache
-from ensemble.scorers.gradients import (
-    blocks,
-)
+from ensemble.scorers.gradients import blocks
 from ensemble.scorers.gradients.blocks import Sizes
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from splits.errors import BadInput

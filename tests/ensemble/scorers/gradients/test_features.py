@@ -7,11 +7,7 @@ import pytest
 import torch
 
 from ensemble.run import cache
-from ensemble.scorers.gradients import (
-    batch_size,
-    features,
-    per_example,
-)
+from ensemble.scorers.gradients import batch_size, features, per_example
 from ensemble.scorers.gradients.features import Feature
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.gradients.projection import Projection

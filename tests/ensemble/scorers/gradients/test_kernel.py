@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.scorers.gradients.kernel import (
-    decompose,
-    require_positive,
-)
+from ensemble.scorers.gradients.kernel import decompose, require_positive
 from splits.errors import BadInput
 
 RNG = np.random.default_rng(0)

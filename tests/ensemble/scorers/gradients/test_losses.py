@@ -4,14 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from ensemble.scorers.gradients import (
-    batch_size,
-    per_example,
-)
-from ensemble.scorers.gradients.losses import (
-    losses,
-    query_losses,
-)
+from ensemble.scorers.gradients import batch_size, per_example
+from ensemble.scorers.gradients.losses import losses, query_losses
 from ensemble.scorers.gradients.per_example import Draws
 from tests.ensemble.scorers import tiny_context
 from tests.ensemble.scorers.tiny_context import DRAWS

@@ -7,10 +7,7 @@ import torch
 
 from ensemble.models.conditioning import ClassLabels
 from ensemble.scorers.gradients import per_example
-from ensemble.scorers.gradients.network import (
-    scored_networks,
-    states_at,
-)
+from ensemble.scorers.gradients.network import scored_networks, states_at
 from ensemble.scorers.gradients.per_example import Draws
 from splits.errors import BadInput
 from tests import tiny

@@ -11,12 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from ensemble.models.conditioning import UNCONDITIONAL
 from ensemble.scorers.gradients import per_example
-from ensemble.scorers.gradients.per_example import (
-    LAYERS,
-    OUTPUTS,
-    Draws,
-    States,
-)
+from ensemble.scorers.gradients.per_example import LAYERS, OUTPUTS, Draws, States
 from ensemble.scorers.gradients.projection import Projection
 from ensemble.scorers.interface import Examples
 from ensemble.training.optimization import denoising_loss

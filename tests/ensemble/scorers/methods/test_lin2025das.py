@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from ensemble.models.conditioning import UNCONDITIONAL
-from ensemble.scorers.curvature import (
-    fitting,
-    layers,
-)
-from ensemble.scorers.curvature.kfac import (
-    Curvature,
-    Sample,
-)
+from ensemble.scorers.curvature import fitting, layers
+from ensemble.scorers.curvature.kfac import Curvature, Sample
 from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.network import scored_networks
 from ensemble.scorers.gradients.per_example import Draws

@@ -8,20 +8,11 @@ import torch
 from torch import nn
 
 from benchmarks.attribution import curvature as benchmark
-from ensemble.scorers.curvature import (
-    fitting,
-    layers,
-)
+from ensemble.scorers.curvature import fitting, layers
 from ensemble.scorers.curvature.kfac import Curvature
-from ensemble.scorers.gradients.network import (
-    scored_networks,
-    states_at,
-)
+from ensemble.scorers.gradients.network import scored_networks, states_at
 from ensemble.scorers.gradients.per_example import Draws
-from ensemble.scorers.interface import (
-    Examples,
-    Work,
-)
+from ensemble.scorers.interface import Examples, Work
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from splits.errors import BadInput
 from tests.ensemble.scorers import denoisers, tiny_context

@@ -8,10 +8,7 @@ from sklearn.decomposition import PCA
 
 from ensemble.data import encoders
 from ensemble.scorers.methods import similarity
-from ensemble.scorers.methods.controls import (
-    Constant,
-    Random,
-)
+from ensemble.scorers.methods.controls import Constant, Random
 from ensemble.scorers.methods.similarity import (
     ComponentCosine,
     FeatureCosine,

@@ -9,12 +9,8 @@ import torch
 
 from ensemble.scorers.curvature import fitting
 from ensemble.scorers.curvature.kfac import Curvature
-from ensemble.scorers.gradients import (
-    network as scored_networks,
-)
-from ensemble.scorers.gradients import (
-    per_example,
-)
+from ensemble.scorers.gradients import network as scored_networks
+from ensemble.scorers.gradients import per_example
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.methods.mlodozeniec2025influence import InfluenceFunction
 from ensemble.scorers.methods.wang2024unlearning import Unlearning

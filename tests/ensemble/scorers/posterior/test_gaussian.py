@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.scorers.posterior import combination, gaussian
-from ensemble.scorers.posterior.gaussian import (
-    Fit,
-    Prior,
-)
+from ensemble.scorers.posterior.gaussian import Fit, Prior
 from splits.errors import BadInput
 
 N_MEMBERS, N_SOURCES, N_QUERIES = 12, 7, 3

@@ -6,18 +6,11 @@ import itertools
 import numpy as np
 import pytest
 
-from ensemble.scorers import (
-    MemberSamples,
-    SupportsUncertainty,
-    by_source,
-)
+from ensemble.scorers import MemberSamples, SupportsUncertainty, by_source
 from ensemble.scorers.gradients.losses import query_losses
 from ensemble.scorers.gradients.per_example import Draws
 from ensemble.scorers.posterior import combination, gaussian
-from ensemble.scorers.posterior.posterior import (
-    Posterior,
-    similarity_features,
-)
+from ensemble.scorers.posterior.posterior import Posterior, similarity_features
 from splits.codes import CodeBook
 from splits.errors import BadInput
 from tests.ensemble.scorers import tiny_context
