@@ -259,8 +259,8 @@ def moved(context: ScoringContext, device: torch.device) -> ScoringContext:
             ones.images.float().to(device), UNCONDITIONAL, ones.keys.to(device)
         )
 
-    def journey():
-        found = context.journey()
+    def trajectory():
+        found = context.trajectory()
         return dataclasses.replace(found, clean=found.clean.float().to(device))
 
     return dataclasses.replace(
@@ -268,7 +268,7 @@ def moved(context: ScoringContext, device: torch.device) -> ScoringContext:
         networks=[nn.Module.to(one, device).float() for one in context.networks],
         train=examples(context.train),
         queries=examples(context.queries),
-        journey=journey,
+        trajectory=trajectory,
     )
 
 
