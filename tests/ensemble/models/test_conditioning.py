@@ -61,6 +61,13 @@ def test_a_digest_tells_conditions_apart(condition):
     assert len({condition.digest(), *(one.digest() for one in others)}) == 4
 
 
+def test_texts_of_the_same_numbers_but_other_lengths_are_told_apart():
+    numbers = torch.arange(150.0)
+    short = TextEmbeddings(numbers[:120].view(4, 5, 6), numbers[120:].view(5, 6))
+    long = TextEmbeddings(numbers[:100].view(2, 10, 5), numbers[100:].view(10, 5))
+    assert short.digest() != long.digest()
+
+
 def test_a_condition_moves_as_a_whole(condition):
     moved = condition.to("meta")
     assert {value.device.type for value in moved.arguments().values()} <= {"meta"}
