@@ -7,6 +7,8 @@ libraries are imported, which takes seconds.
 import importlib
 import sys
 
+COMMANDS = ("train", "attribute", "write_shards")
+
 
 def run(command: str) -> int:
     """Run a command with the arguments of this process; returns the exit code.

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     sys.exit(cli.run("write_shards"))
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
